@@ -1,0 +1,13 @@
+"""Errors that a user can act on: each names the offending field, its value and the fix."""
+
+
+class InputError(ValueError):
+    """Bad input that was found before any work was lost.
+
+    The message is written for the person who typed the command: what is wrong, where, and what to do about it.
+    Recipes print it as one line and exit with code 2; library users may catch it as a `ValueError`.
+    """
+
+
+class DivergenceError(RuntimeError):
+    """Training produced NaN or infinite values; the message names the step and where the last good state was saved."""
