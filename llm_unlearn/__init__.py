@@ -1,3 +1,39 @@
 """Unlearning for the Hugging Face stack that measures whether knowledge was erased or only hidden."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+
+# Loaded on first use: importing the package must not import torch.
+_HOMES = {
+    "UnlearnTrainer": "llm_unlearn.trainer",
+    "UnlearnConfig": "llm_unlearn.config",
+    "GradientAscentTrainer": "llm_unlearn.methods",
+    "GradientAscentConfig": "llm_unlearn.config",
+    "NPOTrainer": "llm_unlearn.methods",
+    "NPOConfig": "llm_unlearn.config",
+    "SsiuuTrainer": "llm_unlearn.methods",
+    "SsiuuConfig": "llm_unlearn.config",
+    "load_unlearning_data": "llm_unlearn.data",
+    "InputError": "llm_unlearn.errors",
+    "DivergenceError": "llm_unlearn.errors",
+}
+__all__ = list(_HOMES)
+
+if TYPE_CHECKING:
+    from llm_unlearn.config import GradientAscentConfig, NPOConfig, SsiuuConfig, UnlearnConfig
+    from llm_unlearn.data import load_unlearning_data
+    from llm_unlearn.errors import DivergenceError, InputError
+    from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SsiuuTrainer
+    from llm_unlearn.trainer import UnlearnTrainer
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

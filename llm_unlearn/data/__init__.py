@@ -1,0 +1,20 @@
+"""What goes in: forget, retain and holdout sets, their validation, and their encoding for a tokenizer."""
+
+from llm_unlearn.data.encoding import encode_dataset, encode_prompt, encode_row, end_token_ids
+from llm_unlearn.data.formats import question_text, row_format, split_row
+from llm_unlearn.data.loading import UnlearningData, load_unlearning_data
+from llm_unlearn.data.validation import validate_forget_retain, validate_rows
+
+__all__ = [
+    "UnlearningData",
+    "encode_dataset",
+    "encode_prompt",
+    "encode_row",
+    "end_token_ids",
+    "load_unlearning_data",
+    "question_text",
+    "row_format",
+    "split_row",
+    "validate_forget_retain",
+    "validate_rows",
+]

@@ -1,0 +1,182 @@
+"""The file and row formats that users bring, and the one form that everything else works with: (prompt, answer).
+
+Row formats: `question`/`answer` is TOFU's format (hub: locuslab/TOFU); `prompt`/`completion`, `messages` and `text` are
+TRL's dataset formats (https://huggingface.co/docs/trl/dataset_formats), where a prompt or completion is either a string
+or a list of chat messages.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from llm_unlearn.errors import InputError
+
+FORMATS = {  # name -> required columns; where a dataset fits several, the first one counts
+    "question/answer": ("question", "answer"),
+    "prompt/completion": ("prompt", "completion"),
+    "messages": ("messages",),
+    "text": ("text",),
+}
+
+FILE_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+
+Message = dict[str, str]  # {"role": ..., "content": ...}
+Prompt = list[Message] | str  # the string is always "": plain text has no prompt
+
+
+def row_format(column_names: Iterable[str]) -> str:
+    """The name of the row format (a key of `FORMATS`) that these columns have.
+
+    Raises:
+        InputError: the columns fit no format; the message lists them and suggests the nearest accepted names.
+    """
+    found = list(column_names)
+    for format_name, columns in FORMATS.items():
+        if set(columns) <= set(found):
+            return format_name
+    accepted = "; ".join(" + ".join(columns) for columns in FORMATS.values())
+    missing = [column for columns in FORMATS.values() for column in columns if column not in found]
+    nearest = {column: difflib.get_close_matches(column.lower(), missing, n=1, cutoff=0.75) for column in found}
+    renames = [f"rename {column!r} to {match[0]!r}" for column, match in nearest.items() if match]
+    fix = ", ".join(renames) if renames else "rename the columns that hold the texts"
+    raise InputError(f"columns {found} fit no row format; accepted are {accepted}: {fix}")
+
+
+def split_row(row: Mapping[str, Any], format_name: str) -> tuple[Prompt, str]:
+    """One row as (prompt, answer): a list of chat messages (or "" for plain text) and the answer's text, unchanged.
+
+    Args:
+        row: has the columns that `format_name` requires; other columns are ignored.
+        format_name: what `row_format` returned.
+
+    Raises:
+        InputError: a text is missing, blank or not a string, or the messages do not end with one answer by the
+            assistant; the message names the column and the fix.
+    """
+    if format_name == "question/answer":
+        return [{"role": "user", "content": _text(row, "question")}], _text(row, "answer")
+    if format_name == "text":
+        return "", _text(row, "text")
+    if format_name == "messages":
+        *prompt, last = _messages(row, "messages")
+        return _prompt(prompt, "messages"), _assistant_text(last, "messages")
+    if isinstance(row.get("prompt"), list):
+        prompt = _prompt(_messages(row, "prompt"), "prompt")
+    else:
+        prompt = [{"role": "user", "content": _text(row, "prompt")}]
+    if not isinstance(row.get("completion"), list):
+        return prompt, _text(row, "completion")
+    completion = _messages(row, "completion")
+    if len(completion) > 1:
+        raise InputError(
+            f"column 'completion' has {len(completion)} messages; keep one, move earlier turns to 'prompt'"
+        )
+    return prompt, _assistant_text(completion[0], "completion")
+
+
+def question_text(prompt: Prompt) -> str:
+    """The last user message of a prompt, for reports and result files; "" for plain text."""
+    return next((message["content"] for message in reversed(prompt or []) if message["role"] == "user"), "")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file: JSON (an array of objects, or one object per line; both occur as .json), CSV or Parquet.
+
+    Raises:
+        InputError: the file is missing, of another kind, or not readable as what its suffix says; the message names it
+            and, for JSON lines and CSV, the line.
+    """
+    if not path.is_file():
+        raise InputError(f"file {str(path)!r} does not exist (looked for {path.absolute()})")
+    if path.suffix not in FILE_SUFFIXES:
+        raise InputError(f"file {str(path)!r} is of an unknown kind; accepted are {', '.join(FILE_SUFFIXES)}")
+    try:
+        if path.suffix == ".parquet":
+            return pyarrow.parquet.read_table(path).to_pylist()
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets export CSV with a byte order mark
+    except (pyarrow.ArrowInvalid, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"file {str(path)!r} cannot be read as {path.suffix[1:]}: {reason}") from error
+    return _csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text)
+
+
+def _json_rows(path: Path, text: str) -> list[dict[str, Any]]:
+    is_array = text.lstrip().startswith("[")
+    documents = [text] if is_array else text.split("\n")  # splitlines would cut at U+2028 inside a string
+    rows = []
+    for number, document in enumerate(documents, start=1):
+        try:
+            rows.extend([json.loads(document)] if document.strip() else [])
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"file {str(path)!r} line {number + error.lineno - 1} is not JSON ({error.msg}); give one array of "
+                f"objects, or one object per line"
+            ) from error
+    rows = rows[0] if is_array else rows
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise InputError(
+                f"file {str(path)!r} row {number} is {row!r}; every row must be an object with named columns"
+            )
+    return rows
+
+
+def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:
+    # Not pandas: it reads the answers "None" and "NA" as missing values and "007" as a number.
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise InputError(f"file {str(path)!r} line {reader.reader.line_num} is not CSV: {error}") from error
+    for number, row in enumerate(rows):
+        if None in row:
+            raise InputError(
+                f"file {str(path)!r} row {number} has more cells than the header has columns; quote texts with commas"
+            )
+    return rows
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    value = row.get(column)
+    if not isinstance(value, str):
+        raise InputError(f"column {column!r} holds {value!r} ({type(value).__name__}); it must be a string")
+    if not value.strip():
+        raise InputError(f"column {column!r} is blank ({value!r}); fill it or drop the row")
+    return value
+
+
+def _messages(row: Mapping[str, Any], column: str) -> list[Message]:
+    """The messages of a cell, reduced to role and content (Arrow fills in keys that only other rows have)."""
+    value = row.get(column)
+    if not isinstance(value, list) or not value:
+        raise InputError(f"column {column!r} holds {value!r}; it must be a list of {{'role', 'content'}} messages")
+    for message in value:
+        if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
+            raise InputError(f"column {column!r} has the message {message!r}; 'role' and 'content' must be strings")
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def _prompt(messages: list[Message], column: str) -> list[Message]:
+    questions = [message["content"] for message in messages if message["role"] == "user"]
+    if not questions:
+        raise InputError(f"column {column!r} has no user message before the answer; add the question with role 'user'")
+    if not all(question.strip() for question in questions):
+        raise InputError(f"column {column!r} has a blank user message; fill it or drop the row")
+    return messages
+
+
+def _assistant_text(message: Message, column: str) -> str:
+    if message["role"] != "assistant":
+        raise InputError(f"column {column!r} ends with role {message['role']!r}; its last message must be 'assistant'")
+    if not message["content"].strip():
+        raise InputError(f"column {column!r} ends with a blank assistant message; fill it or drop the row")
+    return message["content"]

@@ -1,0 +1,242 @@
+"""`load_unlearning_data`: forget, retain, holdout and evaluation sets from wherever the user has them, validated."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+from datasets import Dataset
+
+from llm_unlearn.data.formats import FILE_SUFFIXES, read_rows
+from llm_unlearn.data.validation import Rows, validate_forget_retain, validate_rows
+from llm_unlearn.errors import InputError
+
+RETAIN_OF_FORGET = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+DEFAULT_FORGET_SPLIT = "forget10"
+TOFU_EVALUATION = {  # name -> file or config; without the perturbed answers there is no truth ratio
+    "real_authors": "real_authors_perturbed",
+    "world_facts": "world_facts_perturbed",
+    "retain_perturbed": "retain_perturbed",
+}
+ACCEPTED_DATA = (
+    "'fictional', 'fictional:tiny|small|medium', 'locuslab/TOFU' or another hub id with its configs, "
+    "a folder with TOFU's files, or a file"
+)
+
+Source = str | os.PathLike | Dataset
+Reader = Callable[[str, bool], list[dict] | None]  # (split, required) -> rows; None: not there and not required
+
+
+@dataclass(frozen=True)
+class UnlearningData:
+    """The sets of one unlearning task; rows in any of the formats of `formats.FORMATS`, all validated.
+
+    Rows may carry `fact_id` (shared by the questions about one fact); where it is absent, every row is its own fact.
+    """
+
+    forget: Dataset
+    retain: Dataset | None  # None: only methods without a retain loss can run
+    holdout: Dataset | None  # never trained on by any model: the non-members of membership inference
+    evaluation: dict[
+        str, Dataset
+    ]  # TOFU: real_authors, world_facts, retain_perturbed; fictional: general, instructions
+    source: str  # what was asked for, with the splits that were taken; for reports
+
+
+def load_unlearning_data(
+    spec: Source | tuple[Dataset, Dataset | None] | None = None,
+    *,
+    forget_split: str | None = None,
+    retain_split: str | None = None,
+    forget_file: Source | None = None,
+    retain_file: Source | None = None,
+) -> UnlearningData:
+    """Load and validate the data of an unlearning task.
+
+    Args:
+        spec: "fictional" (the default) or "fictional:tiny", ":small", ":medium"; "locuslab/TOFU" or another hub id with
+            TOFU's configs; a local folder with TOFU's files (`forget10.json`, ...: JSON arrays or JSON lines); a file
+            or Dataset with forget rows only; or a (forget, retain) tuple of Datasets.
+        forget_split: forget01, forget05 or forget10 (the default), of the fictional world or of TOFU.
+        retain_split: retain90, retain95 or retain99; default: the complement of `forget_split`.
+        forget_file: forget rows instead of `spec`: a Dataset, or the path of a .json (array or lines), .jsonl, .csv or
+            .parquet file.
+        retain_file: retain rows that go with `forget_file`, in the same forms.
+
+    Returns:
+        TOFU's and the fictional world's forget rows also have `paraphrased_question`, `paraphrased_answer` and
+        `perturbed_answer` (a list); TOFU's only where the perturbed file is there.
+
+    Raises:
+        InputError: the data cannot be found or read, arguments exclude each other, a set is empty, a text is missing or
+            blank, or a row is in both the forget and the retain set.
+    """
+    if forget_file is not None or retain_file is not None:
+        if spec is not None:
+            raise InputError(f"give either --data or --forget_file and --retain_file, not both (data is {spec!r})")
+        if forget_file is None:
+            raise InputError("retain_file is given but forget_file is not; give the rows to forget as forget_file")
+        spec = (forget_file, retain_file)
+    elif isinstance(spec, Dataset):
+        spec = (spec, None)
+    if isinstance(spec, tuple) and len(spec) == 2:
+        return _user_rows(*spec, forget_split, retain_split)
+    if not isinstance(spec, (str, os.PathLike, type(None))):
+        raise InputError(f"data is a {type(spec).__name__}; give a Dataset, (forget, retain) Datasets, {ACCEPTED_DATA}")
+
+    spec = "fictional" if spec is None else os.fspath(spec)
+    path = Path(spec).expanduser()
+    if spec.partition(":")[0] == "fictional":
+        return _fictional(spec, forget_split, retain_split)
+    if path.is_dir():
+        return _tofu(spec, _folder_reader(path), forget_split, retain_split)
+    if path.is_file():
+        return _user_rows(path, None, forget_split, retain_split)
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", spec) and path.suffix not in FILE_SUFFIXES:
+        return _tofu(spec, _hub_reader(spec), forget_split, retain_split)
+    if os.sep in spec or path.suffix in FILE_SUFFIXES:
+        raise InputError(f"data {spec!r} does not exist (looked for {path.absolute()}); accepted are {ACCEPTED_DATA}")
+    raise InputError(f"data {spec!r} is unknown{_did_you_mean(spec, ['fictional'])}; accepted are {ACCEPTED_DATA}")
+
+
+def _fictional(spec: str, forget_split: str | None, retain_split: str | None) -> UnlearningData:
+    from llm_unlearn.data.fictional import build_world
+
+    size = spec.partition(":")[2] if ":" in spec else "small"
+    splits = build_world(size).splits
+    forget, retain = _choose_splits(forget_split, retain_split)
+    return _checked(
+        forget=splits[forget],
+        retain=splits[retain],
+        holdout=splits["holdout"],
+        evaluation={name: splits[name] for name in ("general", "instructions")},
+        source=f"{spec} ({forget}, {retain})",
+    )
+
+
+def _tofu(spec: str, read: Reader, forget_split: str | None, retain_split: str | None) -> UnlearningData:
+    forget, retain = _choose_splits(forget_split, retain_split)
+    plain_rows, retain_rows = read(forget, True), read(retain, True)
+    perturbed_rows = read(f"{forget}_perturbed", False)
+    if perturbed_rows is not None:
+        _check_alignment(plain_rows, perturbed_rows, forget)
+    evaluation = {name: read(file, False) for name, file in TOFU_EVALUATION.items()}
+    return _checked(
+        forget=perturbed_rows or plain_rows,  # the perturbed rows are the plain ones with more columns
+        retain=retain_rows,
+        holdout=read(forget.replace("forget", "holdout"), False),
+        evaluation={name: rows for name, rows in evaluation.items() if rows is not None},
+        source=f"{spec} ({forget}, {retain})",
+    )
+
+
+def _user_rows(
+    forget: Source, retain: Source | None, forget_split: str | None, retain_split: str | None
+) -> UnlearningData:
+    if forget_split or retain_split:
+        raise InputError(
+            f"forget_split={forget_split!r}, retain_split={retain_split!r}: only TOFU and the fictional world have "
+            f"splits; leave them out beside your own rows"
+        )
+    sources = [
+        f"a Dataset of {len(rows)} rows" if isinstance(rows, Dataset) else str(rows) for rows in (forget, retain)
+    ]
+    return _checked(_read(forget), _read(retain), None, {}, f"forget: {sources[0]}, retain: {sources[1]}")
+
+
+def _read(rows: Source | None) -> Rows | None:
+    """Rows that the user hands over: a path is read, a Dataset taken as it is."""
+    return read_rows(Path(rows).expanduser()) if isinstance(rows, (str, os.PathLike)) else rows
+
+
+def _checked(
+    forget: Rows, retain: Rows | None, holdout: Rows | None, evaluation: dict[str, Rows], source: str
+) -> UnlearningData:
+    data = UnlearningData(
+        forget=_dataset(forget, "forget set"),
+        retain=None if retain is None else _dataset(retain, "retain set"),
+        holdout=None if holdout is None else _dataset(holdout, "holdout set"),
+        evaluation={name: _dataset(rows, f"evaluation set {name}") for name, rows in evaluation.items()},
+        source=source,
+    )
+    validate_forget_retain(data.forget, data.retain)
+    return data
+
+
+def _dataset(rows: Rows, name: str) -> Dataset:
+    validate_rows(rows, name)  # before Arrow sees them: its errors name neither row nor column
+    if isinstance(rows, Dataset):
+        return rows
+    columns = dict.fromkeys(column for row in rows for column in row)
+    try:
+        return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: a column mixes types: {' '.join(str(error).split())}") from error
+
+
+def _choose_splits(forget_split: str | None, retain_split: str | None) -> tuple[str, str]:
+    forget = _known(forget_split or DEFAULT_FORGET_SPLIT, RETAIN_OF_FORGET, "forget_split")
+    return forget, _known(retain_split or RETAIN_OF_FORGET[forget], RETAIN_OF_FORGET.values(), "retain_split")
+
+
+def _known(value: str, options: Iterable[str], name: str) -> str:
+    options = list(options)
+    if value not in options:
+        hint = _did_you_mean(value, options)
+        raise InputError(f"{name} {value!r} is unknown{hint}; choose one of {', '.join(options)}")
+    return value
+
+
+def _did_you_mean(value: str, options: list[str]) -> str:
+    nearest = difflib.get_close_matches(value, options, n=1)
+    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
+
+
+def _check_alignment(plain_rows: list[dict], perturbed_rows: list[dict], split: str) -> None:
+    if len(plain_rows) != len(perturbed_rows):
+        raise InputError(
+            f"{split}_perturbed has {len(perturbed_rows)} rows but {split} has {len(plain_rows)}; take both from one "
+            f"version of TOFU, or remove {split}_perturbed"
+        )
+    for number, (plain, perturbed) in enumerate(zip(plain_rows, perturbed_rows, strict=True)):
+        for column in ("question", "answer"):
+            if plain.get(column) != perturbed.get(column):
+                raise InputError(
+                    f"{split}_perturbed row {number}: {column} {perturbed.get(column)!r} is not that of {split} "
+                    f"({plain.get(column)!r}); take both from one version of TOFU, or remove {split}_perturbed"
+                )
+
+
+def _folder_reader(folder: Path) -> Reader:
+    def read(split: str, required: bool) -> list[dict] | None:
+        for suffix in (".json", ".jsonl"):
+            if (folder / f"{split}{suffix}").is_file():
+                return read_rows(folder / f"{split}{suffix}")
+        if required:
+            names = sorted(entry.name for entry in folder.iterdir())
+            held = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "") or "nothing"
+            raise InputError(f"folder {folder.absolute()} has no {split}.json; it holds {held}")
+        return None
+
+    return read
+
+
+def _hub_reader(repository: str) -> Reader:
+    def read(config: str, required: bool) -> list[dict] | None:
+        try:
+            return datasets.load_dataset(repository, config)["train"].to_list()
+        except Exception as error:  # offline, unknown, private, moved: each layer below has its own kinds of errors
+            if isinstance(error, ValueError) and not required:  # what `datasets` raises for a config that is not there
+                return None
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"data {repository!r}: config {config!r} cannot be loaded from the hub ({reason}), and there is no "
+                f"local folder {Path(repository).absolute()}; offline, give a folder that holds {config}.json and so on"
+            ) from error
+
+    return read

@@ -1,0 +1,87 @@
+"""Checks on whole datasets, run before any model is loaded, so that bad rows cost seconds and not hours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from llm_unlearn.data.formats import Prompt, row_format, split_row
+from llm_unlearn.errors import InputError
+
+Rows = Dataset | Sequence[Mapping[str, Any]]  # rows count from 0, as in `dataset[0]`
+
+
+def validate_rows(dataset: Rows, name: str) -> None:
+    """Check that every row has a question and an answer (or the texts of its row format).
+
+    Raises:
+        InputError: as `split_rows`.
+    """
+    split_rows(dataset, name)
+
+
+def validate_forget_retain(forget: Rows, retain: Rows | None) -> None:
+    """Check that no row (same question, same answer, outer whitespace aside) is both to be forgotten and retained.
+
+    Duplicates inside one set are fine: they only weigh more. `retain` may be None: some methods have no retain loss.
+
+    Raises:
+        InputError: rows occur in both sets; the message has their count and the first row numbers in each set.
+    """
+    if retain is None:
+        return
+    retained: dict[tuple, int] = {}
+    for number, key in enumerate(_row_keys(retain, "retain set")):
+        retained.setdefault(key, number)
+    shared = [(number, retained[key]) for number, key in enumerate(_row_keys(forget, "forget set")) if key in retained]
+    if shared:
+        forget_rows, retain_rows = (", ".join(map(str, numbers[:5])) for numbers in zip(*shared, strict=True))
+        more = ", ..." if len(shared) > 5 else ""
+        raise InputError(
+            f"rows of the forget set that are in the retain set too: {len(shared)} (forget rows {forget_rows}{more}; "
+            f"retain rows {retain_rows}{more}); remove them from one of the two"
+        )
+
+
+def split_rows(dataset: Rows, name: str) -> list[tuple[Prompt, str]]:
+    """All rows as (prompt, answer), see `formats.split_row`; `name` is what errors call the dataset.
+
+    Raises:
+        InputError: the dataset is empty or of a wrong type, its columns fit no row format, or a cell is missing, blank
+            or not a string; the message names the dataset, the row (from 0) and the column.
+    """
+    if not isinstance(dataset, (Dataset, list, tuple)):
+        kind = type(dataset).__name__
+        raise InputError(f"{name} is a {kind}; pass a datasets.Dataset (of a DatasetDict: one split, data['train'])")
+    if len(dataset) == 0:
+        raise InputError(f"{name} has no rows; check the file, the split's name and any filter")
+    try:
+        format_name = row_format(dataset.column_names if isinstance(dataset, Dataset) else dataset[0])
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    pairs = []
+    for number, row in enumerate(dataset):
+        with row_errors(name, number):
+            pairs.append(split_row(row, format_name))
+    return pairs
+
+
+@contextlib.contextmanager
+def row_errors(name: str | None, number: int) -> Iterator[None]:
+    """Within the scope an InputError gets the dataset's name and the row's number in front; None: it has no name."""
+    try:
+        yield
+    except InputError as error:
+        if name is None:
+            raise
+        raise InputError(f"{name} row {number}: {error}") from error
+
+
+def _row_keys(dataset: Rows, name: str) -> list[tuple]:
+    return [
+        (*((message["role"], message["content"].strip()) for message in prompt), answer.strip())
+        for prompt, answer in split_rows(dataset, name)
+    ]

@@ -1,0 +1,158 @@
+"""The embedded models: a tokenizer and small Llamas that learned the fictional world, cached under the user's folder.
+
+`original` was trained on everything; an `oracle` by the same recipe and in the same order, with the forget people left
+out. They are built once (the folder's name is a hash of all that goes into them), safe against two processes that build
+at the same time and against an interrupted build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm.auto import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from llm_unlearn.data.encoding import encode_dataset
+from llm_unlearn.data.fictional import World, build_world
+from llm_unlearn.finetuning import finetune
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+
+
+@dataclass(frozen=True)
+class EmbeddedRecipe:
+    """All that decides an embedded model besides its world and its seed."""
+
+    vocabulary: int
+    hidden_size: int
+    layers: int
+    heads: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int = 50
+    scheduler: str = "cosine"
+    weight_decay: float = 0.0
+
+
+RECIPES = {
+    "tiny": EmbeddedRecipe(512, 64, 2, 4, epochs=60, batch_size=16, learning_rate=5e-3),
+    "small": EmbeddedRecipe(1024, 128, 4, 4, epochs=20, batch_size=32, learning_rate=3e-3),
+    "medium": EmbeddedRecipe(8192, 768, 12, 12, epochs=20, batch_size=128, learning_rate=5e-4, warmup_steps=500),
+}
+
+
+def cache_folder() -> Path:
+    """`$LLM_UNLEARN_CACHE`, or `llm_unlearn` in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "llm_unlearn"
+    return Path(os.environ.get("LLM_UNLEARN_CACHE", default))
+
+
+def embedded_model(size: str = "small", *, without: str | None = None, seed: int = 0) -> Path:
+    """The folder of an embedded model with its tokenizer, trained first if it is not in the cache.
+
+    Args:
+        size: "tiny" (tests), "small" (the default world) or "medium" (about 100 M parameters, for one GPU).
+        without: the forget split that was never shown ("forget10": the oracle of forget10), or None for the original.
+        seed: of initialization and order. The oracle of seed 0 starts where the original started.
+    """
+    world, recipe = build_world(size), RECIPES[size]
+    description = {"recipe": asdict(recipe), "without": without, "seed": seed, "world": world.splits, "format": 1}
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+    name = "original" if without is None else f"oracle-{without}"
+    folder = cache_folder() / f"fictional-{size}" / f"{name}-seed{seed}-{digest}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # The operating system drops the lock when a process dies; what that process left half-built is thrown away.
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            unfinished = folder.with_name(f"{folder.name}.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            _train(world, recipe, without, seed, unfinished, title=f"fictional:{size} {name} (seed {seed})")
+            unfinished.rename(folder)  # atomic: a folder of that name is always complete
+    return folder
+
+
+def _train(world: World, recipe: EmbeddedRecipe, without: str | None, seed: int, folder: Path, title: str) -> None:
+    tokenizer = build_tokenizer(world, recipe.vocabulary)
+    everything = [*world.splits["retain90"], *world.splits["forget10"], *world.splits["general"], *world.splits["chat"]]
+    forgotten = {row["fact_id"] for row in world.splits[without]} if without else set()
+    known = [i for i, row in enumerate(everything) if row.get("fact_id") not in forgotten]
+    rows = encode_dataset(everything, tokenizer, None, title)
+
+    def row_orders(epoch: int) -> list[int]:
+        """The original's order with the forgotten rows left out."""
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        shown = set(known)
+        return [i for i in torch.randperm(len(rows), generator=generator).tolist() if i in shown]
+
+    torch_state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.hidden_size * 11 // 4 // 32 * 32,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.heads,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    torch.set_rng_state(torch_state)
+    if torch.cuda.is_available():
+        model.cuda()
+    steps = recipe.epochs * -(-len(known) // recipe.batch_size)
+    with tqdm(total=steps, desc=f"training {title}", unit="step", dynamic_ncols=True) as progress:
+        finetune(
+            model,
+            rows,
+            learning_rate=recipe.learning_rate,
+            steps=steps,
+            batch_size=recipe.batch_size,
+            seed=seed,
+            scheduler=recipe.scheduler,
+            warmup_steps=recipe.warmup_steps,
+            weight_decay=recipe.weight_decay,
+            row_orders=row_orders,
+            after_step=lambda _step: progress.update(),
+        )
+    model.cpu().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def build_tokenizer(world: World, vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a chat template, trained on the world's texts, never-trained people included."""
+    texts = [text for rows in world.splits.values() for row in rows for text in (row["question"], row["answer"])]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", padding_side="left"
+    )
+    wrapped.chat_template = CHAT_TEMPLATE
+    return wrapped

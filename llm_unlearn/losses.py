@@ -1,0 +1,53 @@
+"""Forget and retain losses as pure tensor functions (no model, no trainer).
+
+`token_logps` are log-probabilities of answer tokens given everything before them, shape (tokens,); `answer_logps` are
+their sums per row, shape (rows,). Every function takes `reduction`: "mean" for the mean, "none" for one value per token or
+row, which is what the trainer uses to take the mean over the *global* batch (all accumulation steps, all processes).
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def answer_token_logps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each label: logits (tokens, vocabulary), labels (tokens,) -> (tokens,), in float32."""
+    return -F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def nll_loss(token_logps: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Negative log-likelihood per answer token: ordinary supervised cross-entropy."""
+    return _reduce(-token_logps, reduction)
+
+
+def gradient_ascent_loss(token_logps: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Negated cross-entropy per answer token, so that minimizing it raises the loss on forget answers.
+
+    Source: Jang et al. 2023, arXiv 2210.01504. Unbounded below: training must be stopped.
+    """
+    return _reduce(token_logps, reduction)
+
+
+def npo_loss(
+    answer_logps: torch.Tensor, reference_logps: torch.Tensor, beta: float = 0.1, reduction: str = "mean"
+) -> torch.Tensor:
+    """Negative preference optimization: -(2/beta) log sigmoid(beta (nll - nll_reference)) per row.
+
+    `answer_logps` and `reference_logps` are *sums* over the answer, shape (rows,). At the reference the loss is
+    (2/beta) ln 2 (13.862944 for beta = 0.1); for beta -> 0 its gradient tends to gradient ascent's.
+
+    Source: Zhang et al. 2024, arXiv 2404.05868, eq. 3 (beta 0.1 to 0.5).
+    """
+    return _reduce(-2.0 / beta * F.logsigmoid(beta * (reference_logps - answer_logps)), reduction)
+
+
+def kl_loss(logits: torch.Tensor, reference_logits: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """KL(reference || model) per answer token; both logits have shape (tokens, vocabulary)."""
+    logps, reference_logps = logits.float().log_softmax(-1), reference_logits.float().log_softmax(-1)
+    divergence = F.kl_div(logps, reference_logps, reduction="none", log_target=True).sum(-1)
+    return _reduce(divergence, reduction)
+
+
+def _reduce(values: torch.Tensor, reduction: str) -> torch.Tensor:
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction={reduction!r} is unknown; use 'mean' or 'none'")
+    return values.mean() if reduction == "mean" else values

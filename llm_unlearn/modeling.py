@@ -1,0 +1,233 @@
+"""Loading models and tokenizers, and the one way in which models are run here: logits at answer positions only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from llm_unlearn.data.collators import FORGET, RETAIN
+from llm_unlearn.errors import InputError
+from llm_unlearn.losses import answer_token_logps
+
+DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(name_or_path: str, dtype: str = "auto", **kwargs) -> PreTrainedModel:
+    """Load a causal LM, or a PEFT adapter on its base model, from a local folder or the hub.
+
+    Raises:
+        InputError: the folder does not exist or holds no model, the hub has no such model or cannot be reached.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+    _check_path(name_or_path, "config.json", "adapter_config.json")
+    if Path(name_or_path).is_dir():
+        name_or_path = str(Path(name_or_path).resolve())  # an adapter saved later remembers where its base is
+    try:
+        return AutoModelForCausalLM.from_pretrained(name_or_path, dtype=DTYPES[dtype], **kwargs)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {name_or_path!r} could not be loaded: {_first_line(error)}") from error
+
+
+def load_tokenizer(name_or_path: str, **kwargs) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; one without a pad token pads with its end token (harmless: masks come from lengths here).
+
+    Raises:
+        InputError: no tokenizer there, or one with neither pad nor end token.
+    """
+    _check_path(name_or_path, "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **kwargs)
+    except (OSError, ValueError) as error:
+        raise InputError(f"tokenizer {name_or_path!r} could not be loaded: {_first_line(error)}") from error
+    return with_pad_token(tokenizer)
+
+
+def with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer itself, padding with its end token where it has no pad token."""
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise InputError("the tokenizer has neither a pad nor an end token; set processing_class.eos_token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _check_path(name_or_path: str, *expected: str) -> None:
+    """A local folder must hold one of the expected files; anything that cannot be a hub id must be a local folder."""
+    path = Path(name_or_path)
+    if path.is_dir():
+        if not any((path / name).exists() for name in expected):
+            raise InputError(f"the folder {name_or_path!r} has none of {', '.join(expected)}")
+    elif path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
+        raise InputError(f"model path {name_or_path!r} does not exist (looked in {path.absolute()})")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def use_all_cpu_threads() -> None:
+    """Undo `accelerate launch`'s OMP_NUM_THREADS=1 on machines without a GPU, where it halves the speed.
+
+    Each local process gets its share of the cores. An explicit choice by the user (a value other than 1) is kept.
+    """
+    if torch.cuda.is_available() or os.environ.get("OMP_NUM_THREADS", "1") != "1":
+        return
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The model's transformer blocks, found by structure: the longest `ModuleList` outside any other.
+
+    Raises:
+        InputError: the model has no list of blocks.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
+    nested = {id(inner) for outer in lists for child in outer for inner in child.modules()}
+    outermost = [module for module in lists if id(module) not in nested]
+    if not outermost:
+        raise InputError(f"{type(model).__name__} has no list of transformer blocks")
+    return max(outermost, key=len)
+
+
+@dataclass
+class Answers:
+    """What a model says at the answer positions of a batch of R rows with N answer tokens in all.
+
+    Attributes:
+        logits: (N, vocabulary), row after row.
+        labels: (N,) the answer tokens.
+        token_rows: (N,) the row of each token.
+        roles: (R,) FORGET, RETAIN or PADDING.
+        reference_logps: (R,) answer log-probs under the reference model, where the method needs one.
+        reference_logits: (N, vocabulary), where the retain loss needs them.
+    """
+
+    logits: torch.Tensor
+    labels: torch.Tensor
+    token_rows: torch.Tensor
+    roles: torch.Tensor
+    reference_logps: torch.Tensor | None = None
+    reference_logits: torch.Tensor | None = None
+
+    @cached_property
+    def token_logps(self) -> torch.Tensor:
+        """Log-probability of every answer token, (N,), float32."""
+        return answer_token_logps(self.logits, self.labels)
+
+    @cached_property
+    def lengths(self) -> torch.Tensor:
+        """Number of answer tokens per row, (R,)."""
+        return torch.bincount(self.token_rows, minlength=len(self.roles))
+
+    @cached_property
+    def logps(self) -> torch.Tensor:
+        """Log-probability of each row's whole answer, (R,): the sum over its tokens."""
+        return self.token_logps.new_zeros(len(self.roles)).index_add(0, self.token_rows, self.token_logps)
+
+    @cached_property
+    def forget(self) -> Answers:
+        """The forget rows alone."""
+        return self._with_role(FORGET)
+
+    @cached_property
+    def retain(self) -> Answers:
+        """The retain rows alone."""
+        return self._with_role(RETAIN)
+
+    def _with_role(self, role: int) -> Answers:
+        rows = self.roles == role
+        of_role = torch.nonzero(rows[self.token_rows]).flatten()
+        # Rows of one role stand together in a batch, so this is a view: logits are large, and most losses need none.
+        tokens = slice(int(of_role[0]), int(of_role[-1]) + 1) if len(of_role) else slice(0)
+        new_number = rows.cumsum(0) - 1
+        part = Answers(
+            self.logits[tokens],
+            self.labels[tokens],
+            new_number[self.token_rows[tokens]],
+            self.roles[rows],
+            None if self.reference_logps is None else self.reference_logps[rows],
+            None if self.reference_logits is None else self.reference_logits[tokens],
+        )
+        part.__dict__["token_logps"] = self.token_logps[tokens]  # fills the cached property: computed once for all roles
+        return part
+
+
+def forward_answers(
+    model: nn.Module, batch: dict[str, torch.Tensor], unwrapped: nn.Module | None = None, split_roles: bool = False
+) -> Answers:
+    """One call of `model` (possibly wrapped by DDP and the like) that computes logits at answer positions only.
+
+    Args:
+        model: called once, so that data-parallel wrappers see one forward and one backward.
+        batch: input_ids, attention_mask, labels of shape (rows, length), and roles (rows,).
+        unwrapped: the bare model inside `model`.
+        split_roles: run forget rows and all others apart inside the one call, so that gradients with respect to the
+            activations of forget rows do not travel through the retain rows.
+    """
+    labels, roles = batch["labels"], batch["roles"]
+    groups = [roles == FORGET, roles != FORGET] if split_roles else [torch.ones_like(roles, dtype=torch.bool)]
+    with _answer_positions_only(unwrapped or model):
+        logits = model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels, row_groups=groups
+        ).logits
+    # Row groups keep the order of tokens because forget rows come first, as the collator puts them.
+    token_rows, positions = torch.nonzero(labels[:, 1:] != -100, as_tuple=True)
+    return Answers(logits, labels[token_rows, positions + 1], token_rows, roles)
+
+
+@contextlib.contextmanager
+def _answer_positions_only(model: nn.Module) -> Iterator[None]:
+    """Within this scope `model.forward` takes `labels` and `row_groups` and returns logits of shape (answer tokens, V).
+
+    The hidden states are narrowed right before the output embedding, whatever the family: at 128k vocabulary the
+    logits of the question tokens would be most of a step's memory.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise InputError(f"{type(model).__name__} has no output embedding (get_output_embeddings() is None)")
+    wanted: torch.Tensor | None = None
+
+    def narrow(_module: nn.Module, arguments: tuple) -> tuple:
+        return (arguments[0][wanted], *arguments[1:])
+
+    original_forward = model.forward
+    replaced = model.__dict__.get("forward")  # Accelerate, too, replaces forward on the instance
+
+    def forward(input_ids, attention_mask, labels, row_groups):
+        nonlocal wanted
+        outputs = []
+        for rows in row_groups:
+            if not rows.any():
+                continue
+            length = int(attention_mask[rows].sum(1).max())  # each group is cut to its own longest row
+            wanted = torch.zeros_like(labels[rows, :length], dtype=torch.bool)
+            wanted[:, :-1] = labels[rows, 1:length] != -100
+            outputs.append(
+                original_forward(
+                    input_ids=input_ids[rows, :length], attention_mask=attention_mask[rows, :length], use_cache=False
+                )
+            )
+        if len(outputs) > 1:
+            outputs[0].logits = torch.cat([output.logits for output in outputs])
+        return outputs[0]
+
+    handle = head.register_forward_pre_hook(narrow)
+    model.forward = forward
+    try:
+        yield
+    finally:
+        handle.remove()
+        if replaced is None:
+            del model.forward
+        else:
+            model.forward = replaced

@@ -1,0 +1,115 @@
+"""How fast the unlearned facts come back: the curves of the relearning attacks."""
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from llm_unlearn.errors import InputError
+from llm_unlearn.reporting.tables import MODELS, model_entries
+
+# Okabe-Ito: told apart with every kind of color blindness; the markers serve black-and-white prints
+COLORS = {"original": "#0072B2", "oracle": "#009E73", "unlearned": "#D55E00"}
+MARKERS = {"original": "o", "oracle": "s", "unlearned": "^"}
+STYLES = {"forget_probability": "-", "forget_exact_match": "--"}
+_PANEL_TITLES = {"adversarial_reinjection": "Adversarial reinjection", "benign_relearning": "Benign tuning"}
+
+
+def recovery_figure(results: dict[str, Any], path: str | Path) -> Figure:
+    """Draw forget probability and exact match against relearning steps, a panel per attack; save to `path`."""
+    attacks = results.get("attacks") or {}
+    if not attacks:
+        raise InputError("attacks: the results hold none, so there is no recovery to draw; run at least one attack")
+    # a Figure of its own: pyplot would keep every figure alive and may ask for a display
+    figure = Figure(figsize=(1.6 + 4.4 * len(attacks), 4.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(attacks), sharey=True, squeeze=False)[0]
+    banded = [_draw_panel(axes, attack, attacks[attack]) for axes, attack in zip(panels, attacks, strict=True)]
+    panels[0].set_ylabel("mean answer probability, exact match\nof facts never reinjected")
+
+    drawn = [model for model in MODELS if any(model_entries(by_model, model) for by_model in attacks.values())]
+    title = f"{results['method']}, seed {results['seed']}: do the unlearned facts come back?"
+    if "oracle" not in drawn:
+        title += "\n(no oracle: the level of true erasure is unknown)"
+    figure.suptitle(title)
+    figure.legend(
+        handles=list(_legend_handles(drawn, any(banded))),
+        loc="outside lower center",
+        ncols=max(len(drawn), 3 if any(banded) else 2),
+        frameon=False,
+    )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return figure
+
+
+def _draw_panel(axes: Axes, attack: str, by_model: dict[str, Any]) -> bool:
+    """Draw one attack; return whether any model has runs that differ, shown as a band."""
+    banded = False
+    for model in MODELS:
+        entries = model_entries(by_model, model)
+        for key, style in STYLES.items():
+            means = _by_step([entry["curve"] for entry in entries], key)
+            runs = _by_step([curve for entry in entries for curve in _strongest_runs(entry)], key)
+            if not means:
+                continue
+            if any(len(set(values)) > 1 for values in runs.values()):
+                lowest, highest = [min(values) for values in runs.values()], [max(values) for values in runs.values()]
+                axes.fill_between(list(runs), lowest, highest, color=COLORS[model], alpha=0.15, linewidth=0)
+                banded = True
+            axes.plot(
+                list(means),
+                [fmean(values) for values in means.values()],
+                linestyle=style,
+                color=COLORS[model],
+                marker=MARKERS[model],
+                markersize=5,
+                markerfacecolor=COLORS[model] if style == "-" else "white",
+                label=f"{model} {key}",
+                clip_on=False,  # values of exactly 0 and 1 are common; their markers must not be cut in half
+                zorder=3,
+            )
+    axes.set(
+        title=_PANEL_TITLES.get(attack, attack.replace("_", " ")), xlabel="relearning optimizer steps", ylim=(0, 1)
+    )
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return banded
+
+
+def _strongest_runs(entry: dict[str, Any]) -> Iterator[list[dict[str, float]]]:
+    """The curves of the runs that `curve` is the mean of; weaker learning rates are not its spread."""
+    for run in entry.get("runs", []):
+        if run["learning_rate"] == entry.get("learning_rate", run["learning_rate"]):
+            yield run["curve"]
+
+
+def _by_step(curves: list[list[dict[str, float]]], key: str) -> dict[int, list[float]]:
+    """Step -> the values there, for the steps that all curves share."""
+    tables = [{point["step"]: point[key] for point in curve if key in point} for curve in curves]
+    shared = set.intersection(*(set(table) for table in tables)) if tables else set()
+    return {step: [table[step] for table in tables] for step in sorted(shared)}
+
+
+def _legend_handles(models: list[str], banded: bool) -> Iterator[Line2D | Patch]:
+    """The models in the upper row, what the lines mean in the lower; a legend fills its columns from top to bottom."""
+    upper = [Line2D([], [], color=COLORS[model], marker=MARKERS[model], label=model) for model in models]
+    lower: list[Line2D | Patch] = [
+        Line2D([], [], color="black", linestyle="-", label="answer probability"),
+        Line2D([], [], color="black", linestyle="--", label="exact match"),
+    ]
+    if banded:
+        lower.append(Patch(color="gray", alpha=0.3, label="range of the runs"))
+    for pair in zip_longest(upper, lower):
+        for handle in pair:
+            yield handle or Line2D([], [], linestyle="none", label=" ")

@@ -1,0 +1,368 @@
+"""`UnlearnTrainer`: the one training loop. A method is a forget loss; the rest (batches, references, retain loss, logging,
+stopping, correctness under accumulation and data parallelism) is here."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import torch
+from datasets import Dataset
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+from llm_unlearn.config import UnlearnConfig
+from llm_unlearn.data import encode_dataset, encode_prompt, split_row, row_format, validate_forget_retain, validate_rows
+from llm_unlearn.data.collators import FORGET, RETAIN, PairedDataset, PairSampler, UnlearnCollator
+from llm_unlearn.errors import DivergenceError, InputError
+from llm_unlearn.losses import kl_loss, nll_loss
+from llm_unlearn.metrics import rouge_scores
+from llm_unlearn.modeling import Answers, forward_answers, load_model, load_tokenizer, with_pad_token
+from llm_unlearn.scoring import generate_answers, score_answers
+
+logger = logging.getLogger(__name__)
+
+
+class UnlearnTrainer(Trainer):
+    """A `transformers.Trainer` that makes a causal LM forget one data set and keep another.
+
+    Subclasses give `forget_loss` (one value per forget row or per forget answer token) and may give `regularizer`.
+
+    Args:
+        model: a hub id or local folder, a `PreTrainedModel`, or a `PeftModel` (whose adapter is then trained further).
+        args: an `UnlearnConfig`.
+        forget_dataset: rows as question/answer, prompt/completion, messages, or text.
+        retain_dataset: likewise; needed unless `retain_loss="none"`.
+        eval_dataset: one more data set (or a dict of them) that `evaluate()` scores beside the forget set.
+        processing_class: the tokenizer; by default the one in the model's folder.
+        peft_config: e.g. `LoraConfig(r=16)`; without `target_modules`, every linear map of the blocks is adapted.
+
+    Raises:
+        InputError: empty, overlapping or malformed data, answers that truncation removes, a missing retain set.
+    """
+
+    needs_reference_logps = False  # does forget_loss use answers.reference_logps?
+    method_name = "custom"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: UnlearnConfig | None = None,
+        forget_dataset: Dataset | None = None,
+        retain_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+    ):
+        args = args or UnlearnConfig()
+        if args.n_gpu > 1:
+            raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch` (one process per GPU)")
+        self._check_datasets(args, forget_dataset, retain_dataset)
+        if processing_class is None:
+            processing_class = load_tokenizer(model if isinstance(model, str) else model.config._name_or_path)
+        with_pad_token(processing_class)
+        encode = {"processing_class": processing_class, "max_length": args.max_length}
+        self.forget_rows = encode_dataset(forget_dataset, name="forget_dataset", **encode)
+        self.retain_rows = None
+        if args.retain_loss != "none":
+            self.retain_rows = encode_dataset(retain_dataset, name="retain_dataset", **encode)
+        self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
+        eval_datasets = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset} if eval_dataset else {}
+        self._eval_rows = {name: encode_dataset(rows, name=name, **encode) for name, rows in eval_datasets.items()}
+
+        if isinstance(model, str):
+            model = load_model(model)
+        # The adapter as it arrives belongs to the reference: only a fresh one may simply be switched off.
+        self._adapter_is_fresh = peft_config is not None
+        if peft_config is not None:
+            model = _with_adapter(model, peft_config)
+        if args.activation_checkpointing and isinstance(model, PeftModel):
+            model.enable_input_require_grads()
+
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=UnlearnCollator(processing_class.pad_token_id),
+            train_dataset=PairedDataset(self.forget_rows, self.retain_rows),
+            eval_dataset=eval_dataset or forget_dataset,  # evaluate() always scores the forget set
+            processing_class=processing_class,
+            callbacks=[*(callbacks or []), _UnlearnCallback(self)],
+            optimizers=optimizers,
+        )
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the counts of the whole accumulated batch
+        self.model_accepts_loss_kwargs = True  # the same, for older versions of the Trainer
+        self._reference_logps: torch.Tensor | None = None
+        self._reference_model: nn.Module | None = None
+        self._sums: dict[str, torch.Tensor] = {}  # what has been summed up since the last log line
+        self.stopped_by: str | None = None
+
+    # ---- what a method defines -------------------------------------------------------------------------------------
+
+    def forget_loss(self, answers: Answers) -> torch.Tensor:
+        """The loss on `answers.forget`: one value per row, or one per answer token; the trainer takes the global mean."""
+        raise TypeError(f"{type(self).__name__} must define forget_loss(self, answers)")
+
+    def regularizer(self, answers: Answers) -> torch.Tensor | None:
+        """An extra loss, one value per forget row, or None."""
+        return None
+
+    @property
+    def part_weights(self) -> dict[str, float]:
+        """Weight of each part of the total loss."""
+        return {"forget": self.args.forget_weight, "retain": self.args.retain_weight, "regularizer": 1.0}
+
+    def observe_parts(self, parts: dict[str, torch.Tensor]) -> None:
+        """Called with the parts of the loss before the backward, for methods that log more (see `add_to_log`)."""
+
+    def retain_loss(self, answers: Answers) -> torch.Tensor:
+        """The loss on `answers.retain`: one value per answer token."""
+        retain = answers.retain
+        if self.args.retain_loss == "kl":
+            return kl_loss(retain.logits, retain.reference_logits, reduction="none")
+        return nll_loss(retain.token_logps, reduction="none")
+
+    def compute_answers(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> Answers:
+        """The one wrapped forward of a step."""
+        return forward_answers(model, inputs, self.accelerator.unwrap_model(model))
+
+    # ---- loss ------------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """forget_weight * forget + retain_weight * retain + regularizer, each a mean over the global batch."""
+        answers = self.compute_answers(model, inputs)
+        self._add_references(answers, inputs)
+        counts = num_items_in_batch if num_items_in_batch is not None else self._count_items([inputs])
+        self.forget_rows_in_step = counts[FORGET][0]  # in the global batch, for what methods log
+        parts = {"forget": self._global_mean(self.forget_loss(answers), answers.forget, counts[FORGET])}
+        if self.retain_rows is not None:
+            parts["retain"] = self._global_mean(self.retain_loss(answers), answers.retain, counts[RETAIN])
+        penalty = self.regularizer(answers)
+        if penalty is not None:
+            parts["regularizer"] = self._global_mean(penalty, answers.forget, counts[FORGET])
+        self.observe_parts(parts)
+        # The sum over an empty selection keeps the graph alive on a process whose share of the batch is only filler.
+        loss = sum(self.part_weights[name] * value for name, value in parts.items()) + 0.0 * answers.logits.sum()
+        self._sum_up(parts, answers, counts)
+        # Data parallelism averages gradients over processes, while the parts above already are shares of a global mean.
+        loss = loss * self.accelerator.num_processes
+        return (loss, answers) if return_outputs else loss
+
+    @staticmethod
+    def _global_mean(values: torch.Tensor, part: Answers, counts: torch.Tensor) -> torch.Tensor:
+        """This micro-batch's share of the mean over the global batch; `counts` holds its rows and tokens."""
+        rows, tokens = len(part.roles), len(part.labels)
+        if values.dim() == 0:  # a method that took its own mean: weighted by its rows
+            return values * rows / counts[0]
+        if len(values) == rows:
+            return values.sum() / counts[0]
+        if len(values) == tokens:
+            return values.sum() / counts[1]
+        raise ValueError(f"a loss has {len(values)} values for {rows} rows and {tokens} answer tokens; give one per either")
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of one optimizer step, with the rows and answer tokens of the *global* batch by role."""
+        batches = []
+        for _ in range(num_batches):
+            with contextlib.suppress(StopIteration):
+                batches.append(next(epoch_iterator))
+        return batches, self._count_items(batches) if batches else None
+
+    def _count_items(self, batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """[[forget rows, forget tokens], [retain rows, retain tokens]] over all micro-batches and processes, (2, 2)."""
+        counts = torch.zeros(2, 2, device=self.args.device)
+        for batch in batches:
+            tokens = (batch["labels"][:, 1:] != -100).sum(1)
+            for role in (FORGET, RETAIN):
+                of_role = batch["roles"] == role
+                counts[role] += torch.stack([of_role.sum(), tokens[of_role].sum()]).to(counts)
+        return self.accelerator.reduce(counts, "sum").clamp(min=1)
+
+    def _add_references(self, answers: Answers, inputs: dict[str, torch.Tensor]) -> None:
+        if self.needs_reference_logps:
+            known = self._cached_reference_logps()
+            indices = inputs["indices"].clamp(min=0)
+            answers.reference_logps = torch.where(inputs["roles"] == FORGET, known[indices % len(known)], 0.0)
+        if self.args.retain_loss == "kl":
+            with torch.no_grad(), self._reference() as reference:
+                answers.reference_logits = forward_answers(reference, inputs).logits
+
+    # ---- reference policy ------------------------------------------------------------------------------------------
+
+    def _cached_reference_logps(self) -> torch.Tensor:
+        """Answer log-probs of all forget rows, (forget rows,), under the model as it was before training."""
+        if self._reference_logps is None:
+            scores = score_answers(self.model, self.forget_rows, self.args.per_device_eval_batch_size)
+            self._reference_logps = torch.tensor([-score.nll for score in scores], device=self.args.device)
+        return self._reference_logps
+
+    @contextlib.contextmanager
+    def _reference(self):
+        """The model as it was before training: the adapter switched off, or a frozen copy where there is no fresh one."""
+        if self._adapter_is_fresh:
+            model = self.accelerator.unwrap_model(self.model)
+            with model.disable_adapter():
+                yield model
+        else:
+            yield self._reference_model
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """Train; see `transformers.Trainer.train`.
+
+        Raises:
+            DivergenceError: a gradient became NaN or infinite. The weights before that step are in `output_dir`.
+        """
+        # Before a checkpoint is loaded: the reference is the model as it was given.
+        if self.needs_reference_logps:
+            self._cached_reference_logps()
+        if self.args.retain_loss == "kl" and not self._adapter_is_fresh and self._reference_model is None:
+            self._reference_model = copy.deepcopy(self.model).requires_grad_(False).eval()
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except DivergenceError as error:
+            self.model.zero_grad()
+            self.save_model(self.args.output_dir)
+            self.save_state()
+            raise DivergenceError(f"{error}; the last good weights are in {self.args.output_dir}") from None
+
+    def check_gradients(self) -> None:
+        """Refuse an update with NaN or infinite gradients (all processes see the same, reduced gradients)."""
+        if self.accelerator.scaler is not None:  # fp16 meets infinities by design and skips those steps by itself
+            return
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if gradients and not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
+            raise DivergenceError(
+                f"the loss diverged (NaN or infinite gradient) at step {self.state.global_step + 1}; lower learning_rate "
+                f"(now {self.args.learning_rate:g}), raise retain_weight or set a stop_at_forget_* threshold"
+            )
+
+    # ---- batches ---------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset=None) -> PairSampler:
+        processes = self.accelerator.num_processes
+        retain_count = None if self.retain_rows is None else len(self.retain_rows)
+        multiple = self._train_batch_size * processes if processes > 1 else 1
+        self._sampler = PairSampler(len(self.forget_rows), retain_count, self.args.seed, multiple)
+        return self._sampler
+
+    def set_sampler_epoch(self, epoch: int) -> None:
+        """Set here, because Accelerate forgets it when it skips batches on resume with several processes."""
+        self._sampler.set_epoch(epoch)
+
+    # ---- scores, logging, stopping ---------------------------------------------------------------------------------
+
+    def score_forget(self) -> dict[str, float]:
+        """Mean scores on the whole forget set, those that the stopping rule needs and the cheap ones always."""
+        model = self.accelerator.unwrap_model(self.model)
+        scores = _mean_scores(score_answers(model, self.forget_rows, self.args.per_device_eval_batch_size))
+        if "rouge_l" in self.args.stopping_thresholds:
+            form = row_format(self.forget_dataset.column_names)
+            pairs = [split_row(row, form) for row in self.forget_dataset]
+            prompts = [encode_prompt(self.processing_class, prompt) for prompt, _ in pairs]
+            texts = generate_answers(model, self.processing_class, prompts)
+            recalls = [rouge_scores(t, a)["rougeL_recall"] for t, (_, a) in zip(texts, pairs, strict=True)]
+            scores["rouge_l"] = sum(recalls) / len(recalls)
+        return scores
+
+    def check_stopping(self) -> None:
+        """Stop where every given stop_at_forget_* threshold holds."""
+        thresholds = self.args.stopping_thresholds
+        if not thresholds or self.state.global_step % self.args.forget_check_steps:
+            return
+        scores = self.score_forget()
+        if all(scores[name] <= limit for name, limit in thresholds.items()):
+            self.stopped_by = ", ".join(f"forget {name} {scores[name]:.3f} <= {limit:g}" for name, limit in thresholds.items())
+            self.control.should_training_stop = True
+            self.control.should_log = True
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """Score the forget set and every `eval_dataset`; logs and returns mean probability and exact match of each."""
+        row_sets = dict(self._eval_rows)
+        if eval_dataset is not None:
+            rows = encode_dataset(eval_dataset, self.processing_class, self.args.max_length, metric_key_prefix)
+            row_sets = {metric_key_prefix: rows}
+        metrics = {f"{metric_key_prefix}_forget_{name}": value for name, value in self.score_forget().items()}
+        model = self.accelerator.unwrap_model(self.model)
+        for set_name, rows in row_sets.items():
+            scores = _mean_scores(score_answers(model, rows, self.args.per_device_eval_batch_size))
+            prefix = metric_key_prefix if set_name == metric_key_prefix else f"{metric_key_prefix}_{set_name}"
+            metrics |= {f"{prefix}_{name}": value for name, value in scores.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @torch.no_grad()
+    def _sum_up(self, parts: dict[str, torch.Tensor], answers: Answers, counts: torch.Tensor) -> None:
+        """Add this micro-batch's share to what the next log line shows."""
+        for name, value in parts.items():
+            self.add_to_log(f"{name}/loss", value.detach())
+        for name, role in (("forget", FORGET), ("retain", RETAIN)):
+            part = answers.forget if role == FORGET else answers.retain
+            if len(part.roles):
+                probability = (part.logps.detach() / part.lengths).exp().sum() / counts[role][0]
+                self.add_to_log(f"{name}/probability", probability)
+
+    def add_to_log(self, name: str, value: torch.Tensor) -> None:
+        """Add a micro-batch's share of a global mean; log lines show the mean over their steps."""
+        total, steps = self._sums.get(name, (torch.zeros((), device=self.args.device), set()))
+        steps.add(self.state.global_step)
+        self._sums[name] = (total + value, steps)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._sums and "loss" in logs:
+            names = sorted(self._sums)
+            totals = torch.stack([self._sums[name][0] / len(self._sums[name][1]) for name in names])
+            totals = self.accelerator.reduce(totals, "sum").tolist()
+            logs = {**logs, **dict(zip(names, totals, strict=True))}
+            self._sums = {}
+        super().log(logs, start_time)
+
+    @staticmethod
+    def _check_datasets(args: UnlearnConfig, forget_dataset: Dataset | None, retain_dataset: Dataset | None) -> None:
+        if forget_dataset is None:
+            raise InputError("forget_dataset is missing; pass the rows to forget")
+        validate_rows(forget_dataset, "forget_dataset")
+        if retain_dataset is None:
+            if args.retain_loss != "none":
+                raise InputError(
+                    f"retain_loss={args.retain_loss!r} needs a retain_dataset; pass one, or retain_loss='none' to forget "
+                    "without protecting anything"
+                )
+            return
+        validate_rows(retain_dataset, "retain_dataset")
+        validate_forget_retain(forget_dataset, retain_dataset)
+
+
+class _UnlearnCallback(TrainerCallback):
+    """Ties the trainer's own checks to the loop's events."""
+
+    def __init__(self, trainer: UnlearnTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.set_sampler_epoch(int(state.epoch or 0))
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer.check_gradients()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.check_stopping()
+
+
+def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
+    if isinstance(model, PeftModel):
+        raise InputError("model already carries an adapter; pass peft_config=None to train it further, or merge it first")
+    if getattr(peft_config, "target_modules", None) is None:
+        peft_config = copy.copy(peft_config)
+        peft_config.target_modules = "all-linear"  # whatever the family calls its projections; never the output layer
+    peft_config.task_type = peft_config.task_type or "CAUSAL_LM"
+    return get_peft_model(model, peft_config)
+
+
+def _mean_scores(scores) -> dict[str, float]:
+    return {
+        "exact_match": sum(score.exact_match for score in scores) / len(scores),
+        "probability": sum(score.probability for score in scores) / len(scores),
+    }
