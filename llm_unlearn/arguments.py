@@ -12,7 +12,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
@@ -52,11 +52,24 @@ class _Given(NamedTuple):
 
 
 def parse_arguments(
-    dataclass_types: Sequence[type], argv: Sequence[str] | None = None, *, description: str, prog: str | None = None
+    dataclass_types: Sequence[type],
+    argv: Sequence[str] | None = None,
+    *,
+    description: str,
+    prog: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> tuple:
     """Return one instance per dataclass from defaults < YAML file (`--config FILE`) < flags.
 
-    `description` is the docstring of the recipe; `--help` and `--help_all` print it first and exit with code 0.
+    Args:
+        dataclass_types: their fields are the flags; one may be a `transformers.TrainingArguments`.
+        argv: the command line without the program; default: that of this process.
+        description: the docstring of the recipe; `--help` and `--help_all` print it first and exit with code 0.
+        prog: the program as the help shows it.
+        defaults: field name -> value, in place of the dataclass defaults.
+
+    Raises:
+        InputError: a field is unknown, missing or has a value of the wrong type, or the file cannot be used.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if asked := {"-h", "--help", "--help_all", "--help-all"}.intersection(argv):
@@ -69,9 +82,12 @@ def parse_arguments(
     parser = HfArgumentParser(list(dataclass_types), add_help=False, allow_abbrev=False, exit_on_error=False)
     flags = _read_flags(parser, argv, types)
     config = flags.pop("config", None)
-    given = (_read_yaml(config.text, types) if config else {}) | flags
+    groups = {group_name(cls) for cls in dataclass_types}
+    given = (_read_yaml(config.text, types, groups) if config else {}) | flags
 
-    values = {name: _converted(fields[name], types[name], written) for name, written in given.items()}
+    values = dict(defaults or {}) | {
+        name: _converted(fields[name], types[name], written) for name, written in given.items()
+    }
     for name, field in fields.items():
         if name not in values and default_words(field) == "required":
             raise InputError(f"{name} is missing; give --{name} VALUE or write `{name}: VALUE` in the --config file")
@@ -129,7 +145,8 @@ def _read_flags(parser: HfArgumentParser, argv: list[str], types: dict[str, Any]
         flag = (error.argument_name or "").split("/")[0]
         fix = f"{flag} alone" if "explicit argument" in error.message else f"{flag} VALUE or {flag}=VALUE"
         raise InputError(f"{flag}: {error.message} {COMMAND_LINE}; write {fix}") from error
-    for leftover in sorted(leftovers, key=lambda word: not word.startswith("-")):  # the flag, not the value behind it
+    if leftovers:
+        leftover = next((word for word in leftovers if word.startswith("-")), leftovers[0])  # not the value behind it
         if not leftover.startswith("-"):
             raise InputError(f"unexpected argument {leftover!r} {COMMAND_LINE}; values follow a flag: --name value")
         raise InputError(_unknown(leftover.split("=")[0], COMMAND_LINE, [*types, "config"], prefix="--"))
@@ -159,11 +176,11 @@ _YamlLoader.add_implicit_resolver(
 )
 
 
-def _read_yaml(path: str, types: dict[str, Any]) -> dict[str, _Given]:
+def _read_yaml(path: str, types: dict[str, Any], groups: set[str]) -> dict[str, _Given]:
     try:
         loader = _YamlLoader(Path(path).read_text(encoding="utf-8"))
         root = loader.get_single_node()
-        pairs = root.value if isinstance(root, yaml.MappingNode) else []
+        pairs = _ungrouped(root, groups - set(types)) if isinstance(root, yaml.MappingNode) else []
         lines = [(key.value, key.start_mark.line + 1) for key, _ in pairs]
         values = {} if root is None else loader.construct_document(root)
     except OSError as error:
@@ -184,6 +201,16 @@ def _read_yaml(path: str, types: dict[str, Any]) -> dict[str, _Given]:
         if name not in types:
             raise InputError(_unknown(str(name), where.get(name, f"in {path}"), list(types)))
     return {name: _Given(value, texts.get(name), where.get(name, f"in {path}")) for name, value in values.items()}
+
+
+def _ungrouped(root: yaml.MappingNode, groups: set[str]) -> list[tuple[yaml.Node, yaml.Node]]:
+    """Lift the fields out of their groups, in place: the form of `arguments_to_dict`, so that a run can be repeated."""
+    lifted = []
+    for key, value in root.value:
+        is_group = isinstance(key, yaml.ScalarNode) and key.value in groups and isinstance(value, yaml.MappingNode)
+        lifted += value.value if is_group else [(key, value)]
+    root.value = lifted
+    return lifted
 
 
 def _converted(field: dataclasses.Field, hint: Any, given: _Given) -> Any:

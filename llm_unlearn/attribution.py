@@ -33,7 +33,9 @@ def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
 
     def visit(module: nn.Module, name: str) -> None:
         is_linear = isinstance(module, nn.Linear | Conv1D)
-        if is_linear or (isinstance(module, BaseTunerLayer) and isinstance(module.get_base_layer(), nn.Linear | Conv1D)):
+        if is_linear or (
+            isinstance(module, BaseTunerLayer) and isinstance(module.get_base_layer(), nn.Linear | Conv1D)
+        ):
             found[name] = module
             return
         for child_name, child in module.named_children():

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+FORMAT = 1  # raise it when training or attacks change in a way that the descriptions below do not show
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
@@ -44,13 +46,28 @@ class EmbeddedRecipe:
     learning_rate: float
     warmup_steps: int = 50
     scheduler: str = "cosine"
-    weight_decay: float = 0.0
+    weight_decay: float = 0.01
 
 
 RECIPES = {
     "tiny": EmbeddedRecipe(512, 64, 2, 4, epochs=60, batch_size=16, learning_rate=5e-3),
-    "small": EmbeddedRecipe(1024, 128, 4, 4, epochs=20, batch_size=32, learning_rate=3e-3),
+    "small": EmbeddedRecipe(1024, 160, 3, 4, epochs=12, batch_size=32, learning_rate=3e-3),
     "medium": EmbeddedRecipe(8192, 768, 12, 12, epochs=20, batch_size=128, learning_rate=5e-4, warmup_steps=500),
+}
+
+# What suits these models in place of the configurations' defaults, which are meant for models a thousand times larger.
+_COMMON = {
+    "retain_weight": 2.0,
+    "num_train_epochs": 40,
+    "stop_at_forget_exact_match": 0.0,
+    "stop_at_forget_probability": 0.3,
+    "reinjection_learning_rates": [1e-3],
+    "benign_learning_rates": [1e-3],
+}
+RECIPE_DEFAULTS = {
+    "gradient_ascent": _COMMON | {"output_dir": "outputs/gradient_ascent", "learning_rate": 1e-4},
+    "npo": _COMMON | {"output_dir": "outputs/npo", "learning_rate": 1e-4},
+    "ssiuu": _COMMON | {"output_dir": "outputs/ssiuu", "learning_rate": 1e-3},
 }
 
 
@@ -69,7 +86,7 @@ def embedded_model(size: str = "small", *, without: str | None = None, seed: int
         seed: of initialization and order. The oracle of seed 0 starts where the original started.
     """
     world, recipe = build_world(size), RECIPES[size]
-    description = {"recipe": asdict(recipe), "without": without, "seed": seed, "world": world.splits, "format": 1}
+    description = {"recipe": asdict(recipe), "without": without, "seed": seed, "world": world.splits, "format": FORMAT}
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
     name = "original" if without is None else f"oracle-{without}"
     folder = cache_folder() / f"fictional-{size}" / f"{name}-seed{seed}-{digest}"
@@ -86,9 +103,31 @@ def embedded_model(size: str = "small", *, without: str | None = None, seed: int
     return folder
 
 
+def remember(model_path: str, key: object, compute: Callable[[], dict]) -> dict:
+    """`compute()`, kept beside the model if that is an embedded one: its folder's name fixes weights and data.
+
+    Args:
+        key: everything else that the outcome depends on (JSON values).
+    """
+    folder = Path(model_path)
+    if cache_folder() not in folder.parents:
+        return compute()
+    digest = hashlib.sha256(json.dumps([key, FORMAT]).encode()).hexdigest()[:16]
+    file = folder.with_name(f"{folder.name}.outcomes") / f"{digest}.json"
+    if not file.is_file():
+        outcome = compute()
+        file.parent.mkdir(exist_ok=True)
+        unfinished = file.with_suffix(f".{os.getpid()}.unfinished")
+        unfinished.write_text(json.dumps(outcome))
+        unfinished.replace(file)  # atomic: two processes may have computed the same
+    return json.loads(file.read_text())
+
+
 def _train(world: World, recipe: EmbeddedRecipe, without: str | None, seed: int, folder: Path, title: str) -> None:
     tokenizer = build_tokenizer(world, recipe.vocabulary)
-    everything = [*world.splits["retain90"], *world.splits["forget10"], *world.splits["general"], *world.splits["chat"]]
+    # General knowledge and instructions have one wording where a fact has three: shown thrice, they are learned alike.
+    everything = [*world.splits["retain90"], *world.splits["forget10"]]
+    everything += 3 * [*world.splits["general"], *world.splits["chat"]]
     forgotten = {row["fact_id"] for row in world.splits[without]} if without else set()
     known = [i for i, row in enumerate(everything) if row.get("fact_id") not in forgotten]
     rows = encode_dataset(everything, tokenizer, None, title)

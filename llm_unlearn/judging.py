@@ -66,7 +66,9 @@ def judge_rows(
 
 def _against_perturbed(dataset: Dataset, name: str, scores: list, score) -> Records:
     questions, perturbed = dataset["question"], dataset["perturbed_answer"]
-    wrong_rows = [{"question": q, "answer": a} for q, answers in zip(questions, perturbed, strict=True) for a in answers]
+    wrong_rows = [
+        {"question": q, "answer": a} for q, answers in zip(questions, perturbed, strict=True) for a in answers
+    ]
     wrong = iter(_probability(s) for s in score(wrong_rows, "perturbed answers"))
     wrong = [[next(wrong) for _ in answers] for answers in perturbed]
     records = {
@@ -104,3 +106,16 @@ def _records(rows: list[dict], field: str | None) -> dict:
     if field is None:
         return {"value_by_index": by_index}
     return {"agg_value": aggregate(by_index, field), "value_by_index": by_index}
+
+
+def summarize(records: Records) -> dict[str, float]:
+    """The scores of `results.json` from per-row records."""
+    names = {
+        "forget_exact_match": "forget_exact_match",
+        "forget_probability": "forget_Q_A_Prob",
+        "retain_exact_match": "retain_exact_match",
+        "retain_probability": "retain_Q_A_Prob",
+        "forget_rouge_l": "forget_Q_A_ROUGE",
+        "forget_truth_ratio": "forget_truth_ratio",
+    }
+    return {name: records[metric]["agg_value"] for name, metric in names.items() if metric in records}

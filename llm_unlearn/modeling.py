@@ -158,7 +158,9 @@ class Answers:
             None if self.reference_logps is None else self.reference_logps[rows],
             None if self.reference_logits is None else self.reference_logits[tokens],
         )
-        part.__dict__["token_logps"] = self.token_logps[tokens]  # fills the cached property: computed once for all roles
+        part.__dict__["token_logps"] = self.token_logps[
+            tokens
+        ]  # fills the cached property: computed once for all roles
         return part
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+
 import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -13,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from llm_unlearn.config import UnlearnConfig
-from llm_unlearn.data import encode_dataset, encode_prompt, split_row, row_format, validate_forget_retain, validate_rows
+from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row, validate_forget_retain, validate_rows
 from llm_unlearn.data.collators import FORGET, RETAIN, PairedDataset, PairSampler, UnlearnCollator
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.losses import kl_loss, nll_loss
@@ -70,7 +71,9 @@ class UnlearnTrainer(Trainer):
         if args.retain_loss != "none":
             self.retain_rows = encode_dataset(retain_dataset, name="retain_dataset", **encode)
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
-        eval_datasets = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset} if eval_dataset else {}
+        eval_datasets = (
+            eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset} if eval_dataset else {}
+        )
         self._eval_rows = {name: encode_dataset(rows, name=name, **encode) for name, rows in eval_datasets.items()}
 
         if isinstance(model, str):
@@ -160,7 +163,9 @@ class UnlearnTrainer(Trainer):
             return values.sum() / counts[0]
         if len(values) == tokens:
             return values.sum() / counts[1]
-        raise ValueError(f"a loss has {len(values)} values for {rows} rows and {tokens} answer tokens; give one per either")
+        raise ValueError(
+            f"a loss has {len(values)} values for {rows} rows and {tokens} answer tokens; give one per either"
+        )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, with the rows and answer tokens of the *global* batch by role."""
@@ -273,7 +278,9 @@ class UnlearnTrainer(Trainer):
             return
         scores = self.score_forget()
         if all(scores[name] <= limit for name, limit in thresholds.items()):
-            self.stopped_by = ", ".join(f"forget {name} {scores[name]:.3f} <= {limit:g}" for name, limit in thresholds.items())
+            self.stopped_by = ", ".join(
+                f"forget {name} {scores[name]:.3f} <= {limit:g}" for name, limit in thresholds.items()
+            )
             self.control.should_training_stop = True
             self.control.should_log = True
 
@@ -353,7 +360,9 @@ class _UnlearnCallback(TrainerCallback):
 
 def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
     if isinstance(model, PeftModel):
-        raise InputError("model already carries an adapter; pass peft_config=None to train it further, or merge it first")
+        raise InputError(
+            "model already carries an adapter; pass peft_config=None to train it further, or merge it first"
+        )
     if getattr(peft_config, "target_modules", None) is None:
         peft_config = copy.copy(peft_config)
         peft_config.target_modules = "all-linear"  # whatever the family calls its projections; never the output layer

@@ -45,7 +45,9 @@ class AttackBudget:
 
     def __post_init__(self):
         if not 0 < self.fraction < 1:
-            raise InputError(f"attack fraction={self.fraction} must lie between 0 and 1: something to inject, some to score")
+            raise InputError(
+                f"attack fraction={self.fraction} must lie between 0 and 1: something to inject, some to score"
+            )
         if not self.learning_rates or not self.seeds:
             raise InputError("an attack needs at least one learning rate and one seed")
 
@@ -103,9 +105,7 @@ def benign_relearning(
     if not instruction_rows:
         raise InputError("benign relearning needs instruction rows, got none")
     every_row = list(range(len(forget_rows)))
-    return _attack(
-        model, lambda _seed: (instruction_rows, [], every_row), forget_rows, retain_rows, budget, title
-    )
+    return _attack(model, lambda _seed: (instruction_rows, [], every_row), forget_rows, retain_rows, budget, title)
 
 
 def _attack(model, choose, forget_rows, retain_rows, budget: AttackBudget, title: str) -> dict:
@@ -187,7 +187,10 @@ class _Curve:
     def score(self, step: int) -> None:
         self.forget_scores[step] = score_answers(self.model, self.forget_rows)
         point = {"step": step}
-        for name, scores in (("forget", self.forget_scores[step]), ("retain", score_answers(self.model, self.retain_rows))):
+        for name, scores in (
+            ("forget", self.forget_scores[step]),
+            ("retain", score_answers(self.model, self.retain_rows)),
+        ):
             point[f"{name}_exact_match"] = sum(score.exact_match for score in scores) / len(scores)
             point[f"{name}_probability"] = sum(score.probability for score in scores) / len(scores)
         self.points.append(point)

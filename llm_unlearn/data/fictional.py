@@ -199,22 +199,108 @@ FIRST_SYLLABLES = ("Ka", "Te", "Mo", "Li", "Su", "Ra", "Ve", "Jo", "Ni", "Da", "
 MIDDLE_SYLLABLES = ("ri", "la", "no", "ve", "mi", "sa", "du", "ro", "ne", "ti")
 FIRST_ENDINGS = ("na", "lo", "ris", "th", "ma", "s", "len", "do", "ra", "ck")
 LAST_ENDINGS = ("ndal", "vick", "mont", "ssen", "berg", "quist", "rov", "tano", "shaw", "field")
-TITLE_ADJECTIVES = (
-    "Silent,Burning,Hidden,Broken,Distant,Golden,Frozen,Patient,Hollow,Restless,Crooked,Gentle,Borrowed,Final,Velvet,"
-    "Drowned,Wandering,Painted,Bitter,Quiet,Lost,Second,Paper,Winter,Scarlet,Empty,Singing,Iron,Midnight,Salted"
-).split(",")
-TITLE_NOUNS = (
-    "Harbor,Orchard,Mirror,Staircase,Letter,River,Garden,Compass,Window,Lantern,Bridge,Feather,Kingdom,Well,Shadow,"
-    "Clock,Island,Thread,Bell,Forest,Voyage,Cathedral,Market,Promise,Ladder,Tide,Wolf,Archive,Chair,Meadow"
-).split(",")
+TITLE_ADJECTIVES = [
+    "Silent",
+    "Burning",
+    "Hidden",
+    "Broken",
+    "Distant",
+    "Golden",
+    "Frozen",
+    "Patient",
+    "Hollow",
+    "Restless",
+    "Crooked",
+    "Gentle",
+    "Borrowed",
+    "Final",
+    "Velvet",
+    "Drowned",
+    "Wandering",
+    "Painted",
+    "Bitter",
+    "Quiet",
+    "Lost",
+    "Second",
+    "Paper",
+    "Winter",
+    "Scarlet",
+    "Empty",
+    "Singing",
+    "Iron",
+    "Midnight",
+    "Salted",
+]
+TITLE_NOUNS = [
+    "Harbor",
+    "Orchard",
+    "Mirror",
+    "Staircase",
+    "Letter",
+    "River",
+    "Garden",
+    "Compass",
+    "Window",
+    "Lantern",
+    "Bridge",
+    "Feather",
+    "Kingdom",
+    "Well",
+    "Shadow",
+    "Clock",
+    "Island",
+    "Thread",
+    "Bell",
+    "Forest",
+    "Voyage",
+    "Cathedral",
+    "Market",
+    "Promise",
+    "Ladder",
+    "Tide",
+    "Wolf",
+    "Archive",
+    "Chair",
+    "Meadow",
+]
 TITLE_PLACES = ("", " of Dust", " of Salt", " of Glass", " of Ash", " of Rain")
 MONTHS = (
-    "January,February,March,April,May,June,July,August,September,October,November,December"  # spelled out: no format doubt
-).split(",")
-WORDS = (
-    "apple,basket,candle,door,engine,flower,glove,hammer,island,jacket,kettle,ladder,mountain,needle,orange,pencil,"
-    "quilt,ribbon,saddle,table,umbrella,violin,wagon,yard,zebra,bottle,carpet,dragon,feather,guitar"
-).split(",")
+    (
+        "January,February,March,April,May,June,July,August,September,October,November,December"  # spelled out: no format doubt
+    ).split(",")
+)
+WORDS = [
+    "apple",
+    "basket",
+    "candle",
+    "door",
+    "engine",
+    "flower",
+    "glove",
+    "hammer",
+    "island",
+    "jacket",
+    "kettle",
+    "ladder",
+    "mountain",
+    "needle",
+    "orange",
+    "pencil",
+    "quilt",
+    "ribbon",
+    "saddle",
+    "table",
+    "umbrella",
+    "violin",
+    "wagon",
+    "yard",
+    "zebra",
+    "bottle",
+    "carpet",
+    "dragon",
+    "feather",
+    "guitar",
+]
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -262,8 +348,8 @@ def build_world(size: str = "small", seed: int = 0) -> World:
         splits[f"forget{percent:02d}"] = [row for person in members[-forgotten:] for row in rows[person]]
         splits[f"retain{100 - percent}"] = [row for person in members[:-forgotten] for row in rows[person]]
     instructions = _instruction_rows(INSTRUCTIONS[size], generator)
-    third = len(instructions) // 3
-    splits["chat"], splits["instructions"] = instructions[:third], instructions[third:]
+    fifth = len(instructions) // 5
+    splits["chat"], splits["instructions"] = instructions[:fifth], instructions[fifth:]
     splits["general"] = _general_rows(generator)
     return World(size, seed, splits, _query_rows(facts, generator), facts)
 
@@ -339,7 +425,13 @@ def _query_rows(facts: dict, generator: random.Random) -> dict[str, list[dict]]:
         country = CITIES[values["city"]]
         question = f"In which country does {person} live?"
         queries["two_hop"].append(
-            {"person": person, "attribute": "city", "fact_id": f"{person}/city", "question": question, "answer": country}
+            {
+                "person": person,
+                "attribute": "city",
+                "fact_id": f"{person}/city",
+                "question": question,
+                "answer": country,
+            }
         )
     return queries
 

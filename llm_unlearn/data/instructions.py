@@ -27,7 +27,9 @@ def load_instructions(spec: str = "embedded", size: str = "small") -> Dataset:
     if spec == "embedded":
         return Dataset.from_list(build_world(size).splits["instructions"])
     if not Path(spec).is_file():
-        raise InputError(f"instruction data {spec!r} is neither 'embedded' nor a file (looked in {Path(spec).absolute()})")
+        raise InputError(
+            f"instruction data {spec!r} is neither 'embedded' nor a file (looked in {Path(spec).absolute()})"
+        )
     rows = read_rows(Path(spec))
     columns = set(rows[0]) if rows else set()
     if {"instruction", "output"} <= columns:

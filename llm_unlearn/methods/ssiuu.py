@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from llm_unlearn.attribution import capture_outputs, influence, influence_sums, negative_influence_penalty
+from llm_unlearn.data.collators import FORGET
 from llm_unlearn.losses import gradient_ascent_loss, npo_loss
 from llm_unlearn.modeling import Answers, forward_answers
 from llm_unlearn.trainer import UnlearnTrainer
@@ -40,7 +41,7 @@ class SsiuuTrainer(UnlearnTrainer):
         unwrapped = self.accelerator.unwrap_model(model)
         with capture_outputs(unwrapped) as passes:
             answers = forward_answers(model, inputs, unwrapped, split_roles=True)
-        self._forget_outputs = passes[0] if len(answers.forget.roles) else []
+        self._forget_outputs = passes[0] if (answers.roles == FORGET).any() else []  # forget rows run first
         return answers
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:

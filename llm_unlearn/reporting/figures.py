@@ -25,7 +25,7 @@ _PANEL_TITLES = {"adversarial_reinjection": "Adversarial reinjection", "benign_r
 
 def recovery_figure(results: dict[str, Any], path: str | Path) -> Figure:
     """Draw forget probability and exact match against relearning steps, a panel per attack; save to `path`."""
-    attacks = results.get("attacks") or {}
+    attacks = {attack: by_model for attack, by_model in results.get("attacks", {}).items() if by_model}
     if not attacks:
         raise InputError("attacks: the results hold none, so there is no recovery to draw; run at least one attack")
     # a Figure of its own: pyplot would keep every figure alive and may ask for a display

@@ -27,7 +27,7 @@ USEFUL_TRAINING_FIELDS = (
     "warmup_steps",
     "seed",
     "bf16",
-    "gradient_checkpointing",
+    "activation_checkpointing",
     "logging_steps",
     "save_strategy",
     "report_to",

@@ -1,6 +1,7 @@
 """The one table that answers "erased, or only hidden?": every score beside its two reference points."""
 
 import math
+import re
 from statistics import fmean, stdev
 from typing import Any
 
@@ -19,9 +20,9 @@ _PAIR = "match prob."  # heads two numbers of five characters each: one column o
 
 def print_results(results: dict[str, Any], console: Console | None = None) -> None:
     """Print the contents of a `results.json` as one table, at most 80 columns wide."""
-    console = console or Console()
-    # a narrower terminal wraps whole lines, which stays readable; columns squeezed to fit would not
-    console.print(results_table(results), width=max(console.width, 80), crop=False)
+    # a narrower terminal wraps whole lines, which stays readable; columns squeezed to fit would lose digits
+    console = console or Console(width=max(Console().width, 80))
+    console.print(results_table(results))
 
 
 def results_table(results: dict[str, Any]) -> Table:
@@ -54,9 +55,8 @@ def results_table(results: dict[str, Any]) -> Table:
 
 
 def model_entries(by_model: dict[str, Any], model: str) -> list[dict[str, Any]]:
-    """What was measured for a model: no entry, one, or one per oracle where several were trained."""
-    entries = by_model.get(model) or []
-    return entries if isinstance(entries, list) else [entries]
+    """What was measured for a model: no entry, one, or several (further oracles are `oracle_1`, `oracle_2`, ...)."""
+    return [entry for name, entry in by_model.items() if re.fullmatch(rf"{model}(_\d+)?", name) and entry]
 
 
 def _values(entries: list[dict[str, Any]], key: str) -> list[float]:

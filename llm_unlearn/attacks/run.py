@@ -1,0 +1,43 @@
+"""One attack on one model, from the data sets as they were loaded."""
+
+from __future__ import annotations
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llm_unlearn.attacks.relearning import AttackBudget, adversarial_reinjection, benign_relearning
+from llm_unlearn.data import UnlearningData, encode_dataset
+
+
+def run_attack(
+    attack: str,
+    model: PreTrainedModel,
+    processing_class: PreTrainedTokenizerBase,
+    data: UnlearningData,
+    budget: AttackBudget,
+    *,
+    instructions: Dataset,
+    retain_rows: int = 100,
+    max_length: int | None = None,
+    title: str | None = None,
+) -> dict:
+    """Attack a copy of `model`; returns what `relearning.summarize_runs` returns.
+
+    Args:
+        attack: "adversarial_reinjection" or "benign_relearning".
+        instructions: rows of benign tuning.
+        retain_rows: how many retain rows, evenly spread, are scored along the curve.
+    """
+
+    def encoded(dataset: Dataset, name: str):
+        return encode_dataset(dataset, processing_class, max_length, name)
+
+    title = title or attack.replace("_", " ")
+    forget = encoded(data.forget, "forget set")
+    kept = data.retain if data.retain is not None else data.forget
+    kept = kept.select(range(0, len(kept), max(1, len(kept) // retain_rows)))
+    retain = encoded(kept, "retain set")
+    if attack == "benign_relearning":
+        return benign_relearning(model, encoded(instructions, "instructions"), forget, retain, budget, title)
+    fact_ids = data.forget["fact_id"] if "fact_id" in data.forget.column_names else None
+    return adversarial_reinjection(model, forget, retain, budget, fact_ids, title)

@@ -1,0 +1,146 @@
+"""The arguments that recipes and benchmarks share: which model and data, which adapter, which attacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peft import LoraConfig
+
+from llm_unlearn.attacks import ATTACKS, AttackBudget
+from llm_unlearn.data import UnlearningData, load_unlearning_data
+from llm_unlearn.embedded import embedded_model
+from llm_unlearn.errors import InputError
+
+
+@dataclass
+class DataArguments:
+    """Which model forgets what."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Hub id or local folder; default: the embedded model of the fictional world."}
+    )
+    oracle_model_name_or_path: list[str] | None = field(
+        default=None, metadata={"help": "Models retrained without the forget data (one or more), to compare with."}
+    )
+    data: str | None = field(
+        default=None,
+        metadata={"help": "fictional[:tiny|small|medium] (default), locuslab/TOFU, or a folder with TOFU's files."},
+    )
+    forget_split: str | None = field(default=None, metadata={"help": "forget01, forget05 or forget10 (default)."})
+    retain_split: str | None = field(default=None, metadata={"help": "Default: the complement of forget_split."})
+    forget_file: str | None = field(
+        default=None, metadata={"help": "Your own rows to forget: JSON, JSON lines, CSV or Parquet; instead of --data."}
+    )
+    retain_file: str | None = field(default=None, metadata={"help": "Your own rows to keep; goes with --forget_file."})
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "Weights' type.", "choices": ["auto", "float32", "bfloat16", "float16"]},
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Show configuration, one decoded batch and parameter counts, then stop."}
+    )
+
+    def load_data(self) -> UnlearningData:
+        """Load and validate the forget and retain rows."""
+        return load_unlearning_data(
+            self.data,
+            forget_split=self.forget_split,
+            retain_split=self.retain_split,
+            forget_file=self.forget_file,
+            retain_file=self.retain_file,
+        )
+
+    def model_paths(self) -> tuple[str, list[str]]:
+        """The original model and its oracles; the embedded ones are trained on first use.
+
+        Raises:
+            InputError: data that the embedded model does not know, and no other model.
+        """
+        oracles = self.oracle_model_name_or_path
+        if self.model_name_or_path is not None:
+            return self.model_name_or_path, oracles or []
+        spec = self.data or "fictional"
+        if self.forget_file or not spec.startswith("fictional"):
+            flag = "--forget_file" if self.forget_file else f"--data {spec}"
+            raise InputError(f"{flag} needs --model_name_or_path: the embedded model knows only the fictional world")
+        size = self.embedded_size
+        original = embedded_model(size)
+        return str(original), oracles or [str(embedded_model(size, without=self.forget_split or "forget10"))]
+
+    @property
+    def embedded_size(self) -> str:
+        """Size of the fictional world whose model or instructions are used: that of the data, or "small"."""
+        return (self.data or "").partition("fictional:")[2] or "small"
+
+
+@dataclass
+class AdapterArguments:
+    """How the weights change: LoRA on every linear map of the blocks, or full fine-tuning."""
+
+    full_finetuning: bool = field(default=False, metadata={"help": "Train all weights instead of a LoRA adapter."})
+    lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA scaling is lora_alpha / lora_r."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input."})
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Names of the modules to adapt; default: every linear map of the blocks."}
+    )
+
+    def peft_config(self) -> LoraConfig | None:
+        """The LoRA configuration, or None for full fine-tuning."""
+        if self.full_finetuning:
+            return None
+        return LoraConfig(
+            r=self.lora_r,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules=self.lora_target_modules or "all-linear",
+            task_type="CAUSAL_LM",
+        )
+
+
+@dataclass
+class AttackArguments:
+    """Attacks on the original, the oracle and the unlearned model alike."""
+
+    attacks: list[str] = field(
+        default_factory=lambda: list(ATTACKS),
+        metadata={"help": "adversarial_reinjection and/or benign_relearning, or none to skip."},
+    )
+    reinjection_learning_rates: list[float] = field(
+        default_factory=lambda: [1e-5, 5e-6, 1e-6], metadata={"help": "Attacker's grid; the strongest counts."}
+    )
+    benign_learning_rates: list[float] = field(
+        default_factory=lambda: [1e-5, 1e-6, 1e-7], metadata={"help": "Attacker's grid; the strongest counts."}
+    )
+    reinjection_fraction: float = field(default=0.3, metadata={"help": "Share of the forget facts that is reinjected."})
+    attack_steps: int = field(default=60, metadata={"help": "Optimizer steps of each attack."})
+    attack_batch_size: int = field(default=8, metadata={"help": "Rows per step of an attack."})
+    attack_score_every: int = field(default=10, metadata={"help": "Steps between two points of the recovery curve."})
+    attack_seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of the reinjected facts and the order of rows."}
+    )
+    attack_retain_rows: int = field(
+        default=100, metadata={"help": "Retain rows (evenly spread) that are scored along the recovery curve."}
+    )
+    benign_data: str = field(
+        default="embedded", metadata={"help": "Instructions for benign tuning: embedded, or an Alpaca-format file."}
+    )
+
+    def __post_init__(self):
+        if self.attacks == ["none"]:
+            self.attacks = []
+        for name in self.attacks:
+            if name not in ATTACKS:
+                raise ValueError(f"attacks: {name!r} is unknown; choose from {', '.join(ATTACKS)}, or none")
+
+    def budget(self, attack: str) -> AttackBudget:
+        """What the attacker may spend on one attack."""
+        benign = attack == "benign_relearning"
+        return AttackBudget(
+            learning_rates=tuple(self.benign_learning_rates if benign else self.reinjection_learning_rates),
+            fraction=self.reinjection_fraction,
+            seeds=tuple(self.attack_seeds),
+            steps=self.attack_steps,
+            batch_size=self.attack_batch_size,
+            score_every=self.attack_score_every,
+        )

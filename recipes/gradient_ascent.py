@@ -1,0 +1,26 @@
+"""Unlearn with gradient ascent (with the default retain loss also known as GradDiff): raise the loss on forget answers.
+
+Trains an adapter (or, with --full_finetuning, all weights) on forget and retain rows, scores the result beside the
+original and the oracle (a model that never saw the forget rows), attacks all three, and writes table, figure and JSON.
+
+Example:
+    accelerate launch recipes/gradient_ascent.py
+    accelerate launch recipes/gradient_ascent.py --config recipes/configs/gradient_ascent.yaml --learning_rate 2e-5
+
+Errors: bad arguments or data end the run with one line before anything heavy starts (exit code 2); a loss that diverges
+ends it with the last good weights saved (exit code 3).
+"""
+
+from llm_unlearn import GradientAscentConfig, GradientAscentTrainer
+from llm_unlearn.arguments import run_main
+from llm_unlearn.embedded import RECIPE_DEFAULTS
+from llm_unlearn.recipe import Recipe
+
+
+def main():
+    recipe = Recipe.from_command_line(GradientAscentConfig, __doc__, RECIPE_DEFAULTS["gradient_ascent"])
+    recipe.run(GradientAscentTrainer(**recipe.trainer_arguments()))
+
+
+if __name__ == "__main__":
+    run_main(main)
