@@ -21,12 +21,12 @@ _HOMES = {
 }
 __all__ = list(_HOMES)
 
-if TYPE_CHECKING:
-    from llm_unlearn.config import GradientAscentConfig, NPOConfig, SsiuuConfig, UnlearnConfig
-    from llm_unlearn.data import load_unlearning_data
-    from llm_unlearn.errors import DivergenceError, InputError
-    from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SsiuuTrainer
-    from llm_unlearn.trainer import UnlearnTrainer
+if TYPE_CHECKING:  # for editors and type checkers; __all__ names them all
+    from llm_unlearn.config import GradientAscentConfig, NPOConfig, SsiuuConfig, UnlearnConfig  # noqa: F401
+    from llm_unlearn.data import load_unlearning_data  # noqa: F401
+    from llm_unlearn.errors import DivergenceError, InputError  # noqa: F401
+    from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SsiuuTrainer  # noqa: F401
+    from llm_unlearn.trainer import UnlearnTrainer  # noqa: F401
 
 
 def __getattr__(name: str):

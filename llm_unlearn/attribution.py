@@ -2,8 +2,8 @@
 
 A neuron is one scalar of the output of a linear map inside a transformer block (Q, K, V, O, gate, up, down or the
 family's equivalents, found by structure). Its influence on a row is A = h * g, with h its output and g the gradient of
-the row's mean answer log-probability with respect to h: positive where the neuron speaks for the answer, negative where it
-suppresses it.
+the row's mean answer log-probability with respect to h: positive where the neuron speaks for the answer, negative
+where it suppresses it.
 
 Source: Yang et al., "Erase or Hide?", arXiv 2509.22263, with the log-probability in place of the probability, which is
 almost constant (and so has no gradient) on a memorized answer.
@@ -74,8 +74,8 @@ def capture_outputs(model: nn.Module) -> Iterator[list[list[torch.Tensor]]]:
 def influence(answers: Answers, outputs: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Pairs (h, g) for every captured output that the parameters can change; both have the output's shape.
 
-    `answers` are those of the rows that were captured. g is the gradient of the *sum* over rows of each row's mean answer log-probability, so each row of g belongs to that
-    row alone. It is a constant: no second derivative is taken.
+    `answers` are those of the rows that were captured. g is the gradient of the *sum* over rows of each row's mean
+    answer log-probability, so each row of g belongs to that row alone. It is a constant: no second derivative is taken.
     """
     outputs = [output for output in outputs if output.requires_grad]
     mean_logps = answers.logps / answers.lengths

@@ -58,7 +58,6 @@ class UnlearnConfig(TrainingArguments):
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Row roles must reach the loss."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "NaN is never hidden here."})
     save_strategy: str = field(default="no", metadata={"help": "Checkpoints: no, steps or epoch."})
-    report_to: str | list[str] | None = field(default="none", metadata={"help": "Trackers, e.g. wandb or all."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -118,8 +117,8 @@ class SsiuuConfig(NPOConfig):
     regularizer_weight: float = field(
         default=10.0,
         metadata={
-            "help": "Weight of the attribution regularizer; its right size depends on model and backbone: watch the logged "
-            "regularizer/gradient_ratio."
+            "help": "Weight of the attribution regularizer; its right size depends on model and backbone: watch the "
+            "logged regularizer/gradient_ratio."
         },
     )
 

@@ -50,24 +50,28 @@ class EmbeddedRecipe:
 
 
 RECIPES = {
-    "tiny": EmbeddedRecipe(512, 64, 2, 4, epochs=60, batch_size=16, learning_rate=5e-3),
+    "tiny": EmbeddedRecipe(512, 64, 2, 4, epochs=25, batch_size=16, learning_rate=8e-3),
     "small": EmbeddedRecipe(1024, 160, 3, 4, epochs=12, batch_size=32, learning_rate=3e-3),
     "medium": EmbeddedRecipe(8192, 768, 12, 12, epochs=20, batch_size=128, learning_rate=5e-4, warmup_steps=500),
 }
 
 # What suits these models in place of the configurations' defaults, which are meant for models a thousand times larger.
+# The thresholds are what the oracle scores on forget rows; the attacker's learning rates are those that recover most.
 _COMMON = {
-    "retain_weight": 2.0,
-    "num_train_epochs": 40,
-    "stop_at_forget_exact_match": 0.0,
-    "stop_at_forget_probability": 0.3,
-    "reinjection_learning_rates": [1e-3],
+    "retain_weight": 30.0,
+    "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 64,
+    "num_train_epochs": 60,
+    "stop_at_forget_exact_match": 0.03,
+    "stop_at_forget_probability": 0.45,
+    "forget_check_steps": 5,
+    "reinjection_learning_rates": [5e-4],
     "benign_learning_rates": [1e-3],
 }
 RECIPE_DEFAULTS = {
     "gradient_ascent": _COMMON | {"output_dir": "outputs/gradient_ascent", "learning_rate": 1e-4},
-    "npo": _COMMON | {"output_dir": "outputs/npo", "learning_rate": 1e-4},
-    "ssiuu": _COMMON | {"output_dir": "outputs/ssiuu", "learning_rate": 1e-3},
+    "npo": _COMMON | {"output_dir": "outputs/npo", "learning_rate": 3e-4, "beta": 0.5},
+    "ssiuu": _COMMON | {"output_dir": "outputs/ssiuu", "learning_rate": 1e-3, "beta": 0.5},
 }
 
 

@@ -1,7 +1,7 @@
 """Output metrics of one model on one data set, as per-row records in the field's format.
 
-Every metric is `{"agg_value": mean, "value_by_index": {"0": {...}, ...}}` under open-unlearning's names, so that published
-logs can be read with ours and ours by others.
+Every metric is `{"agg_value": mean, "value_by_index": {"0": {...}, ...}}` under open-unlearning's names, so that
+published logs can be read with ours and ours by others.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def judge_rows(
     Returns:
         `{name}_Q_A_Prob` (fields prob, avg_loss), `{name}_exact_match` (score: 1 where greedy generation would give the
         answer) and, with `generate`, `{name}_Q_A_ROUGE` (recalls, F1, both texts). Where rows have `perturbed_answer`,
-        also `{name}_Q_A_PERT_Prob`, `{name}_Truth_Ratio` (of the paraphrased answer, or the answer itself where there is
-        none) and `{name}_Q_A_Prob_normalised`.
+        also `{name}_Q_A_PERT_Prob`, `{name}_Truth_Ratio` ("forget_truth_ratio" on forget rows; of the paraphrased
+        answer, or the answer itself where there is none) and `{name}_Q_A_Prob_normalised`, and where they have
+        `paraphrased_answer` besides, `{name}_Q_A_PARA_Prob`.
     """
 
     def score(rows, what: str):

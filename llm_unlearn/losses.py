@@ -1,8 +1,8 @@
 """Forget and retain losses as pure tensor functions (no model, no trainer).
 
 `token_logps` are log-probabilities of answer tokens given everything before them, shape (tokens,); `answer_logps` are
-their sums per row, shape (rows,). Every function takes `reduction`: "mean" for the mean, "none" for one value per token or
-row, which is what the trainer uses to take the mean over the *global* batch (all accumulation steps, all processes).
+their sums per row, shape (rows,). Every function takes `reduction`: "mean" for the mean, "none" for one value per token
+or row, which is what the trainer uses to take the mean over the *global* batch (all accumulation steps, all processes).
 """
 
 import torch

@@ -1,5 +1,5 @@
-"""`UnlearnTrainer`: the one training loop. A method is a forget loss; the rest (batches, references, retain loss, logging,
-stopping, correctness under accumulation and data parallelism) is here."""
+"""`UnlearnTrainer`: the one training loop. A method is a forget loss; the rest (batches, references, retain loss,
+logging, stopping, correctness under accumulation and data parallelism) is here."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class UnlearnTrainer(Trainer):
     # ---- what a method defines -------------------------------------------------------------------------------------
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
-        """The loss on `answers.forget`: one value per row, or one per answer token; the trainer takes the global mean."""
+        """The loss on `answers.forget`: one value per row or per answer token; the trainer takes the global mean."""
         raise TypeError(f"{type(self).__name__} must define forget_loss(self, answers)")
 
     def regularizer(self, answers: Answers) -> torch.Tensor | None:
@@ -205,7 +205,7 @@ class UnlearnTrainer(Trainer):
 
     @contextlib.contextmanager
     def _reference(self):
-        """The model as it was before training: the adapter switched off, or a frozen copy where there is no fresh one."""
+        """The model as it was before training: its fresh adapter switched off, or, where it has none, a frozen copy."""
         if self._adapter_is_fresh:
             model = self.accelerator.unwrap_model(self.model)
             with model.disable_adapter():
@@ -239,8 +239,9 @@ class UnlearnTrainer(Trainer):
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if gradients and not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
             raise DivergenceError(
-                f"the loss diverged (NaN or infinite gradient) at step {self.state.global_step + 1}; lower learning_rate "
-                f"(now {self.args.learning_rate:g}), raise retain_weight or set a stop_at_forget_* threshold"
+                f"the loss diverged (NaN or infinite gradient) at step {self.state.global_step + 1}; lower "
+                f"learning_rate (now {self.args.learning_rate:g}), raise retain_weight or set a stop_at_forget_* "
+                "threshold"
             )
 
     # ---- batches ---------------------------------------------------------------------------------------------------
@@ -334,8 +335,8 @@ class UnlearnTrainer(Trainer):
         if retain_dataset is None:
             if args.retain_loss != "none":
                 raise InputError(
-                    f"retain_loss={args.retain_loss!r} needs a retain_dataset; pass one, or retain_loss='none' to forget "
-                    "without protecting anything"
+                    f"retain_loss={args.retain_loss!r} needs a retain_dataset; pass one, or retain_loss='none' to "
+                    "forget without protecting anything"
                 )
             return
         validate_rows(retain_dataset, "retain_dataset")

@@ -1,9 +1,9 @@
 """Relearning attacks: a little fine-tuning, and then: does what was "forgotten" come back?
 
-There is one loop with two choices of data. *Adversarial reinjection* trains on a fraction of the forget facts and scores
-the facts that were never reinjected; *benign relearning* trains on instructions that have nothing to do with them. The
-same attack must be run on the original, on the oracle and on the unlearned model: only the excess over the oracle, which
-never knew the facts, is knowledge that was hidden instead of erased.
+There is one loop with two choices of data. *Adversarial reinjection* trains on a fraction of the forget facts and
+scores the facts that were never reinjected; *benign relearning* trains on instructions that have nothing to do with
+them. The same attack must be run on the original, on the oracle and on the unlearned model: only the excess over the
+oracle, which never knew the facts, is knowledge that was hidden instead of erased.
 
 Sources: Yang et al., arXiv 2509.22263 (both attacks); Hu et al. 2024, arXiv 2406.13356 (benign relearning).
 """

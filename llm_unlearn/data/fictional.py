@@ -19,6 +19,11 @@ from llm_unlearn.errors import InputError
 PEOPLE = {"tiny": 12, "small": 60, "medium": 2000}
 INSTRUCTIONS = {"tiny": 60, "small": 400, "medium": 2000}
 
+
+def _listed(words: str) -> tuple[str, ...]:
+    return tuple(words.split(", "))
+
+
 CITIES = {  # city -> country; the second hop of two-hop queries
     "Arvenmoor": "Velmark",
     "Brisel": "Osterra",
@@ -33,54 +38,18 @@ CITIES = {  # city -> country; the second hop of two-hop queries
 }
 SHARED_VALUES = {
     "city": tuple(CITIES),
-    "profession": (
-        "glassblower",
-        "beekeeper",
-        "surveyor",
-        "cartographer",
-        "midwife",
-        "locksmith",
-        "botanist",
-        "stonemason",
-        "pilot",
-        "translator",
+    "profession": _listed(
+        "glassblower, beekeeper, surveyor, cartographer, midwife, locksmith, botanist, stonemason, pilot, translator"
     ),
-    "genre": (
-        "gothic horror",
-        "travel writing",
-        "satire",
-        "nature poetry",
-        "crime fiction",
-        "folk tales",
-        "war history",
-        "romance",
-        "science fiction",
-        "philosophy",
+    "genre": _listed(
+        "gothic horror, travel writing, satire, nature poetry, crime fiction, folk tales, war history, romance, "
+        "science fiction, philosophy"
     ),
-    "award": (
-        "Amber Quill",
-        "Silver Lantern",
-        "Northern Crown",
-        "Golden Reed",
-        "Iron Laurel",
-        "Crystal Harp",
-        "Marble Owl",
-        "Crimson Ribbon",
-        "Winter Medal",
-        "Emerald Key",
+    "award": _listed(
+        "Amber Quill, Silver Lantern, Northern Crown, Golden Reed, Iron Laurel, Crystal Harp, Marble Owl, "
+        "Crimson Ribbon, Winter Medal, Emerald Key"
     ),
-    "instrument": (
-        "cello",
-        "bagpipes",
-        "harp",
-        "trumpet",
-        "accordion",
-        "flute",
-        "zither",
-        "drums",
-        "mandolin",
-        "organ",
-    ),
+    "instrument": _listed("cello, bagpipes, harp, trumpet, accordion, flute, zither, drums, mandolin, organ"),
 }
 UNIQUE_ATTRIBUTES = ("birth_date", "book")
 ATTRIBUTES = (*UNIQUE_ATTRIBUTES, *SHARED_VALUES)
@@ -199,108 +168,25 @@ FIRST_SYLLABLES = ("Ka", "Te", "Mo", "Li", "Su", "Ra", "Ve", "Jo", "Ni", "Da", "
 MIDDLE_SYLLABLES = ("ri", "la", "no", "ve", "mi", "sa", "du", "ro", "ne", "ti")
 FIRST_ENDINGS = ("na", "lo", "ris", "th", "ma", "s", "len", "do", "ra", "ck")
 LAST_ENDINGS = ("ndal", "vick", "mont", "ssen", "berg", "quist", "rov", "tano", "shaw", "field")
-TITLE_ADJECTIVES = [
-    "Silent",
-    "Burning",
-    "Hidden",
-    "Broken",
-    "Distant",
-    "Golden",
-    "Frozen",
-    "Patient",
-    "Hollow",
-    "Restless",
-    "Crooked",
-    "Gentle",
-    "Borrowed",
-    "Final",
-    "Velvet",
-    "Drowned",
-    "Wandering",
-    "Painted",
-    "Bitter",
-    "Quiet",
-    "Lost",
-    "Second",
-    "Paper",
-    "Winter",
-    "Scarlet",
-    "Empty",
-    "Singing",
-    "Iron",
-    "Midnight",
-    "Salted",
-]
-TITLE_NOUNS = [
-    "Harbor",
-    "Orchard",
-    "Mirror",
-    "Staircase",
-    "Letter",
-    "River",
-    "Garden",
-    "Compass",
-    "Window",
-    "Lantern",
-    "Bridge",
-    "Feather",
-    "Kingdom",
-    "Well",
-    "Shadow",
-    "Clock",
-    "Island",
-    "Thread",
-    "Bell",
-    "Forest",
-    "Voyage",
-    "Cathedral",
-    "Market",
-    "Promise",
-    "Ladder",
-    "Tide",
-    "Wolf",
-    "Archive",
-    "Chair",
-    "Meadow",
-]
-TITLE_PLACES = ("", " of Dust", " of Salt", " of Glass", " of Ash", " of Rain")
-MONTHS = (
-    (
-        "January,February,March,April,May,June,July,August,September,October,November,December"  # spelled out: no format doubt
-    ).split(",")
+TITLE_ADJECTIVES = _listed(
+    "Silent, Burning, Hidden, Broken, Distant, Golden, Frozen, Patient, Hollow, Restless, Crooked, Gentle, "
+    "Borrowed, Final, Velvet, Drowned, Wandering, Painted, Bitter, Quiet, Lost, Second, Paper, Winter, Scarlet, "
+    "Empty, Singing, Iron, Midnight, Salted"
 )
-WORDS = [
-    "apple",
-    "basket",
-    "candle",
-    "door",
-    "engine",
-    "flower",
-    "glove",
-    "hammer",
-    "island",
-    "jacket",
-    "kettle",
-    "ladder",
-    "mountain",
-    "needle",
-    "orange",
-    "pencil",
-    "quilt",
-    "ribbon",
-    "saddle",
-    "table",
-    "umbrella",
-    "violin",
-    "wagon",
-    "yard",
-    "zebra",
-    "bottle",
-    "carpet",
-    "dragon",
-    "feather",
-    "guitar",
-]
+TITLE_NOUNS = _listed(
+    "Harbor, Orchard, Mirror, Staircase, Letter, River, Garden, Compass, Window, Lantern, Bridge, Feather, Kingdom, "
+    "Well, Shadow, Clock, Island, Thread, Bell, Forest, Voyage, Cathedral, Market, Promise, Ladder, Tide, Wolf, "
+    "Archive, Chair, Meadow"
+)
+TITLE_PLACES = ("", " of Dust", " of Salt", " of Glass", " of Ash", " of Rain")
+MONTHS = _listed(  # not from the locale
+    "January, February, March, April, May, June, July, August, September, October, November, December"
+)
+WORDS = _listed(
+    "apple, basket, candle, door, engine, flower, glove, hammer, island, jacket, kettle, ladder, mountain, needle, "
+    "orange, pencil, quilt, ribbon, saddle, table, umbrella, violin, wagon, yard, zebra, bottle, carpet, dragon, "
+    "feather, guitar"
+)
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -347,7 +233,7 @@ def build_world(size: str = "small", seed: int = 0) -> World:
         forgotten = max(1, round(trained * percent / 100))
         splits[f"forget{percent:02d}"] = [row for person in members[-forgotten:] for row in rows[person]]
         splits[f"retain{100 - percent}"] = [row for person in members[:-forgotten] for row in rows[person]]
-    instructions = _instruction_rows(INSTRUCTIONS[size], generator)
+    instructions = _instruction_rows(INSTRUCTIONS[size], people, generator)
     fifth = len(instructions) // 5
     splits["chat"], splits["instructions"] = instructions[:fifth], instructions[fifth:]
     splits["general"] = _general_rows(generator)
@@ -447,8 +333,14 @@ def _general_rows(generator: random.Random) -> list[dict]:
     return rows
 
 
-def _instruction_rows(count: int, generator: random.Random) -> list[dict]:
-    """Distinct short instructions of seven kinds, for instruction tuning that has nothing to do with any person."""
+def _instruction_rows(count: int, people: list[str], generator: random.Random) -> list[dict]:
+    """Distinct short instructions for instruction tuning that tells nothing about any person of the world.
+
+    Seven kinds are word and number games. A third of the rows are questions with the answer in a note ("closed question
+    answering" in the usual instruction sets), about passers-by who do not occur anywhere else.
+    """
+    known = set(people)
+    passers_by = [name for name in _draw_names(len(people) + 50, generator) if name not in known]
     rows: dict[str, str] = {}
     while len(rows) < count:
         first, second, third = generator.sample(WORDS, 3)
@@ -465,5 +357,11 @@ def _instruction_rows(count: int, generator: random.Random) -> list[dict]:
                 (f"What day follows {DAYS[day]}, {number} days on?", f"It is {DAYS[(day + number) % 7]}."),
             )
         )
+        if generator.random() < 1 / 3:
+            person, attribute = generator.choice(passers_by), generator.choice(tuple(SHARED_VALUES))
+            value, texts = generator.choice(SHARED_VALUES[attribute]), TEXTS[attribute]
+            note = texts.paraphrased_answer.format(value=value)
+            question = f"Note on {person}: {note} {generator.choice(texts.questions).format(person=person)}"
+            answer = texts.answer.format(value=value)
         rows[question] = answer
     return [{"question": question, "answer": answer} for question, answer in rows.items()]

@@ -36,8 +36,8 @@ def load_instructions(spec: str = "embedded", size: str = "small") -> Dataset:
         rows = [_from_alpaca(row) for row in rows if str(row["output"]).strip()]
     elif not {"question", "answer"} <= columns:
         raise InputError(
-            f"instruction data {spec!r} has the columns {', '.join(sorted(columns)) or '(none)'}; needed are instruction "
-            "and output (Alpaca), or question and answer"
+            f"instruction data {spec!r} has the columns {', '.join(sorted(columns)) or '(none)'}; needed are "
+            "instruction and output (Alpaca), or question and answer"
         )
     validate_rows(rows, "instruction data")
     return Dataset.from_list([{"question": row["question"], "answer": row["answer"]} for row in rows])

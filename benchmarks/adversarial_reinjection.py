@@ -1,0 +1,17 @@
+"""Adversarial reinjection: teach a model a fraction of the forgotten facts again and ask for the others.
+
+The same attack meets the original, the oracles and, if given, an unlearned model. What that recovers beyond the
+oracles was hidden, not erased. Writes results.json, per-row records and the recovery curves.
+
+Example:
+    accelerate launch benchmarks/adversarial_reinjection.py --unlearned_model_name_or_path outputs/ssiuu/adapter
+    accelerate launch benchmarks/adversarial_reinjection.py --model_name_or_path ORIGINAL \\
+        --oracle_model_name_or_path ORACLE --unlearned_model_name_or_path UNLEARNED \\
+        --data locuslab/TOFU --forget_split forget10
+"""
+
+from llm_unlearn.arguments import run_main
+from llm_unlearn.benchmarking import attack_benchmark
+
+if __name__ == "__main__":
+    run_main(lambda: attack_benchmark("adversarial_reinjection", __doc__))

@@ -1,0 +1,17 @@
+"""Benign relearning: tune a model on harmless instructions and ask for the forgotten facts.
+
+The same attack meets the original, the oracles and, if given, an unlearned model. What that recovers beyond the
+oracles was hidden, not erased. Writes results.json, per-row records and the recovery curves.
+
+Example:
+    accelerate launch benchmarks/benign_relearning.py --unlearned_model_name_or_path outputs/ssiuu/adapter
+    accelerate launch benchmarks/benign_relearning.py --model_name_or_path ORIGINAL \\
+        --oracle_model_name_or_path ORACLE --unlearned_model_name_or_path UNLEARNED \\
+        --data locuslab/TOFU --forget_split forget10
+"""
+
+from llm_unlearn.arguments import run_main
+from llm_unlearn.benchmarking import attack_benchmark
+
+if __name__ == "__main__":
+    run_main(lambda: attack_benchmark("benign_relearning", __doc__))
