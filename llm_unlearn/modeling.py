@@ -10,8 +10,10 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
 
 from llm_unlearn.data.collators import FORGET, RETAIN
 from llm_unlearn.errors import InputError
@@ -19,9 +21,11 @@ from llm_unlearn.losses import answer_token_logps
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_FIX = "give a local folder, or a hub id that this machine can reach"
 
-def load_model(name_or_path: str, dtype: str = "auto", **kwargs) -> PreTrainedModel:
-    """Load a causal LM, or a PEFT adapter on its base model, from a local folder or the hub.
+
+def load_model(name_or_path: str, dtype: str = "auto", **kwargs) -> PreTrainedModel | PeftModel:
+    """Load a causal LM, or a PEFT adapter on its base model (then a `PeftModel`), from a local folder or the hub.
 
     Raises:
         InputError: the folder does not exist or holds no model, the hub has no such model or cannot be reached.
@@ -31,10 +35,16 @@ def load_model(name_or_path: str, dtype: str = "auto", **kwargs) -> PreTrainedMo
     _check_path(name_or_path, "config.json", "adapter_config.json")
     if Path(name_or_path).is_dir():
         name_or_path = str(Path(name_or_path).resolve())  # an adapter saved later remembers where its base is
+    is_model_folder = (Path(name_or_path) / "config.json").is_file()
     try:
-        return AutoModelForCausalLM.from_pretrained(name_or_path, dtype=DTYPES[dtype], **kwargs)
+        if is_model_folder or find_adapter_config_file(name_or_path) is None:
+            return AutoModelForCausalLM.from_pretrained(name_or_path, dtype=DTYPES[dtype], **kwargs)
+        # Left to itself, `from_pretrained` hides the adapter inside a plain model, which no attack would merge.
+        base_name = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
+        base = AutoModelForCausalLM.from_pretrained(base_name, dtype=DTYPES[dtype], **kwargs)
+        return PeftModel.from_pretrained(base, name_or_path, is_trainable=True).eval()
     except (OSError, ValueError) as error:
-        raise InputError(f"model {name_or_path!r} could not be loaded: {_first_line(error)}") from error
+        raise InputError(f"model {name_or_path!r} could not be loaded: {_first_line(error)}; {_FIX}") from error
 
 
 def load_tokenizer(name_or_path: str, **kwargs) -> PreTrainedTokenizerBase:
@@ -47,7 +57,7 @@ def load_tokenizer(name_or_path: str, **kwargs) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **kwargs)
     except (OSError, ValueError) as error:
-        raise InputError(f"tokenizer {name_or_path!r} could not be loaded: {_first_line(error)}") from error
+        raise InputError(f"tokenizer {name_or_path!r} could not be loaded: {_first_line(error)}; {_FIX}") from error
     return with_pad_token(tokenizer)
 
 

@@ -7,6 +7,7 @@ A recipe is `Recipe.from_command_line(...)`, a trainer made of `trainer_argument
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,8 @@ class Recipe:
             InputError: any of the arguments, files or data sets is not usable.
         """
         use_all_cpu_threads()
+        # PEFT 0.21 still reads the name that transformers 5.23 deprecates; users can do nothing about it.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         groups = (DataArguments, AdapterArguments, AttackArguments, config_class)
         parse = {"argv": argv, "description": description}
         arguments = parse_arguments(groups, **parse)

@@ -38,7 +38,7 @@ class AnswerScore:
 def score_answers(model: PreTrainedModel, rows: Sequence[EncodedRow], batch_size: int = 64) -> list[AnswerScore]:
     """Score given answers; the records come back in the order of `rows` (`data.encode_dataset` makes rows)."""
     scores: list[AnswerScore | None] = [None] * len(rows)
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         for numbers in _batches_by_length([len(row["input_ids"]) for row in rows], batch_size):
             batch = pad_rows([rows[i] for i in numbers], pad_token_id=0)  # padding is masked: any id will do
             batch["roles"] = torch.full((len(numbers),), FORGET)
@@ -63,7 +63,7 @@ def generate_answers(
     """Greedy answers to encoded prompts (`data.encode_prompt`), decoded without special tokens, in the order given."""
     texts: list[str] = [""] * len(prompts)
     pad = processing_class.pad_token_id
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         for numbers in _batches_by_length([len(prompt) for prompt in prompts], batch_size):
             length = max(len(prompts[i]) for i in numbers)
             ids = torch.tensor([[pad] * (length - len(prompts[i])) + prompts[i] for i in numbers])
@@ -93,7 +93,7 @@ def _batches_by_length(lengths: list[int], batch_size: int) -> list[list[int]]:
 
 
 @contextlib.contextmanager
-def _evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
+def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode within the scope, the former mode after it."""
     was_training = model.training
     model.eval()

@@ -11,8 +11,10 @@ import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers.trainer_callback import ProgressCallback
 
+from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
 from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row, validate_forget_retain, validate_rows
 from llm_unlearn.data.collators import FORGET, RETAIN, PairedDataset, PairSampler, UnlearnCollator
@@ -20,7 +22,7 @@ from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.losses import kl_loss, nll_loss
 from llm_unlearn.metrics import rouge_scores
 from llm_unlearn.modeling import Answers, forward_answers, load_model, load_tokenizer, with_pad_token
-from llm_unlearn.scoring import generate_answers, score_answers
+from llm_unlearn.scoring import evaluation_mode, generate_answers, score_answers
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class UnlearnTrainer(Trainer):
         InputError: empty, overlapping or malformed data, answers that truncation removes, a missing retain set.
     """
 
+    config_class = UnlearnConfig
     needs_reference_logps = False  # does forget_loss use answers.reference_logps?
     method_name = "custom"
 
@@ -58,12 +61,20 @@ class UnlearnTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
     ):
-        args = args or UnlearnConfig()
+        args = args or self.config_class()
+        if not isinstance(args, self.config_class):
+            needed = self.config_class.__name__
+            raise InputError(f"{type(self).__name__} needs args of class {needed}, got {type(args).__name__}")
         if args.n_gpu > 1:
             raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch` (one process per GPU)")
+        if args.device.type == "cpu":
+            args.dataloader_pin_memory = False  # pinning is for transfers to a GPU, and warns where there is none
         self._check_datasets(args, forget_dataset, retain_dataset)
         if processing_class is None:
-            processing_class = load_tokenizer(model if isinstance(model, str) else model.config._name_or_path)
+            name_or_path = model if isinstance(model, str) else model.config._name_or_path
+            if not name_or_path:
+                raise InputError("processing_class is missing, and the model came from no folder; pass the tokenizer")
+            processing_class = load_tokenizer(name_or_path)
         with_pad_token(processing_class)
         encode = {"processing_class": processing_class, "max_length": args.max_length}
         self.forget_rows = encode_dataset(forget_dataset, name="forget_dataset", **encode)
@@ -81,9 +92,8 @@ class UnlearnTrainer(Trainer):
         # The adapter as it arrives belongs to the reference: only a fresh one may simply be switched off.
         self._adapter_is_fresh = peft_config is not None
         if peft_config is not None:
+            set_seed(args.seed)  # the Trainer does so later: too late for the adapter's first weights
             model = _with_adapter(model, peft_config)
-        if args.activation_checkpointing and isinstance(model, PeftModel):
-            model.enable_input_require_grads()
 
         super().__init__(
             model=model,
@@ -92,9 +102,11 @@ class UnlearnTrainer(Trainer):
             train_dataset=PairedDataset(self.forget_rows, self.retain_rows),
             eval_dataset=eval_dataset or forget_dataset,  # evaluate() always scores the forget set
             processing_class=processing_class,
-            callbacks=[*(callbacks or []), _UnlearnCallback(self)],
+            callbacks=[*(callbacks or []), UnlearnCallback(self)],
             optimizers=optimizers,
         )
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(UnlearnProgressCallback)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the counts of the whole accumulated batch
         self.model_accepts_loss_kwargs = True  # the same, for older versions of the Trainer
         self._reference_logps: torch.Tensor | None = None
@@ -157,6 +169,8 @@ class UnlearnTrainer(Trainer):
     def _global_mean(values: torch.Tensor, part: Answers, counts: torch.Tensor) -> torch.Tensor:
         """This micro-batch's share of the mean over the global batch; `counts` holds its rows and tokens."""
         rows, tokens = len(part.roles), len(part.labels)
+        if rows == 0:  # a share that is only filler: a mean over nothing would be NaN, on every process
+            return part.token_logps.sum()
         if values.dim() == 0:  # a method that took its own mean: weighted by its rows
             return values * rows / counts[0]
         if len(values) == rows:
@@ -208,7 +222,7 @@ class UnlearnTrainer(Trainer):
         """The model as it was before training: its fresh adapter switched off, or, where it has none, a frozen copy."""
         if self._adapter_is_fresh:
             model = self.accelerator.unwrap_model(self.model)
-            with model.disable_adapter():
+            with model.disable_adapter(), evaluation_mode(model):
                 yield model
         else:
             yield self._reference_model
@@ -308,12 +322,15 @@ class UnlearnTrainer(Trainer):
             self.add_to_log(f"{name}/loss", value.detach())
         for name, role in (("forget", FORGET), ("retain", RETAIN)):
             part = answers.forget if role == FORGET else answers.retain
-            if len(part.roles):
+            if name in parts:  # also where this process has none of those rows: log() sums over processes by name
                 probability = (part.logps.detach() / part.lengths).exp().sum() / counts[role][0]
                 self.add_to_log(f"{name}/probability", probability)
 
     def add_to_log(self, name: str, value: torch.Tensor) -> None:
-        """Add a micro-batch's share of a global mean; log lines show the mean over their steps."""
+        """Add a micro-batch's share of a global mean; log lines show the mean over their steps.
+
+        Every process must add to the same names, zero where it has no such rows.
+        """
         total, steps = self._sums.get(name, (torch.zeros((), device=self.args.device), set()))
         steps.add(self.state.global_step)
         self._sums[name] = (total + value, steps)
@@ -341,22 +358,6 @@ class UnlearnTrainer(Trainer):
             return
         validate_rows(retain_dataset, "retain_dataset")
         validate_forget_retain(forget_dataset, retain_dataset)
-
-
-class _UnlearnCallback(TrainerCallback):
-    """Ties the trainer's own checks to the loop's events."""
-
-    def __init__(self, trainer: UnlearnTrainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.trainer.set_sampler_epoch(int(state.epoch or 0))
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.trainer.check_gradients()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.check_stopping()
 
 
 def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:

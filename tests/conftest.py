@@ -5,6 +5,12 @@ from pathlib import Path
 
 import pytest
 
+# Before any Hugging Face library is imported: no test may reach for the hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve tests that run at once
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -57,7 +57,7 @@ def split_rows(dataset: Rows, name: str) -> list[tuple[Prompt, str]]:
         kind = type(dataset).__name__
         raise InputError(f"{name} is a {kind}; pass a datasets.Dataset (of a DatasetDict: one split, data['train'])")
     if len(dataset) == 0:
-        raise InputError(f"{name} has no rows; check the file, the split's name and any filter")
+        raise InputError(f"{name} is empty (no rows); check the file, the split's name and any filter")
     try:
         format_name = row_format(dataset.column_names if isinstance(dataset, Dataset) else dataset[0])
     except InputError as error:

@@ -8,6 +8,7 @@ arXiv 2404.05868.
 
 import torch
 
+from llm_unlearn.config import NPOConfig
 from llm_unlearn.losses import npo_loss
 from llm_unlearn.modeling import Answers
 from llm_unlearn.trainer import UnlearnTrainer
@@ -16,6 +17,7 @@ from llm_unlearn.trainer import UnlearnTrainer
 class NPOTrainer(UnlearnTrainer):
     """NPO on the forget rows; `args` is an `NPOConfig` (field `beta`)."""
 
+    config_class = NPOConfig
     method_name = "npo"
     needs_reference_logps = True
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from llm_unlearn.attribution import capture_outputs, influence, influence_sums, negative_influence_penalty
+from llm_unlearn.config import SsiuuConfig
 from llm_unlearn.data.collators import FORGET
 from llm_unlearn.losses import gradient_ascent_loss, npo_loss
 from llm_unlearn.modeling import Answers, forward_answers
@@ -26,6 +27,7 @@ class SsiuuTrainer(UnlearnTrainer):
     regularizer is inert, far above one there is little else.
     """
 
+    config_class = SsiuuConfig
     method_name = "ssiuu"
 
     @property
@@ -53,13 +55,11 @@ class SsiuuTrainer(UnlearnTrainer):
     def regularizer(self, answers: Answers) -> torch.Tensor | None:
         forget, outputs = answers.forget, self._forget_outputs
         self._forget_outputs = []  # the graph, and with it the memory, belongs to this step alone
-        if not outputs:
-            return forget.logps  # no forget row here: an empty sum
-        pairs = influence(forget, outputs)
-        positive, negative = influence_sums(pairs)
+        pairs = influence(forget, outputs) if outputs else []
+        positive, negative = influence_sums(pairs) if pairs else (forget.lengths, forget.lengths)
         self.add_to_log("influence/positive", positive.sum() / self.forget_rows_in_step)
         self.add_to_log("influence/negative", negative.sum() / self.forget_rows_in_step)
-        return negative_influence_penalty(pairs)
+        return negative_influence_penalty(pairs) if pairs else forget.logps  # no forget row here: empty sums
 
     def observe_parts(self, parts: dict[str, torch.Tensor]) -> None:
         if "regularizer/gradient_ratio" in self._sums:  # two extra backward passes: once per log line is enough

@@ -81,7 +81,7 @@ def _draw_panel(axes: Axes, attack: str, by_model: dict[str, Any]) -> bool:
         title=_PANEL_TITLES.get(attack, attack.replace("_", " ")), xlabel="relearning optimizer steps", ylim=(0, 1)
     )
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return banded

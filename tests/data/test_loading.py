@@ -169,7 +169,7 @@ def test_bad_rows_in_a_folder_name_the_set_and_the_row(tofu_folder):
     write("holdout10.json", [*rows("Dan"), {"question": "Who?", "answer": ""}])
     assert error_of(folder) == "holdout set row 1: column 'answer' is blank (''); fill it or drop the row"
     write("holdout10.json", [])
-    assert error_of(folder).startswith("holdout set has no rows")
+    assert error_of(folder).startswith("holdout set is empty")
     (folder / "holdout10.json").unlink()
     write("world_facts_perturbed.json", [{"question": "1 + 1?", "answer": 2}])
     assert error_of(folder).startswith("evaluation set world_facts row 0: column 'answer' holds 2 (int)")

@@ -14,8 +14,8 @@ def rows(*pairs):
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        (Dataset.from_list([]), "forget set has no rows; check the file, the split's name and any filter"),
-        ([], "forget set has no rows"),
+        (Dataset.from_list([]), "forget set is empty (no rows); check the file, the split's name and any filter"),
+        ([], "forget set is empty"),
         (DatasetDict({"train": rows(("a", "b"))}), "forget set is a DatasetDict; pass a datasets.Dataset"),
         (None, "forget set is a NoneType; pass a datasets.Dataset"),
         (Dataset.from_list([{"query": "a"}]), "forget set: columns ['query'] fit no row format"),

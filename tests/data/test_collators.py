@@ -1,0 +1,102 @@
+"""Pairing of forget with retain rows, filler, and padded batches."""
+
+from itertools import islice
+
+import pytest
+import torch
+from builders import mixed_batch, tiny_model
+
+from llm_unlearn.data.collators import (
+    FORGET,
+    PADDING,
+    RETAIN,
+    PairedDataset,
+    PairSampler,
+    UnlearnCollator,
+    pad_rows,
+)
+from llm_unlearn.modeling import forward_answers
+
+
+def row(*ids, answer=1):
+    return {"input_ids": list(ids), "labels": [-100] * (len(ids) - answer) + list(ids)[-answer:]}
+
+
+def pairs(sampler, epochs):
+    """All pairs of the first epochs, filler left out."""
+    found = []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        found += [pair for pair in sampler if pair is not None]
+    return found
+
+
+@pytest.mark.parametrize(("forget_count", "retain_count"), [(5, 7), (7, 3), (4, 4)])
+def test_every_row_is_used_once_before_any_repeats(forget_count, retain_count):
+    drawn = pairs(PairSampler(forget_count, retain_count, seed=1), epochs=retain_count)
+    for start in range(0, len(drawn), forget_count):
+        assert sorted(f for f, _ in drawn[start : start + forget_count]) == list(range(forget_count))
+    for start in range(0, len(drawn), retain_count):
+        assert sorted(r for _, r in drawn[start : start + retain_count]) == list(range(retain_count))
+
+
+def test_pairs_are_a_function_of_seed_epoch_and_position():
+    veteran, fresh = PairSampler(20, 30, seed=4), PairSampler(20, 30, seed=4)
+    pairs(veteran, epochs=3)
+    veteran.set_epoch(2)
+    fresh.set_epoch(2)  # as after a resume: epochs 0 and 1 were never run here
+    assert list(fresh) == list(veteran) == list(fresh)
+    assert list(islice(fresh, 8, None)) == list(veteran)[8:]
+    list(islice(veteran, 3))  # an iteration that was broken off leaves nothing behind
+    assert list(veteran) == list(fresh)
+
+
+def test_epochs_passes_and_seeds_differ():
+    sampler = PairSampler(30, 30, seed=0)
+    drawn = pairs(sampler, epochs=2)
+    assert [f for f, _ in drawn[:30]] != [f for f, _ in drawn[30:]]
+    assert [r for _, r in drawn[:30]] != [r for _, r in drawn[30:]]
+    assert [f for f, _ in drawn[:30]] != [r for _, r in drawn[:30]]
+    assert drawn != pairs(PairSampler(30, 30, seed=1), epochs=2)
+
+
+def test_filler_evens_out_the_last_batch_and_moves_no_pair():
+    plain, filled = PairSampler(5, 7, seed=2), PairSampler(5, 7, seed=2, multiple=4)
+    assert (len(plain), len(filled)) == (5, 8)
+    assert list(filled) == [*plain, None, None, None]
+    assert pairs(filled, epochs=4) == pairs(plain, epochs=4)
+    assert len(PairSampler(8, 7, seed=2, multiple=4)) == 8
+
+
+def test_without_retain_rows_there_is_no_partner():
+    dataset = PairedDataset([row(5, 6)], None)
+    assert list(PairSampler(1, None, seed=0)) == [(0, -1)]
+    assert dataset[0, -1] == {"forget": {"input_ids": [5, 6], "labels": [-100, 6], "role": FORGET, "index": 0}}
+
+
+def test_batch_has_forget_rows_first_then_filler_then_retain_rows():
+    dataset = PairedDataset([row(5, 6, 7), row(8, 9)], [row(3, 4, 5, 6, answer=2), row(4, 4)])
+    batch = UnlearnCollator(pad_token_id=0)([dataset[1, 0], dataset[0, 1], dataset[None]])
+    assert batch["roles"].tolist() == [FORGET, FORGET, PADDING, RETAIN, RETAIN]
+    assert batch["indices"].tolist() == [1, 0, -1, 0, 1]
+    assert batch["input_ids"].tolist() == [[8, 9, 0, 0], [5, 6, 7, 0], [5, 0, 0, 0], [3, 4, 5, 6], [4, 4, 0, 0]]
+    no = -100
+    expected = [[no, 9, no, no], [no, no, 7, no], [no] * 4, [no, no, 5, 6], [no, 4, no, no]]
+    assert batch["labels"].tolist() == expected
+
+
+def test_masks_come_from_lengths_where_the_pad_token_is_also_the_end_token():
+    end = 2
+    batch = pad_rows([row(5, end, 6, end, answer=2), row(7, end)], pad_token_id=end)
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, 6, end], [-100, end, -100, -100]]
+
+
+def test_filler_has_no_answer_token_and_changes_nothing_for_other_rows():
+    model = tiny_model()
+    plain, filled = mixed_batch(), mixed_batch(filler=2)
+    with torch.no_grad():
+        answers, with_filler = forward_answers(model, plain), forward_answers(model, filled)
+    torch.testing.assert_close(with_filler.logits, answers.logits)
+    assert with_filler.lengths.tolist() == [3, 2, 4, 0, 0, 3, 2]
+    assert len(with_filler.forget.roles) == 3 and len(with_filler.retain.roles) == 2

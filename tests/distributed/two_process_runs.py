@@ -1,0 +1,112 @@
+"""Runs of three methods on however many processes start this file; started by test_two_processes.py.
+
+    torchrun --nproc_per_node 2 two_process_runs.py FOLDER
+
+Every process writes FOLDER/rank{r}.json (per method: world size, parameter sums, log lines), the first one also
+FOLDER/{method}.safetensors (what was trained).
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from builders import (
+    arguments,
+    largest_difference,
+    lora_config,
+    qa_rows,
+    step_logs,
+    tiny_model,
+    tiny_tokenizer,
+    trainable,
+)
+from safetensors.torch import save_file
+
+from llm_unlearn import (
+    GradientAscentConfig,
+    GradientAscentTrainer,
+    NPOConfig,
+    NPOTrainer,
+    SsiuuConfig,
+    SsiuuTrainer,
+    UnlearnConfig,
+    UnlearnTrainer,
+)
+
+
+class ScalarLossTrainer(UnlearnTrainer):
+    """A custom method that takes its own mean."""
+
+    def forget_loss(self, answers):
+        return answers.forget.logps.mean()
+
+
+RUNS = {  # name -> (trainer class, configuration class, forget rows, options); batches of 2 x 2 rows
+    "grad_diff": (GradientAscentTrainer, GradientAscentConfig, 8, {}),
+    "full": (GradientAscentTrainer, GradientAscentConfig, 7, {"retain_loss": "kl"}),  # no adapter
+    # The last batch of an epoch has one row less; resumed in the middle of the second epoch.
+    "npo": (NPOTrainer, NPOConfig, 7, {"retain_loss": "kl", "save_strategy": "steps", "save_steps": 3}),
+    # In the last step of an epoch one process has no row at all.
+    "ssiuu": (SsiuuTrainer, SsiuuConfig, 5, {"logging_steps": 2}),
+    "scalar": (ScalarLossTrainer, UnlearnConfig, 5, {"stop_at_forget_probability": 0.0172}),
+}
+
+
+def build(name: str, folder: Path, world_size: int) -> UnlearnTrainer:
+    trainer_class, config_class, forget, options = RUNS[name]
+    trainer = trainer_class(
+        model=tiny_model(),
+        args=arguments(
+            config_class,
+            folder / "out" / name,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2 // world_size,
+            num_train_epochs=3,
+            learning_rate=1e-3,
+            adam_epsilon=1e-4,  # else Adam makes a step of full size out of a gradient that is only rounding
+            **options,
+        ),
+        forget_dataset=qa_rows(forget),
+        retain_dataset=qa_rows(9, start=20),
+        processing_class=tiny_tokenizer(),
+        peft_config=None if name == "full" else lora_config(),
+    )
+    assert trainer.args.world_size == trainer.accelerator.num_processes == world_size
+    return trainer
+
+
+def run_all(folder: Path) -> None:
+    world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    report = {}
+    for name in RUNS:
+        trainer = build(name, folder, world_size)
+        trainer.train()
+        weights = trainable(trainer.model)
+        report[name] = {
+            "world_size": trainer.args.world_size,
+            "sums": {
+                key: [value.double().sum().item(), value.double().norm().item()] for key, value in weights.items()
+            },
+            "steps": trainer.state.global_step,
+            "stopped_by": trainer.stopped_by,
+            "log": step_logs(trainer),
+            "evaluation": trainer.evaluate(),
+        }
+        if rank == 0:
+            save_file(weights, folder / f"{name}.safetensors")
+        if trainer.args.save_strategy == "steps":
+            resumed = build(name, folder, world_size)
+            start = largest_difference(trainable(resumed.model), weights)
+            resumed.train(resume_from_checkpoint=str(folder / "out" / name / "checkpoint-3"))
+            report[name]["resumed"] = {
+                "differences": [start, largest_difference(trainable(resumed.model), weights)],
+                "log": step_logs(resumed),
+            }
+    (folder / f"rank{rank}.json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    run_all(Path(sys.argv[1]))

@@ -1,0 +1,217 @@
+"""Recipes and benchmarks as a user types them: through the command line, on the tiny fictional world and on files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """One cache for all end-to-end tests, so that the tiny models are trained once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def run(script: str, *flags: str, cache: Path, cwd: Path, launcher: bool = False) -> subprocess.CompletedProcess:
+    environment = os.environ | {"LLM_UNLEARN_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    start = [sys.executable, "-m", "accelerate.commands.launch"] if launcher else [sys.executable]
+    return subprocess.run(
+        [*start, str(ROOT / script), *flags], cwd=cwd, env=environment, capture_output=True, text=True, timeout=400
+    )
+
+
+def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
+    attack = ("--attack_seeds", "0", "1", "--attack_steps", "30")
+    done = run("recipes/ssiuu.py", "--data", "fictional:tiny", *attack, cache=cache, cwd=tmp_path, launcher=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    output = tmp_path / "outputs" / "ssiuu"
+    results = json.loads((output / "results.json").read_text())
+    assert {"original", "oracle", "unlearned"} <= set(results["scores"])
+    assert results["scores"]["original"]["forget_exact_match"] >= 0.95
+    assert results["scores"]["unlearned"]["forget_exact_match"] <= 0.05
+    assert results["scores"]["unlearned"]["retain_exact_match"] >= 0.9
+    for attack in ("adversarial_reinjection", "benign_relearning"):
+        for model in ("original", "oracle", "unlearned"):
+            outcome = results["attacks"][attack][model]
+            assert outcome["curve"][0]["step"] == 0
+            assert outcome["forget_probability"] == max(point["forget_probability"] for point in outcome["curve"])
+    written = ("recovery.png", "config.yaml", "forget.jsonl", "records/unlearned.json", "adapter/adapter_config.json")
+    for name in written:
+        assert (output / name).stat().st_size > 0
+    assert "original" in done.stdout and "after an attack" in done.stdout
+    # Anyone can judge the run again from the paths in results.json.
+    again = run(
+        "benchmarks/adversarial_reinjection.py",
+        *("--data", "fictional:tiny", "--oracle_seeds", "1", "--attack_seeds", "0", "--attack_steps", "5"),
+        *("--unlearned_model_name_or_path", results["paths"]["unlearned"]),
+        cache=cache,
+        cwd=tmp_path,
+    )
+    assert again.returncode == 0, again.stderr[-2000:]
+    judged = json.loads((tmp_path / "outputs" / "benchmark" / "results.json").read_text())
+    assert judged["scores"]["unlearned"] == pytest.approx(results["scores"]["unlearned"], abs=1e-4)
+
+
+def test_a_saved_configuration_repeats_its_run(cache, tmp_path):
+    flags = ("--data", "fictional:tiny", "--attacks", "none", "--max_steps", "3", "--seed", "7")
+    first = run("recipes/npo.py", *flags, "--output_dir", "first", cache=cache, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr[-2000:]
+    second = run(
+        *("recipes/npo.py", "--config", "first/config.yaml", "--output_dir", "second"), cache=cache, cwd=tmp_path
+    )
+    assert second.returncode == 0, second.stderr[-2000:]
+    first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("first", "second"))
+    assert first["scores"] == second["scores"] and first["training"]["steps"] == 3
+
+
+def test_dry_run_shows_a_batch_and_trains_nothing(cache, tmp_path):
+    done = run("recipes/gradient_ascent.py", "--data", "fictional:tiny", "--dry_run", cache=cache, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "retain_weight: 30.0" in done.stdout and "<|end|>]" in done.stdout and "trainable" in done.stdout
+    assert not list(tmp_path.rglob("results.json"))
+
+
+@pytest.fixture(scope="module")
+def hub_like_models(tmp_path_factory) -> dict[str, Path]:
+    """Random models of three families, with tokenizers whose pad token is their end token, or that have none."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+    )
+
+    folder = tmp_path_factory.mktemp("models")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<|endoftext|>", *alphabet])}
+    small = {"vocab_size": len(vocabulary), "eos_token_id": 0, "bos_token_id": 0}
+    common = small | {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
+    built = {
+        "llama": LlamaForCausalLM(LlamaConfig(**common)),
+        "qwen2": Qwen2ForCausalLM(Qwen2Config(**common)),
+        "gpt2": GPT2LMHeadModel(GPT2Config(**small, n_embd=32, n_layer=2, n_head=2, n_positions=1024)),
+    }
+    for name, model in built.items():
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        pad = {"pad_token": "<|endoftext|>"} if name != "gpt2" else {}  # GPT-2's own has no pad token at all
+        wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", **pad)
+        if name == "qwen2":
+            wrapped.chat_template = (
+                "{% for m in messages %}{{ m.role + ': ' + m.content + '<|endoftext|>\\n' }}{% endfor %}"
+                "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+            )
+        model.save_pretrained(folder / name)
+        wrapped.save_pretrained(folder / name)
+    return {name: folder / name for name in built}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "recipe"), [("llama", "npo"), ("gpt2", "ssiuu"), ("qwen2", "gradient_ascent")])
+def test_tofu_with_a_local_model_runs_to_the_end(family, recipe, hub_like_models, shared_data, cache, tmp_path):
+    tofu = tmp_path / "tofu"  # the same files, shortened: byte-level tokens are many
+    tofu.mkdir()
+    for name in ("forget01", "forget01_perturbed", "retain99", "holdout01"):
+        text = (shared_data / "tofu" / f"{name}.json").read_text()
+        rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines() if line]
+        (tofu / f"{name}.json").write_text(json.dumps(rows[:6]))
+    done = run(
+        f"recipes/{recipe}.py",
+        *("--data", str(tofu), "--forget_split", "forget01", "--retain_split", "retain99"),
+        *("--model_name_or_path", str(hub_like_models[family]), "--max_steps", "2", "--attack_steps", "2"),
+        *("--attack_seeds", "0", "--per_device_train_batch_size", "2", "--output_dir", "out"),
+        cache=cache,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(results["scores"]) == {"original", "unlearned"} and results["training"]["steps"] == 2
+    assert "no oracle" in done.stdout.lower()
+
+
+def test_tofu_benchmark_writes_the_fields_format(cache, tmp_path):
+    done = run("benchmarks/tofu.py", "--data", "fictional:tiny", cache=cache, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = json.loads((tmp_path / "outputs" / "tofu" / "TOFU_SUMMARY.json").read_text())
+    log = json.loads((tmp_path / "outputs" / "tofu" / "TOFU_EVAL.json").read_text())
+    assert summary["forget_Q_A_ROUGE"] == log["forget_Q_A_ROUGE"]["agg_value"] > 0.9
+    assert "forget_quality" not in summary and "--retain_logs" in done.stdout
+
+
+def bad_inputs() -> dict[str, tuple[list[str], str]]:
+    """Name -> (flags, what the one line on stderr says)."""
+    model = ["--model_name_or_path", "missing/model/folder"]
+    return {
+        "misspelt flag": (["--learning_rat", "1e-3"], "did you mean --learning_rate?"),
+        "misspelt key in the file": (["--config", "misspelt.yaml"], "did you mean retain_weight?"),
+        "no such model": ([*model, "--data", "fictional:tiny"], "missing/model/folder"),
+        "empty forget set": ([*model, "--forget_file", "empty.jsonl", "--retain_file", "rows.jsonl"], "empty"),
+        "overlapping sets": ([*model, "--forget_file", "rows.jsonl", "--retain_file", "rows.jsonl"], "in the retain set too"),
+        "missing column": ([*model, "--forget_file", "columns.jsonl", "--retain_file", "rows.jsonl"], "answer"),
+        "unknown split": (["--data", "fictional:tiny", "--forget_split", "forget1"], "forget01"),
+        "unknown size": (["--data", "fictional:tinny"], "tiny"),
+        "rows without a model": (["--forget_file", "rows.jsonl", "--retain_file", "other.jsonl"], "model_name_or_path"),
+        "threshold out of range": (["--stop_at_forget_probability", "30"], "between 0 and 1"),
+        "unknown attack": (["--attacks", "benign"], "benign_relearning"),
+        "unknown dtype": (["--data", "fictional:tiny", "--dtype", "float8"], "float8"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_inputs())
+def test_bad_input_ends_with_one_clear_line(name, cache, tmp_path, monkeypatch, capsys):
+    """In this process, because imports take most of a run's time; one of them again as a real process below."""
+    from llm_unlearn import SsiuuConfig, SsiuuTrainer
+    from llm_unlearn.arguments import run_main
+    from llm_unlearn.embedded import RECIPE_DEFAULTS
+    from llm_unlearn.recipe import Recipe
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLM_UNLEARN_CACHE", str(cache))
+    write_bad_files(tmp_path)
+    flags, expected = bad_inputs()[name]
+
+    def main():
+        recipe = Recipe.from_command_line(SsiuuConfig, "Ssiuu", RECIPE_DEFAULTS["ssiuu"], flags)
+        recipe.run(SsiuuTrainer(**recipe.trainer_arguments()))
+
+    with pytest.raises(SystemExit) as stopped:
+        run_main(main)
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert stopped.value.code == 2 and len(errors) == 1
+    assert expected in errors[0]
+
+
+def test_bad_input_as_a_real_process(cache, tmp_path):
+    write_bad_files(tmp_path)
+    done = run("recipes/ssiuu.py", "--learning_rat", "1e-3", cache=cache, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and done.stderr.strip().splitlines()[-1].startswith("error: unknown flag")
+
+
+def write_bad_files(folder: Path) -> None:
+    rows = [{"question": f"Question {i}?", "answer": f"Answer {i}."} for i in range(4)]
+    write_lines(folder / "rows.jsonl", rows)
+    write_lines(folder / "other.jsonl", [{"question": "Another?", "answer": "Yes."}])
+    write_lines(folder / "columns.jsonl", [{"question": "Why?", "anser": "So."}])
+    write_lines(folder / "empty.jsonl", [])
+    (folder / "misspelt.yaml").write_text("retain_wieght: 2\n")
+
+
+def write_lines(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

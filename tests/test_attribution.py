@@ -1,0 +1,240 @@
+"""Neuron influence: values and gradients worked by hand on two neurons, then invariants on real architectures."""
+
+import math
+
+import pytest
+import torch
+from builders import FAMILIES, mixed_batch, tiny_model, with_trained_adapter
+from torch import nn
+
+from llm_unlearn.attribution import (
+    capture_outputs,
+    influence,
+    influence_sums,
+    linear_modules,
+    negative_influence_penalty,
+)
+from llm_unlearn.errors import InputError
+from llm_unlearn.modeling import Answers, forward_answers
+
+LN2, LN6 = math.log(2), math.log(6)
+
+
+class TwoNeurons(nn.Module):
+    """One block with two neurons h = W x, which are the logits of a vocabulary of two tokens.
+
+    W = (ln 6, ln 2): at x = 1 token 0 has probability p = 6 / (6 + 2) = 3/4.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(1, 2, bias=False)])
+        with torch.no_grad():
+            self.blocks[0].weight.copy_(torch.tensor([[LN6], [LN2]]))
+
+    def answers(self, x, labels):
+        """All positions of x (rows, length, 1) are answer positions; labels (rows, length), -100: none."""
+        logits = self.blocks[0](x)
+        token_rows, positions = torch.nonzero(labels != -100, as_tuple=True)
+        roles = torch.zeros(len(x), dtype=torch.long)
+        return Answers(logits[token_rows, positions], labels[token_rows, positions], token_rows, roles)
+
+
+def captured(x, labels, model=None):
+    model = model or TwoNeurons()
+    with capture_outputs(model) as passes:
+        answers = model.answers(torch.tensor(x)[..., None], torch.tensor(labels))
+    return model, answers, influence(answers, passes[0])
+
+
+def test_one_token_by_hand():
+    # log p(token 0) = h0 - ln(e^h0 + e^h1): g = (1 - p, -(1 - p)) = (1/4, -1/4); h = (ln 6, ln 2).
+    model, _, pairs = captured([[1.0]], [[0]])
+    ((h, g),) = pairs
+    torch.testing.assert_close(h, torch.tensor([[[LN6, LN2]]]))
+    torch.testing.assert_close(g, torch.tensor([[[0.25, -0.25]]]))
+    positive, negative = influence_sums(pairs)
+    assert positive.tolist() == pytest.approx([LN6 / 4])
+    assert negative.tolist() == pytest.approx([-LN2 / 4])
+
+    # R = relu(-h1 g1)^2 = (ln 2 / 4)^2; with g constant dR/dW = dR/dh = (0, 2 h1 g1^2) = (0, ln 2 / 8).
+    penalty = negative_influence_penalty(pairs)
+    assert penalty.tolist() == pytest.approx([(LN2 / 4) ** 2])
+    penalty.sum().backward()
+    assert model.blocks[0].weight.grad.flatten().tolist() == pytest.approx([0.0, LN2 / 8])
+
+
+def test_g_is_a_constant():
+    """A second derivative would move W0 as well: R depends on h0 through g1 = -e^h1 / (e^h0 + e^h1)."""
+    model, answers, pairs = captured([[1.0]], [[0]])
+    assert not pairs[0][1].requires_grad
+    h = pairs[0][0]
+    (g,) = torch.autograd.grad(answers.logps.sum(), h, create_graph=True)
+    (exact,) = torch.autograd.grad((torch.relu(-h * g) ** 2).sum(), model.blocks[0].weight, retain_graph=True)
+    assert exact[0].item() == pytest.approx(-2 * LN2**2 * 0.25 * 0.1875)  # what the constant g leaves out
+    (constant,) = torch.autograd.grad(negative_influence_penalty(pairs).sum(), model.blocks[0].weight)
+    assert constant[0].item() == 0.0
+
+
+def test_rows_are_apart_and_each_is_a_mean_over_its_answer_tokens():
+    # Row 0: token 0, then token 1, both at x = 1. Mean log-probability: g = ((1/4, -1/4), (-3/4, 3/4)) / 2 and
+    # h g = ((ln 6, -ln 2), (-3 ln 6, 3 ln 2)) / 8. Row 1: one token, at its second position (the first is the prompt).
+    _, _, pairs = captured([[1.0, 1.0], [5.0, 1.0]], [[0, 1], [-100, 0]])
+    positive, negative = influence_sums(pairs)
+    assert positive.tolist() == pytest.approx([(LN6 + 3 * LN2) / 8, LN6 / 4])
+    assert negative.tolist() == pytest.approx([-(LN2 + 3 * LN6) / 8, -LN2 / 4])
+    assert negative_influence_penalty(pairs).tolist() == pytest.approx([(LN2**2 + 9 * LN6**2) / 64, LN2**2 / 16])
+
+
+def test_outputs_that_nothing_trainable_reaches_are_left_out():
+    model = TwoNeurons()
+    frozen = nn.Linear(1, 1, bias=False).requires_grad_(False)
+    model.blocks.insert(0, frozen)
+    with capture_outputs(model) as passes:
+        x = model.blocks[0](torch.ones(1, 1, 1)) * 0 + 1
+        logits = model.blocks[1](x)
+        answers = Answers(logits[0], torch.tensor([0]), torch.tensor([0]), torch.tensor([0]))
+    assert len(passes[0]) == 2
+    assert len(influence(answers, passes[0])) == 1
+
+
+def hook_count(model):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def test_hooks_live_as_long_as_the_scope():
+    model = tiny_model()
+    before = hook_count(model)
+    with capture_outputs(model) as passes:
+        assert hook_count(model) == before + 14  # seven projections in each of two blocks
+        forward_answers(model, mixed_batch())
+    assert hook_count(model) == before
+    with pytest.raises(IndexError), capture_outputs(model):
+        forward_answers(model, dict(mixed_batch(), input_ids=torch.full((5, 12), 10**6)))
+    assert hook_count(model) == before
+    kept = len(passes)
+    forward_answers(model, mixed_batch())
+    assert len(passes) == kept == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        ("llama", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        ("qwen2", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        ("gpt2", {"c_attn", "c_proj", "c_fc"}),
+        ("gpt_neox", {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
+    ],
+)
+def test_linear_modules_of_all_families(family, names):
+    model = tiny_model(family)
+    plain = linear_modules(model)
+    assert {name.rpartition(".")[2] for name in plain} == names
+    assert list(linear_modules(with_trained_adapter(model))) == list(plain)  # an adapted map counts once, as a whole
+
+
+def test_blocks_without_linear_maps_are_an_error():
+    model = nn.Module()
+    model.blocks = nn.ModuleList([nn.LayerNorm(2)])
+    with pytest.raises(InputError, match="has no linear maps inside its transformer blocks"):
+        linear_modules(model)
+
+
+def forget_pairs(model, batch, split_roles=True):
+    with capture_outputs(model) as passes:
+        answers = forward_answers(model, batch, split_roles=split_roles)
+    part = answers.forget if split_roles else answers
+    return influence(part, passes[0]), passes
+
+
+def penalty_and_gradients(model, batch):
+    pairs, _ = forget_pairs(model, batch)
+    penalty = negative_influence_penalty(pairs)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(penalty.sum(), parameters, allow_unused=True)
+    return penalty, torch.cat([g.flatten() for g in gradients if g is not None])
+
+
+def test_an_adapted_map_is_captured_with_its_adapter():
+    base, batch = tiny_model(), mixed_batch(retain=0)
+    adapted = with_trained_adapter(base)
+    pairs, _ = forget_pairs(adapted, batch, split_roles=False)
+    with capture_outputs(adapted.merge_and_unload()) as passes:
+        forward_answers(adapted.base_model.model, batch)
+    assert len(pairs) == 14
+    for (h, _), merged in zip(pairs, passes[0], strict=True):
+        torch.testing.assert_close(h, merged, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_row_is_as_if_it_were_alone(family):
+    """Padding contributes nothing, other rows contribute nothing, retain rows are not captured."""
+    model, batch = tiny_model(family), mixed_batch(forget=3, retain=2)
+    pairs, passes = forget_pairs(model, batch)
+    assert len(passes) == 2 and len(passes[1][0]) == 2  # forget rows first, then retain rows
+    together = negative_influence_penalty(pairs)
+    sums = torch.stack(influence_sums(pairs))
+    lengths = batch["attention_mask"].sum(1)[:3].tolist()
+    assert len(set(lengths)) == 3
+    for row, length in enumerate(lengths):
+        for h, g in pairs:
+            assert h[row, length:].numel() == 0 or (h[row, length:] != 0).any()
+            assert (g[row, length:] == 0).all()
+        single = {name: value[row : row + 1] for name, value in batch.items()}
+        single = {name: value[:, :length] if value.dim() == 2 else value for name, value in single.items()}
+        alone, _ = forget_pairs(model, single)
+        torch.testing.assert_close(negative_influence_penalty(alone)[0], together[row], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(torch.stack(influence_sums(alone))[:, 0], sums[:, row], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sdpa_equals_eager(family):
+    batch, found = mixed_batch(), []
+    for attention in ("sdpa", "eager"):
+        model = tiny_model(family, _attn_implementation=attention)
+        assert model.config._attn_implementation == attention
+        found.append(penalty_and_gradients(model, batch))
+    assert found[0][0].min() > 0
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_small_step_down_the_gradient_lowers_the_penalty_at_constant_g(adapted):
+    model, batch = tiny_model(), mixed_batch(retain=0)
+    model = with_trained_adapter(model) if adapted else model
+    pairs, _ = forget_pairs(model, batch)
+    before = negative_influence_penalty(pairs).sum()
+    before.backward()
+    squared_norm = 0.0
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            squared_norm += float((parameter.grad**2).sum())
+            parameter.data -= 1e-5 * parameter.grad
+    new_pairs, _ = forget_pairs(model, batch)
+    after = negative_influence_penalty([(h, g) for (h, _), (_, g) in zip(new_pairs, pairs, strict=True)]).sum()
+    assert (before - after).item() == pytest.approx(1e-5 * squared_norm, rel=0.05)
+
+
+def recomputes(model):
+    """Counts passes through the first block's first linear map."""
+    calls = []
+    next(iter(linear_modules(model).values())).register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_activation_checkpointing_changes_nothing(family, adapted):
+    batch, found = mixed_batch(), []
+    for checkpointing in (False, True):
+        model = tiny_model(family)
+        model = with_trained_adapter(model) if adapted else model
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        calls = recomputes(model)
+        found.append(penalty_and_gradients(model, batch))
+        assert len(calls) == (4 if checkpointing else 2)  # two row groups; forget rows again for g and for R
+    torch.testing.assert_close(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1])

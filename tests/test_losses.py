@@ -1,0 +1,70 @@
+"""Losses against numbers worked by hand."""
+
+import math
+
+import pytest
+import torch
+
+from llm_unlearn.losses import answer_token_logps, gradient_ascent_loss, kl_loss, nll_loss, npo_loss
+
+LOGPS = torch.tensor([-1.0, -2.0, -6.0])
+
+
+def test_token_logps_are_those_of_the_labels_in_float32():
+    logits = torch.tensor([[1.0, 2.0, 5.0], [1.0, 1.0, 2.0]]).log()  # probabilities 1/8, 2/8, 5/8 and 1/4, 1/4, 1/2
+    logps = answer_token_logps(logits, torch.tensor([2, 0]))
+    torch.testing.assert_close(logps, torch.tensor([math.log(5 / 8), math.log(1 / 4)]))
+    assert answer_token_logps(logits.bfloat16(), torch.tensor([2, 0])).dtype == torch.float32
+
+
+def test_nll_and_gradient_ascent_are_each_others_negative():
+    assert nll_loss(LOGPS).item() == 3.0
+    assert gradient_ascent_loss(LOGPS).item() == -3.0
+
+
+def test_npo_at_the_reference_is_two_over_beta_times_ln_2():
+    assert npo_loss(LOGPS, LOGPS, beta=0.1).item() == pytest.approx(13.862944, abs=1e-5)
+    assert npo_loss(LOGPS, LOGPS, beta=0.5).item() == pytest.approx(2.7725887, abs=1e-6)
+
+
+def test_npo_by_hand():
+    # beta (nll - nll_reference) = 0.5 * (5 - 2) = 1.5; -(2/0.5) ln sigmoid(1.5) = 4 ln(1 + e^-1.5) = 0.8056531
+    assert npo_loss(torch.tensor([-5.0]), torch.tensor([-2.0]), beta=0.5).item() == pytest.approx(0.8056531, abs=1e-6)
+    # Not forgotten but learned better: 4 ln(1 + e^1.5) = 6.8056531
+    assert npo_loss(torch.tensor([-2.0]), torch.tensor([-5.0]), beta=0.5).item() == pytest.approx(6.8056531, abs=1e-6)
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(1e-4, 1.0), (0.5, 2 / (1 + math.exp(1.5)))])
+def test_npo_gradient_tends_to_gradient_ascents_for_small_beta(beta, expected):
+    # d/d logp = 2 sigmoid(-beta (nll - nll_reference)) per row: 1 for beta -> 0, which is gradient ascent's.
+    answer = torch.tensor([-5.0, -5.0], requires_grad=True)
+    npo_loss(answer, torch.tensor([-2.0, -2.0]), beta=beta).backward()
+    assert answer.grad.tolist() == pytest.approx([expected / 2] * 2, abs=1e-4)
+
+
+def test_kl_of_equal_logits_is_zero_whatever_their_offset():
+    logits = torch.tensor([[0.3, -2.0, 4.0], [1.0, 1.0, 1.0]])
+    assert kl_loss(logits, logits + 7.0).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_kl_is_that_of_the_model_from_the_reference():
+    model, reference = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.5, 0.5]]).log()
+    assert kl_loss(model, reference).item() == pytest.approx(0.5 * math.log(4 / 3), abs=1e-6)
+    assert kl_loss(reference, model).item() == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda reduction: nll_loss(LOGPS, reduction),
+        lambda reduction: gradient_ascent_loss(LOGPS, reduction),
+        lambda reduction: npo_loss(LOGPS, LOGPS - 1, 0.3, reduction),
+        lambda reduction: kl_loss(torch.eye(3), torch.ones(3, 3), reduction),
+    ],
+)
+def test_reduction(loss):
+    single = loss("none")
+    assert single.shape == (3,)
+    assert loss("mean").item() == pytest.approx(single.mean().item())
+    with pytest.raises(ValueError, match="reduction='sum' is unknown; use 'mean' or 'none'"):
+        loss("sum")

@@ -1,0 +1,373 @@
+"""What the trainer refuses, when it stops, what it logs, and what `evaluate()` returns."""
+
+import copy
+import math
+import re
+
+import pytest
+import torch
+from builders import (
+    arguments,
+    encoded_rows,
+    largest_difference,
+    lora_config,
+    qa_rows,
+    step_logs,
+    tiny_model,
+    tiny_tokenizer,
+    trainable,
+    with_trained_adapter,
+)
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+
+from llm_unlearn import (
+    DivergenceError,
+    GradientAscentConfig,
+    GradientAscentTrainer,
+    InputError,
+    NPOConfig,
+    NPOTrainer,
+    SsiuuConfig,
+    SsiuuTrainer,
+    UnlearnConfig,
+)
+from llm_unlearn.finetuning import finetune
+from llm_unlearn.modeling import load_model, load_tokenizer
+from llm_unlearn.scoring import generate_answers, score_answers
+
+
+@pytest.fixture(scope="module")
+def memorizer():
+    """Knows the forget rows 0 to 7 and the retain rows 20 to 27."""
+    model = tiny_model()
+    finetune(model, [*encoded_rows(8), *encoded_rows(8, 20)], learning_rate=5e-3, steps=80, batch_size=16, seed=0)
+    return model
+
+
+def build(trainer_class, config_class, folder, model=None, **changes):
+    options = {name: changes.pop(name) for name in ("eval_dataset", "forget_dataset", "peft_config") if name in changes}
+    retain = changes.pop("retain_dataset", qa_rows(8, start=20))
+    return trainer_class(
+        model=tiny_model() if model is None else copy.deepcopy(model),
+        args=arguments(config_class, folder, **changes),
+        retain_dataset=retain,
+        processing_class=tiny_tokenizer(),
+        **{"forget_dataset": qa_rows(8), "peft_config": lora_config()} | options,
+    )
+
+
+# ---- divergence ------------------------------------------------------------------------------------------------------
+
+
+class Exploding(GradientAscentTrainer):
+    """Fine for two steps, then a factor that no weight survives."""
+
+    factor = math.nan
+
+    def forget_loss(self, answers):
+        return super().forget_loss(answers) * (self.factor if self.state.global_step == 2 else 1.0)
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+@pytest.mark.parametrize("lora", [True, False])
+def test_divergence_stops_the_run_with_the_last_good_weights(lora, factor, tmp_path, monkeypatch):
+    monkeypatch.setattr(Exploding, "factor", factor)
+    peft_config = lora_config() if lora else None
+    trainer = build(Exploding, GradientAscentConfig, tmp_path / "diverged", peft_config=peft_config)
+    with pytest.raises(DivergenceError) as caught:
+        trainer.train()
+    message = str(caught.value)
+    assert "diverged (NaN or infinite gradient) at step 3;" in message
+    assert "lower learning_rate (now 0.01)" in message
+    assert message.endswith(f"the last good weights are in {tmp_path / 'diverged'}")
+    assert trainer.state.global_step == 2
+    assert (tmp_path / "diverged" / "trainer_state.json").is_file()
+
+    good = build(GradientAscentTrainer, GradientAscentConfig, tmp_path / "good", peft_config=peft_config, max_steps=2)
+    good.train()
+    good.save_model()
+    name = "adapter_model.safetensors" if lora else "model.safetensors"
+    saved, expected = (load_file(tmp_path / folder / name) for folder in ("diverged", "good"))
+    assert all(value.isfinite().all() for value in saved.values())
+    assert largest_difference(saved, expected) == 0.0
+
+
+def test_a_learning_rate_that_explodes_is_caught(tmp_path):
+    trainer = build(GradientAscentTrainer, GradientAscentConfig, tmp_path, learning_rate=1e25, peft_config=None)
+    with pytest.raises(DivergenceError, match=r"now 1e\+25"):
+        trainer.train()
+
+
+# ---- stopping --------------------------------------------------------------------------------------------------------
+
+
+def forget_scores(trainer):
+    scores = score_answers(trainer.model, trainer.forget_rows)
+    return sum(s.exact_match for s in scores) / 8, sum(s.probability for s in scores) / 8
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "stopped_by"),
+    [
+        ({"stop_at_forget_exact_match": 0.25}, r"forget exact_match 0\.\d{3} <= 0\.25"),
+        ({"stop_at_forget_probability": 0.6}, r"forget probability 0\.\d{3} <= 0\.6"),
+        ({"stop_at_forget_rouge_l": 0.5}, r"forget rouge_l 0\.\d{3} <= 0\.5"),
+        (
+            {"stop_at_forget_probability": 0.99, "stop_at_forget_exact_match": 0.0},
+            r"forget exact_match 0\.000 <= 0, forget probability 0\.\d{3} <= 0\.99",
+        ),
+    ],
+)
+def test_thresholds_stop_the_run(thresholds, stopped_by, memorizer, tmp_path):
+    settings = {"num_train_epochs": 40, "learning_rate": 3e-3, "forget_check_steps": 2, "logging_steps": 1000}
+    trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, **settings, **thresholds)
+    trainer.train()
+    assert 2 <= trainer.state.global_step < 80
+    assert trainer.state.global_step % 2 == 0
+    assert re.fullmatch(stopped_by, trainer.stopped_by)
+    exact_match, probability = forget_scores(trainer)
+    assert exact_match <= thresholds.get("stop_at_forget_exact_match", 1)
+    assert probability <= thresholds.get("stop_at_forget_probability", 1)
+    assert len(step_logs(trainer)) == 1  # the last step is logged although it is no logging step
+
+
+def test_the_first_check_at_which_the_threshold_holds_is_the_one(memorizer, tmp_path):
+    trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, learning_rate=3e-3, num_train_epochs=40)
+    history, step = [], trainer.check_stopping
+    trainer.check_stopping = lambda: (history.append(forget_scores(trainer)[1]), step())
+    trainer.args.stop_at_forget_probability = 0.6
+    trainer.train()
+    assert all(value > 0.6 for value in history[:-1]) and history[-1] <= 0.6 and len(history) > 1
+
+
+def test_a_run_without_thresholds_takes_all_its_steps(memorizer, tmp_path):
+    trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, num_train_epochs=3)
+    trainer.train()
+    assert trainer.state.global_step == 6 and trainer.stopped_by is None
+
+
+# ---- evaluation and logging ------------------------------------------------------------------------------------------
+
+
+def means(model, rows):
+    scores = score_answers(model, rows)
+    return (
+        sum(s.exact_match for s in scores) / len(scores),
+        sum(s.probability for s in scores) / len(scores),
+    )
+
+
+def test_evaluate_scores_the_forget_set_and_the_eval_dataset(memorizer, tmp_path):
+    trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, eval_dataset=qa_rows(6, start=28))
+    metrics = trainer.evaluate()
+    assert set(metrics) - {"epoch"} == {
+        "eval_forget_exact_match",
+        "eval_forget_probability",
+        "eval_exact_match",
+        "eval_probability",
+    }
+    exact_match, probability = means(memorizer, encoded_rows(8))
+    assert exact_match == metrics["eval_forget_exact_match"] == 1.0
+    assert metrics["eval_forget_probability"] == pytest.approx(probability, abs=1e-5)
+    exact_match, probability = means(memorizer, encoded_rows(6, 28))
+    assert metrics["eval_exact_match"] == pytest.approx(exact_match)
+    assert metrics["eval_probability"] == pytest.approx(probability, abs=1e-5)
+    assert trainer.state.log_history[-1].items() >= metrics.items()
+
+
+def test_evaluate_with_several_or_other_or_no_datasets(tmp_path):
+    several = {"retain": qa_rows(3, start=20), "unseen": qa_rows(2, start=30)}
+    metrics = build(NPOTrainer, NPOConfig, tmp_path, eval_dataset=several).evaluate()
+    assert {name for name in metrics if "forget" not in name} - {"epoch"} == {
+        "eval_retain_exact_match",
+        "eval_retain_probability",
+        "eval_unseen_exact_match",
+        "eval_unseen_probability",
+    }
+    assert metrics["eval_unseen_probability"] == pytest.approx(means(tiny_model(), encoded_rows(2, 30))[1], abs=1e-5)
+
+    trainer = build(NPOTrainer, NPOConfig, tmp_path)
+    assert set(trainer.evaluate()) - {"epoch"} == {"eval_forget_exact_match", "eval_forget_probability"}
+    other = trainer.evaluate(qa_rows(2, start=30), metric_key_prefix="test")
+    assert other["test_probability"] == pytest.approx(means(tiny_model(), encoded_rows(2, 30))[1], abs=1e-5)
+
+
+def test_evaluation_adds_rouge_where_it_is_a_threshold(memorizer, tmp_path):
+    trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, stop_at_forget_rouge_l=0.1)
+    assert trainer.evaluate()["eval_forget_rouge_l"] == 1.0
+
+
+def test_evaluating_along_the_way_changes_nothing_and_selects_the_best_model(memorizer, tmp_path):
+    weights = []
+    for changes in ({}, {"eval_strategy": "steps", "eval_steps": 1}):
+        trainer = build(SsiuuTrainer, SsiuuConfig, tmp_path, memorizer, num_train_epochs=3, **changes)
+        trainer.train()
+        weights.append(trainable(trainer.model))
+    assert largest_difference(*weights) == 0.0
+    assert sum("eval_forget_probability" in line for line in trainer.state.log_history) == 6
+
+
+def test_logged_names_and_values(memorizer, tmp_path):
+    trainer = build(SsiuuTrainer, SsiuuConfig, tmp_path, memorizer, per_device_train_batch_size=8)
+    trainer.train()
+    first = step_logs(trainer)[0]
+    ours = {name: first[name] for name in first if "/" in name}
+    assert set(ours) == {
+        "forget/loss",
+        "forget/probability",
+        "influence/negative",
+        "influence/positive",
+        "regularizer/gradient_ratio",
+        "regularizer/loss",
+        "retain/loss",
+        "retain/probability",
+    }
+    # One batch holds all rows, so the first line is about the model as it was given.
+    assert ours["forget/probability"] == pytest.approx(means(memorizer, encoded_rows(8))[1], abs=1e-4)
+    retain = score_answers(memorizer, encoded_rows(8, 20))
+    assert ours["retain/probability"] == pytest.approx(sum(s.probability for s in retain) / 8, abs=1e-4)
+    assert ours["retain/loss"] == pytest.approx(sum(s.nll for s in retain) / sum(s.length for s in retain), rel=1e-3)
+    assert ours["influence/negative"] < 0 < ours["influence/positive"]
+    assert ours["regularizer/gradient_ratio"] > 0
+
+
+def test_log_lines_are_means_over_their_steps(memorizer, tmp_path):
+    lines = []
+    for every in (1, 2):
+        trainer = build(SsiuuTrainer, SsiuuConfig, tmp_path, memorizer, logging_steps=every)
+        trainer.train()
+        lines.append(step_logs(trainer))
+    single, double = lines
+    assert (len(single), len(double)) == (4, 2)
+    for name in ("loss", "forget/loss", "retain/probability", "influence/negative", "regularizer/loss"):
+        pairs = [(single[i][name] + single[i + 1][name]) / 2 for i in (0, 2)]
+        assert [line[name] for line in double] == pytest.approx(pairs, rel=1e-5)
+    ratios = [line["regularizer/gradient_ratio"] for line in double]  # measured at the first step of each line
+    assert ratios == pytest.approx([single[i]["regularizer/gradient_ratio"] for i in (0, 2)], rel=1e-5)
+
+
+def test_gradient_ratio_is_that_of_the_weighted_parts(memorizer, tmp_path):
+    ratios = []
+    for changes in ({}, {"regularizer_weight": 20.0}, {"forget_weight": 4.0}):
+        trainer = build(SsiuuTrainer, SsiuuConfig, tmp_path, memorizer, max_steps=1, **changes)
+        trainer.train()
+        ratios.append(step_logs(trainer)[0]["regularizer/gradient_ratio"])
+    assert ratios[1] == pytest.approx(2 * ratios[0], rel=1e-4)
+    assert ratios[2] == pytest.approx(ratios[0] / 4, rel=1e-4)
+
+
+def test_the_regularizer_alone_speaks_for_the_answer(tmp_path):
+    """It weakens what suppresses the answer, so with g constant each step of it raises the answer's probability."""
+    alone = {"forget_weight": 0.0, "retain_weight": 0.0, "regularizer_weight": 1.0}
+    changes = {"per_device_train_batch_size": 8, "num_train_epochs": 6, "learning_rate": 1e-3} | alone
+    trainer = build(SsiuuTrainer, SsiuuConfig, tmp_path, peft_config=None, **changes)
+    trainer.train()
+    probabilities = [line["forget/probability"] for line in step_logs(trainer)]
+    assert probabilities == sorted(probabilities)
+    assert probabilities[-1] > 1.1 * probabilities[0]
+
+
+def test_ssiuu_on_gradient_ascent_needs_no_reference(memorizer, tmp_path):
+    trainer = build(SsiuuTrainer, SsiuuConfig, tmp_path, memorizer, backbone="gradient_ascent", max_steps=1)
+    trainer.train()
+    assert trainer._reference_logps is None
+    assert step_logs(trainer)[0]["forget/loss"] < 0
+
+
+def test_without_a_retain_loss_there_is_no_retain_part(tmp_path):
+    trainer = build(NPOTrainer, NPOConfig, tmp_path, retain_loss="none", retain_dataset=None)
+    trainer.train()
+    line = step_logs(trainer)[0]
+    assert {name for name in line if "/" in name} == {"forget/loss", "forget/probability"}
+    assert line["loss"] == pytest.approx(line["forget/loss"], rel=1e-5)
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+OVERLAP = qa_rows(3, start=6)  # rows 6 and 7 are forget rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"forget_dataset": None}, "forget_dataset is missing"),
+        ({"retain_dataset": None}, "retain_loss='nll' needs a retain_dataset; pass one, or retain_loss='none'"),
+        ({"retain_dataset": None, "retain_loss": "kl"}, "retain_loss='kl' needs a retain_dataset"),
+        ({"forget_dataset": qa_rows(0)}, "forget_dataset is empty"),
+        ({"retain_dataset": qa_rows(0)}, "retain_dataset is empty"),
+        ({"retain_dataset": OVERLAP}, "rows of the forget set that are in the retain set too: 2 (forget rows 6, 7;"),
+        ({"retain_dataset": OVERLAP, "retain_loss": "none"}, "in the retain set too: 2"),
+        ({"max_length": 8}, "forget_dataset row 2: max_length=8 cuts off the whole answer"),
+        ({"eval_dataset": {"mine": [{"question": "a"}]}}, "mine: columns ['question'] fit no row format"),
+    ],
+)
+def test_data_errors(changes, message, tmp_path):
+    with pytest.raises(InputError) as caught:
+        build(NPOTrainer, NPOConfig, tmp_path, **changes)
+    assert message in str(caught.value)
+
+
+def test_model_errors(tmp_path):
+    common = {"args": arguments(NPOConfig, tmp_path), "forget_dataset": qa_rows(4), "retain_dataset": qa_rows(4, 20)}
+    with pytest.raises(InputError, match="processing_class is missing, and the model came from no folder"):
+        NPOTrainer(model=tiny_model(), **common)
+    with pytest.raises(InputError, match="model already carries an adapter; pass peft_config=None"):
+        NPOTrainer(
+            model=with_trained_adapter(tiny_model()),
+            processing_class=tiny_tokenizer(),
+            peft_config=lora_config(),
+            **common,
+        )
+
+
+@pytest.mark.parametrize("args", [UnlearnConfig, TrainingArguments])
+def test_the_wrong_class_of_arguments_is_an_error(args, tmp_path):
+    with pytest.raises(InputError, match=f"NPOTrainer needs args of class NPOConfig, got {args.__name__}"):
+        NPOTrainer(
+            model=tiny_model(),
+            args=args(output_dir=str(tmp_path), use_cpu=True),
+            forget_dataset=qa_rows(4),
+            retain_dataset=qa_rows(4, start=20),
+            processing_class=tiny_tokenizer(),
+        )
+
+
+def test_default_arguments_are_those_of_the_method(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = SsiuuTrainer(
+        model=tiny_model(),
+        forget_dataset=qa_rows(4),
+        retain_dataset=qa_rows(4, start=20),
+        processing_class=tiny_tokenizer(),
+    )
+    assert isinstance(trainer.args, SsiuuConfig) and trainer.args.output_dir == "outputs"
+
+
+def test_peft_config_without_targets_adapts_every_linear_map_but_the_output_embedding(tmp_path):
+    config = lora_config(task_type=None)
+    trainer = build(NPOTrainer, NPOConfig, tmp_path, peft_config=config)
+    adapted = {name.split(".lora_A")[0].rpartition(".")[2] for name in trainable(trainer.model) if "lora_A" in name}
+    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert trainer.model.peft_config["default"].task_type == "CAUSAL_LM"
+
+
+def test_a_saved_adapter_is_the_unlearned_model(memorizer, tmp_path):
+    memorizer.save_pretrained(tmp_path / "base")
+    trainer = NPOTrainer(
+        model=str(tmp_path / "base"),
+        args=arguments(NPOConfig, tmp_path / "out"),
+        forget_dataset=qa_rows(8),
+        retain_dataset=qa_rows(8, start=20),
+        processing_class=tiny_tokenizer(),
+        peft_config=lora_config(),
+    )
+    trainer.train()
+    trainer.save_model()
+
+    loaded = load_model(str(tmp_path / "out"))
+    ids = torch.tensor([encoded_rows(1)[0]["input_ids"]])
+    torch.testing.assert_close(loaded(input_ids=ids).logits, trainer.model.eval()(input_ids=ids).logits)
+    tokenizer = load_tokenizer(str(tmp_path / "out"))
+    assert tokenizer.get_vocab() == tiny_tokenizer().get_vocab()
+    assert generate_answers(loaded, tokenizer, [ids[0, :6].tolist()], max_new_tokens=3)
