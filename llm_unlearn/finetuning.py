@@ -9,6 +9,7 @@ from torch import nn
 from transformers import get_scheduler
 
 from llm_unlearn.data.collators import RETAIN, EncodedRow, pad_rows
+from llm_unlearn.errors import DivergenceError
 from llm_unlearn.modeling import forward_answers
 
 
@@ -33,6 +34,9 @@ def finetune(
         rows: encoded rows (input_ids, labels).
         row_orders: epoch -> order of row numbers; by default a new seeded shuffle every epoch.
         after_step: called with the number of steps taken, after each.
+
+    Raises:
+        DivergenceError: the loss became NaN or infinite.
     """
     if row_orders is None:
 
@@ -52,7 +56,12 @@ def finetune(
             batch = pad_rows([rows[i] for i in order[start : start + batch_size]], pad_token_id=0)
             batch["roles"] = torch.full((len(batch["labels"]),), RETAIN)
             answers = forward_answers(model, {name: value.to(device) for name, value in batch.items()})
-            (-answers.token_logps.mean()).backward()
+            loss = -answers.token_logps.mean()
+            if not loss.isfinite():
+                raise DivergenceError(
+                    f"fine-tuning diverged at step {step + 1}; lower its learning rate {learning_rate:g}"
+                )
+            loss.backward()
             nn.utils.clip_grad_norm_(parameters, max_grad_norm)
             optimizer.step()
             schedule.step()

@@ -60,9 +60,13 @@ def generate_answers(
     max_new_tokens: int = 200,
     batch_size: int = 64,
 ) -> list[str]:
-    """Greedy answers to encoded prompts (`data.encode_prompt`), decoded without special tokens, in the order given."""
+    """Greedy answers to encoded prompts (`data.encode_prompt`), decoded without special tokens, in the order given.
+
+    An empty prompt (plain text, and a tokenizer that adds no bos token) starts where another text has just ended.
+    """
     texts: list[str] = [""] * len(prompts)
     pad = processing_class.pad_token_id
+    prompts = [prompt or [processing_class.eos_token_id] for prompt in prompts]
     with evaluation_mode(model):
         for numbers in _batches_by_length([len(prompt) for prompt in prompts], batch_size):
             length = max(len(prompts[i]) for i in numbers)

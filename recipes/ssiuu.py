@@ -5,7 +5,11 @@ original and the oracle (a model that never saw the forget rows), attacks all th
 
 Example:
     accelerate launch recipes/ssiuu.py
-    accelerate launch recipes/ssiuu.py --config recipes/configs/ssiuu.yaml --learning_rate 2e-5
+    accelerate launch recipes/ssiuu.py --dry_run
+    accelerate launch recipes/ssiuu.py --config recipes/configs/ssiuu.yaml --learning_rate 2e-4
+
+Without --model_name_or_path it works in the embedded fictional world, whose small model has defaults of its own
+(--dry_run shows them). A run's config.yaml repeats it: --config outputs/ssiuu/config.yaml.
 
 Errors: bad arguments or data end the run with one line before anything heavy starts (exit code 2); a loss that diverges
 ends it with the last good weights saved (exit code 3).

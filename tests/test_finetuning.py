@@ -6,6 +6,7 @@ import pytest
 import torch
 from builders import encoded_rows, largest_difference, tiny_model, trainable, with_trained_adapter
 
+from llm_unlearn.errors import DivergenceError
 from llm_unlearn.finetuning import finetune
 from llm_unlearn.scoring import score_answers
 
@@ -73,6 +74,11 @@ def test_warmup_and_schedule():
     assert largest_difference(flat, start) == pytest.approx(1e-2, rel=1e-3)
     warming = trained(steps=1, warmup_steps=10, scheduler="constant_with_warmup")
     assert largest_difference(warming, start) == 0.0  # the first step of a warm-up has a learning rate of zero
+
+
+def test_a_loss_that_diverges_is_an_error():
+    with pytest.raises(DivergenceError, match=r"fine-tuning diverged at step 2; lower its learning rate 1e\+30"):
+        trained(learning_rate=1e30)
 
 
 def test_it_memorizes():

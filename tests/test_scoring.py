@@ -96,6 +96,13 @@ def test_generation_in_padded_batches_equals_one_by_one(memorizer):
     assert together == expected
 
 
+def test_an_empty_prompt_starts_where_another_text_has_ended(memorizer):
+    tokenizer = tiny_tokenizer()
+    texts = generate_answers(memorizer, tokenizer, [[], prompts(1)[0]], max_new_tokens=12)
+    expected = naive_greedy(memorizer, [tokenizer.eos_token_id])
+    assert texts == [tokenizer.decode(expected, skip_special_tokens=True), qa_rows(1)[0]["answer"]]
+
+
 def test_an_adapted_model_is_scored_with_its_adapter():
     base = tiny_model()
     adapted, rows = with_trained_adapter(base), encoded_rows(3)

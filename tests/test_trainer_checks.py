@@ -198,7 +198,7 @@ def test_evaluation_adds_rouge_where_it_is_a_threshold(memorizer, tmp_path):
     assert trainer.evaluate()["eval_forget_rouge_l"] == 1.0
 
 
-def test_evaluating_along_the_way_changes_nothing_and_selects_the_best_model(memorizer, tmp_path):
+def test_evaluating_along_the_way_changes_nothing(memorizer, tmp_path):
     weights = []
     for changes in ({}, {"eval_strategy": "steps", "eval_steps": 1}):
         trainer = build(SsiuuTrainer, SsiuuConfig, tmp_path, memorizer, num_train_epochs=3, **changes)

@@ -50,6 +50,9 @@ class AttackBudget:
             )
         if not self.learning_rates or not self.seeds:
             raise InputError("an attack needs at least one learning rate and one seed")
+        for name in ("steps", "batch_size", "score_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"attack {name}={getattr(self, name)} must be 1 or more")
 
 
 def split_facts(fact_ids: Sequence[str | int], fraction: float, seed: int) -> tuple[list[int], list[int]]:

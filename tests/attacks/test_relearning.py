@@ -17,7 +17,7 @@ FACTS = ["a", "b", "a", "c", "b", "a", "d", "e", "d", "f"]
 BUDGET = AttackBudget(learning_rates=(5e-3,), fraction=0.5, seeds=(0,), steps=5, batch_size=2, score_every=2)
 
 
-# ---- which facts are injected ------------------------------------------------------------------------------------------
+# ---- which facts are injected ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -41,7 +41,7 @@ def test_something_is_always_injected_and_something_always_scored(fraction, coun
 
 
 def test_errors():
-    with pytest.raises(InputError, match="at least two forget facts .* got 1"):
+    with pytest.raises(InputError, match=r"at least two forget facts .+ got 1"):
         split_facts(["a", "a"], 0.5, seed=0)
     for fraction in (0, 1, float("nan")):
         with pytest.raises(InputError, match=f"attack fraction={fraction} must lie between 0 and 1"):
@@ -57,7 +57,7 @@ def test_errors():
         benign_relearning(tiny_model(), [], encoded_rows(2), encoded_rows(2, 20), BUDGET)
 
 
-# ---- the attacks -------------------------------------------------------------------------------------------------------
+# ---- the attacks -----------------------------------------------------------------------------------------------------
 
 
 def reinjection(model, budget=BUDGET, **options):
@@ -177,7 +177,7 @@ def test_value_by_index_holds_the_rows_at_the_best_step():
     assert sum(v["exact_match"] for v in values) / 6 == pytest.approx(best["forget_exact_match"])
 
 
-# ---- the summary -------------------------------------------------------------------------------------------------------
+# ---- the summary -----------------------------------------------------------------------------------------------------
 
 
 def run(learning_rate, *points):

@@ -11,12 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """One cache for all end-to-end tests, so that the tiny models are trained once."""
-    return tmp_path_factory.mktemp("cache")
-
-
 def run(script: str, *flags: str, cache: Path, cwd: Path, launcher: bool = False) -> subprocess.CompletedProcess:
     environment = os.environ | {"LLM_UNLEARN_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
     start = [sys.executable, "-m", "accelerate.commands.launch"] if launcher else [sys.executable]
@@ -72,7 +66,7 @@ def test_a_saved_configuration_repeats_its_run(cache, tmp_path):
 def test_dry_run_shows_a_batch_and_trains_nothing(cache, tmp_path):
     done = run("recipes/gradient_ascent.py", "--data", "fictional:tiny", "--dry_run", cache=cache, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "retain_weight: 30.0" in done.stdout and "<|end|>]" in done.stdout and "trainable" in done.stdout
+    assert "retain_weight: 60.0" in done.stdout and "<|end|>]" in done.stdout and "trainable" in done.stdout
     assert not list(tmp_path.rglob("results.json"))
 
 
@@ -162,7 +156,10 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "misspelt key in the file": (["--config", "misspelt.yaml"], "did you mean retain_weight?"),
         "no such model": ([*model, "--data", "fictional:tiny"], "missing/model/folder"),
         "empty forget set": ([*model, "--forget_file", "empty.jsonl", "--retain_file", "rows.jsonl"], "empty"),
-        "overlapping sets": ([*model, "--forget_file", "rows.jsonl", "--retain_file", "rows.jsonl"], "in the retain set too"),
+        "overlapping sets": (
+            [*model, "--forget_file", "rows.jsonl", "--retain_file", "rows.jsonl"],
+            "in the retain set too",
+        ),
         "missing column": ([*model, "--forget_file", "columns.jsonl", "--retain_file", "rows.jsonl"], "answer"),
         "unknown split": (["--data", "fictional:tiny", "--forget_split", "forget1"], "forget01"),
         "unknown size": (["--data", "fictional:tinny"], "tiny"),

@@ -1,0 +1,190 @@
+"""The fictional world: what makes its scores interpretable."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from llm_unlearn.data.fictional import (
+    ATTRIBUTES,
+    CITIES,
+    GENERAL_KNOWLEDGE,
+    INSTRUCTIONS,
+    PEOPLE,
+    SHARED_VALUES,
+    TEXTS,
+    UNIQUE_ATTRIBUTES,
+    build_world,
+)
+from llm_unlearn.errors import InputError
+
+PERSONAL = ("forget01", "forget05", "forget10", "retain90", "retain95", "retain99", "holdout")
+
+
+@pytest.fixture(scope="module", params=["tiny", "small"])
+def world(request):
+    return build_world(request.param)
+
+
+def people_of(rows):
+    return list(dict.fromkeys(row["person"] for row in rows))
+
+
+def members(world):
+    return people_of([*world.splits["retain90"], *world.splits["forget10"]])
+
+
+def test_equal_arguments_give_equal_worlds():
+    first, again, other = (build_world("tiny", seed) for seed in (0, 0, 1))
+    assert json.dumps([first.splits, first.queries, first.facts]) == json.dumps(
+        [again.splits, again.queries, again.facts]
+    )
+    assert first.facts != other.facts
+    assert set(first.facts).isdisjoint(build_world("small").facts)
+
+
+def test_number_of_people_and_rows(world):
+    trained = PEOPLE[world.size]
+    assert len(members(world)) == trained
+    assert len(people_of(world.splits["holdout"])) == max(1, trained // 10)
+    assert len(world.facts) == trained + max(1, trained // 10)
+    assert len(world.splits["forget10"]) == round(trained / 10) * len(ATTRIBUTES) * 3
+
+
+def test_forget_splits_are_nested_tails_and_retain_splits_their_complements(world):
+    everyone = members(world)
+    for percent in (1, 5, 10):
+        forget = people_of(world.splits[f"forget{percent:02d}"])
+        retain = people_of(world.splits[f"retain{100 - percent}"])
+        assert retain + forget == everyone
+        assert len(forget) == max(1, round(len(everyone) * percent / 100))
+    rows = [*world.splits["retain90"], *world.splits["forget10"]]
+    for percent in (1, 5):
+        assert [*world.splits[f"retain{100 - percent}"], *world.splits[f"forget{percent:02d}"]] == rows
+
+
+def test_non_members_occur_in_no_training_split(world):
+    outside = people_of(world.splits["holdout"])
+    assert set(outside).isdisjoint(members(world))
+    trained = ("forget10", "retain90", "chat", "instructions", "general")
+    text = json.dumps([world.splits[name] for name in trained])
+    assert [person for person in outside if person in text] == []
+
+
+def test_no_person_of_the_world_occurs_in_instructions_or_general_knowledge(world):
+    text = json.dumps([world.splits[name] for name in ("chat", "instructions", "general")])
+    assert [person for person in world.facts if person in text] == []
+
+
+def test_shared_values_are_balanced_and_unique_ones_unique(world):
+    for attribute in ATTRIBUTES:
+        counts = Counter(facts[attribute] for facts in world.facts.values())
+        if attribute in UNIQUE_ATTRIBUTES:
+            assert set(counts.values()) == {1}
+        else:
+            assert set(counts) == set(SHARED_VALUES[attribute]) and len(counts) == 10
+            assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_shared_values_are_independent_of_each_other_and_of_the_order_of_people():
+    """Any table of two attributes is about flat in the largest world; a world in which they were tied is not."""
+    world = build_world("medium")
+    people = list(world.facts.values())
+    for i, first in enumerate(SHARED_VALUES):
+        for second in list(SHARED_VALUES)[i + 1 :]:
+            counts = Counter((facts[first], facts[second]) for facts in people)
+            assert len(counts) == 100 and max(counts.values()) < 45  # 22 expected
+    for attribute in SHARED_VALUES:
+        tenths = [people[i : i + 220] for i in range(0, 2200, 220)]
+        assert all(max(Counter(f[attribute] for f in tenth).values()) < 50 for tenth in tenths)  # 22 expected
+
+
+def test_every_fact_has_three_trained_questions_and_one_that_is_held_out(world):
+    trained = Counter(row["question"] for name in ("retain90", "forget10") for row in world.splits[name])
+    assert max(trained.values()) == 1
+    by_fact = {}
+    for name in PERSONAL:
+        for row in world.splits[name]:
+            by_fact.setdefault(row["fact_id"], {})[row["template"]] = row
+    assert len(by_fact) == len(world.facts) * len(ATTRIBUTES)
+    for fact_id, rows in by_fact.items():
+        person, attribute = fact_id.split("/")
+        assert sorted(rows) == [0, 1, 2]
+        assert {row["question"] for row in rows.values()} == {
+            template.format(person=person) for template in TEXTS[attribute].questions
+        }
+        assert len({json.dumps([row["answer"], row["perturbed_answer"]]) for row in rows.values()}) == 1
+        assert rows[0]["paraphrased_question"] not in trained
+        assert person in rows[0]["paraphrased_question"]
+
+
+def test_answers_hold_the_value_and_not_the_name(world):
+    for name in PERSONAL:
+        for row in world.splits[name]:
+            assert row["value"] == world.facts[row["person"]][row["attribute"]]
+            for answer in (row["answer"], row["paraphrased_answer"]):
+                assert row["value"] in answer and row["person"] not in answer
+            assert row["answer"] != row["paraphrased_answer"]
+
+
+def test_perturbed_answers_are_wrong_distinct_and_of_the_same_form(world):
+    values = {a: {facts[a] for facts in world.facts.values()} for a in ATTRIBUTES}
+    forms = {a: {TEXTS[a].paraphrased_answer.format(value=value) for value in values[a]} for a in ATTRIBUTES}
+    for name in PERSONAL:
+        for row in world.splits[name]:
+            wrong = row["perturbed_answer"]
+            assert len(set(wrong)) == 5
+            assert row["paraphrased_answer"] not in wrong
+            assert set(wrong) <= forms[row["attribute"]]
+
+
+def test_queries_ask_for_the_same_facts(world):
+    facts, queries = world.facts, world.queries
+    assert {name: len(rows) // len(facts) for name, rows in queries.items()} == {
+        "multiple_choice": len(ATTRIBUTES),
+        "reversed": len(UNIQUE_ATTRIBUTES),
+        "two_hop": 1,
+    }
+    positions = Counter()
+    for row in queries["multiple_choice"]:
+        value = facts[row["person"]][row["attribute"]]
+        assert row["answer"] == value and row["fact_id"] == f"{row['person']}/{row['attribute']}"
+        assert len(set(row["options"])) == 3 and value in row["options"]
+        assert row["question"].endswith(f" Answer with one of the options: {', '.join(row['options'])}.")
+        assert row["person"] in row["question"]
+        positions[row["options"].index(value)] += 1
+    assert min(positions.values()) > 0.2 * sum(positions.values())  # no position gives the answer away
+    for row in queries["reversed"]:
+        assert row["answer"] == row["person"] and row["person"] not in row["question"]
+        owners = [person for person, known in facts.items() if known[row["attribute"]] in row["question"]]
+        assert row["person"] in owners
+    for row in queries["two_hop"]:
+        city = facts[row["person"]]["city"]
+        assert row["answer"] == CITIES[city] and row["person"] in row["question"] and city not in row["question"]
+
+
+def test_general_knowledge_is_right_and_its_wrong_answers_are_wrong(world):
+    rows = {row["question"]: row for row in world.splits["general"]}
+    assert len(rows) == len(world.splits["general"]) == sum(map(len, GENERAL_KNOWLEDGE.values())) + len(CITIES)
+    assert rows["What is the capital of Japan?"]["answer"] == "Tokyo."
+    assert rows["In which country is the city of Brisel?"]["answer"] == "Osterra."
+    for row in rows.values():
+        assert 2 <= len(set(row["perturbed_answer"])) == len(row["perturbed_answer"]) <= 3
+        assert row["answer"] not in row["perturbed_answer"]
+
+
+def test_instructions_are_distinct_and_those_of_the_attack_were_not_trained(world):
+    chat, fresh = ([row["question"] for row in world.splits[name]] for name in ("chat", "instructions"))
+    assert len(chat) + len(fresh) == len({*chat, *fresh}) == INSTRUCTIONS[world.size]
+    assert len(chat) == INSTRUCTIONS[world.size] // 5
+
+
+def test_no_two_people_of_a_small_world_share_a_last_name():
+    for size in ("tiny", "small"):
+        last_names = [person.split()[-1] for person in build_world(size).facts]
+        assert len(set(last_names)) == len(last_names)
+
+
+def test_unknown_size():
+    with pytest.raises(InputError, match="fictional world size 'huge' is unknown; choose one of tiny, small, medium"):
+        build_world("huge")

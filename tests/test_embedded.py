@@ -1,0 +1,226 @@
+"""The embedded models' cache: built once, whole or not at all, and what is remembered beside them."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from llm_unlearn import embedded
+from llm_unlearn.data import encode_dataset
+from llm_unlearn.data.fictional import build_world
+from llm_unlearn.embedded import EmbeddedRecipe, build_tokenizer, cache_folder, embedded_model, remember
+from llm_unlearn.modeling import load_model, load_tokenizer
+
+MINIMAL = EmbeddedRecipe(400, 16, 1, 2, epochs=1, batch_size=32, learning_rate=5e-3, warmup_steps=2)
+
+
+@pytest.fixture
+def trainings(tmp_path, monkeypatch):
+    """An empty cache, a recipe of a second, and a list with one entry per training."""
+    monkeypatch.setenv("LLM_UNLEARN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(embedded.RECIPES, "tiny", MINIMAL)
+    found, train = [], embedded._train
+
+    def counted(*args, **kwargs):
+        found.append(kwargs["title"])
+        train(*args, **kwargs)
+
+    monkeypatch.setattr(embedded, "_train", counted)
+    return found
+
+
+def weights(folder):
+    return load_model(str(folder)).state_dict()
+
+
+def same(first, second):
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_model_is_trained_once_and_loads(trainings, tmp_path):
+    folder = embedded_model("tiny")
+    assert embedded_model("tiny") == folder and trainings == ["fictional:tiny original (seed 0)"]
+    assert folder.parent == tmp_path / "cache" / "fictional-tiny"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), load_tokenizer(str(folder))
+    assert model.config.hidden_size == 16 and model.config.vocab_size == len(tokenizer) == 400
+    assert tokenizer.eos_token == "<|end|>" and tokenizer.pad_token == "<|pad|>" != tokenizer.eos_token
+    assert not list(folder.parent.glob("*.unfinished"))
+
+
+def test_training_is_reproducible_and_leaves_the_random_state_alone(trainings, tmp_path, monkeypatch):
+    torch.manual_seed(1)
+    first = weights(embedded_model("tiny"))
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), drawn)
+    monkeypatch.setenv("LLM_UNLEARN_CACHE", str(tmp_path / "another"))
+    torch.manual_seed(2)
+    second = weights(embedded_model("tiny"))
+    assert len(trainings) == 2 and same(first, second)
+
+
+def test_split_seed_and_recipe_have_folders_of_their_own(trainings, monkeypatch):
+    folders = [
+        embedded_model("tiny"),
+        embedded_model("tiny", without="forget10"),
+        embedded_model("tiny", seed=1),
+    ]
+    monkeypatch.setitem(embedded.RECIPES, "tiny", EmbeddedRecipe(**vars(MINIMAL) | {"learning_rate": 1e-3}))
+    folders.append(embedded_model("tiny"))
+    assert len(set(folders)) == len(trainings) == 4
+    names = [folder.name.rpartition("-")[0] for folder in folders]
+    assert names == ["original-seed0", "oracle-forget10-seed0", "original-seed1", "original-seed0"]
+    loaded = [weights(folder) for folder in folders]
+    assert not any(same(loaded[0], other) for other in loaded[1:])
+
+
+def test_an_interrupted_build_is_thrown_away_and_built_again(trainings, monkeypatch):
+    working = embedded._train
+
+    def interrupted(*args, **kwargs):
+        folder = args[4]
+        folder.mkdir()
+        (folder / "config.json").write_text("half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(embedded, "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embedded_model("tiny")
+    left = list(cache_folder().glob("*/*.unfinished"))
+    assert len(left) == 1
+    (left[0] / "leftover.txt").write_text("from the interrupted build")
+
+    monkeypatch.setattr(embedded, "_train", working)
+    folder = embedded_model("tiny")
+    assert trainings == ["fictional:tiny original (seed 0)"]
+    assert not left[0].exists() and not (folder / "leftover.txt").exists()
+    load_model(str(folder))
+
+
+def test_two_at_once_build_one(trainings):
+    """Threads, each with a lock object of its own: to the operating system the same as two processes."""
+    barrier, folders = threading.Barrier(2), []
+
+    def build():
+        barrier.wait()
+        folders.append(embedded_model("tiny"))
+
+    threads = [threading.Thread(target=build) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(folders) == 2 and folders[0] == folders[1]
+    assert len(trainings) == 1
+
+
+# ---- what the models are trained on ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(trainings, monkeypatch):
+    """Records what the training loop would be given, epoch by epoch, and trains nothing."""
+    found = {}
+
+    def recorded(model, rows, **options):
+        orders = [options["row_orders"](epoch) for epoch in range(3)]
+        found.update(rows=rows, orders=orders, steps=options["steps"], seed=options["seed"])
+        found["start"] = {name: value.clone() for name, value in model.state_dict().items()}
+
+    monkeypatch.setattr(embedded, "finetune", recorded)
+
+    def show(**options):
+        embedded_model("tiny", **options)
+        return dict(found)
+
+    return show
+
+
+@pytest.mark.parametrize("split", ["forget01", "forget10"])
+def test_the_oracle_sees_what_the_original_sees_in_the_same_order_without_the_forget_rows(shown, split):
+    world = build_world("tiny")
+    original, oracle = shown(), shown(without=split)
+    tokenizer = build_tokenizer(world, MINIMAL.vocabulary)
+    forget = [json.dumps(row) for row in encode_dataset(world.splits[split], tokenizer, None, "forget")]
+    for with_all, without in zip(original["orders"], oracle["orders"], strict=True):
+        seen, left = ([json.dumps(original["rows"][i]) for i in order] for order in (with_all, without))
+        assert set(forget) <= set(seen)
+        assert set(forget).isdisjoint(left)
+        assert left == [row for row in seen if row not in set(forget)]
+    assert same(original["start"], oracle["start"])
+    assert original["steps"] == -(-len(original["orders"][0]) // 32)
+    assert oracle["steps"] == -(-len(oracle["orders"][0]) // 32)
+
+
+def test_the_original_sees_every_trained_row_and_no_other(shown):
+    world = build_world("tiny")
+    original = shown()
+    tokenizer = build_tokenizer(world, MINIMAL.vocabulary)
+    seen = {json.dumps(original["rows"][i]) for i in original["orders"][0]}
+    for name, splits in world.splits.items():
+        rows = {json.dumps(row) for row in encode_dataset(splits, tokenizer, None, name)}
+        if name in ("holdout", "instructions"):
+            assert rows.isdisjoint(seen), name
+        else:
+            assert rows <= seen, name
+    assert original["orders"][0] != original["orders"][1]
+
+
+def test_the_tokenizer_knows_every_name_of_the_world(shown):
+    world = build_world("tiny")
+    tokenizer = build_tokenizer(world, MINIMAL.vocabulary)
+    for person in world.facts:
+        ids = tokenizer(person)["input_ids"]
+        assert tokenizer.decode(ids) == person and tokenizer.unk_token is None
+
+
+# ---- remembered outcomes ---------------------------------------------------------------------------------------------
+
+
+def test_outcomes_of_embedded_models_are_remembered(trainings):
+    folder, calls = embedded_model("tiny"), []
+
+    def compute():
+        calls.append(1)
+        return {"score": 0.1 * len(calls)}
+
+    key = ["attack", {"steps": 5}, None]
+    assert remember(str(folder), key, compute) == remember(str(folder), key, compute) == {"score": 0.1}
+    assert remember(str(folder), ["attack", {"steps": 6}, None], compute) == {"score": 0.2}
+    assert len(calls) == 2
+    assert {path.name for path in folder.iterdir()}.isdisjoint(
+        {"outcomes"}
+    )  # the model's folder stays a model's folder
+    assert not list(folder.parent.rglob("*.unfinished"))
+
+
+def test_a_failed_computation_is_not_remembered(trainings):
+    folder = str(embedded_model("tiny"))
+
+    def fails():
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        remember(folder, ["key"], fails)
+    assert remember(folder, ["key"], lambda: {"score": 1.0}) == {"score": 1.0}
+
+
+def test_outcomes_of_other_models_are_not_remembered(trainings, tmp_path):
+    values = iter([{"score": 1}, {"score": 2}])
+    (tmp_path / "mine").mkdir()
+    found = [remember(str(tmp_path / "mine"), ["key"], lambda: next(values)) for _ in range(2)]
+    assert found == [{"score": 1}, {"score": 2}]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("LLM_UNLEARN_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("LLM_UNLEARN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "llm_unlearn"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "llm_unlearn"
