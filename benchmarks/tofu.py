@@ -8,6 +8,7 @@ Example:
     accelerate launch benchmarks/tofu.py --model_name_or_path outputs/npo/adapter --data locuslab/TOFU
     accelerate launch benchmarks/tofu.py --model_name_or_path MODEL --data ../shared/data/tofu \\
         --forget_split forget01 --retain_logs RETAIN/TOFU_EVAL.json
+    python benchmarks/tofu.py --recompute TOFU_EVAL.json --retain_logs RETAIN/TOFU_EVAL.json
 """
 
 from llm_unlearn.arguments import run_main

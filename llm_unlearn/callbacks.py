@@ -1,22 +1,15 @@
 """What ties the trainer's own checks and its progress bar to the events of the training loop."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
-
-if TYPE_CHECKING:
-    from llm_unlearn.trainer import UnlearnTrainer
 
 SHOWN = {"forget/probability": "forget", "retain/probability": "retain", "loss": "loss"}
 
 
 class UnlearnCallback(TrainerCallback):
-    """Calls the trainer's checks at the right moments."""
+    """Calls an `UnlearnTrainer`'s checks at the right moments."""
 
-    def __init__(self, trainer: UnlearnTrainer):
+    def __init__(self, trainer: Trainer):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):

@@ -31,6 +31,12 @@ class TofuArguments(DataArguments):
         default=None,
         metadata={"help": "TOFU_EVAL.json of a model trained without the forget rows, for forget quality."},
     )
+    recompute: str | None = field(
+        default=None,
+        metadata={
+            "help": "A TOFU_EVAL.json: print its aggregates, recomputed from per-row values, and stop. No model."
+        },
+    )
     output_dir: str = field(default="outputs/tofu", metadata={"help": "Folder that receives the two JSON files."})
     batch_size: int = field(default=64, metadata={"help": "Rows that are scored at once."})
     max_length: int | None = field(default=1024, metadata={"help": "Rows are cut to this many tokens."})
@@ -53,7 +59,11 @@ def tofu_benchmark(description: str, argv: list[str] | None = None) -> dict[str,
     """Judge a model and write TOFU_EVAL.json and TOFU_SUMMARY.json; returns the summary."""
     use_all_cpu_threads()
     (arguments,) = parse_arguments((TofuArguments,), argv, description=description)
-    retain_log = _read_log(arguments.retain_logs) if arguments.retain_logs else None
+    retain_log = _read_log(arguments.retain_logs, "retain_logs") if arguments.retain_logs else None
+    if arguments.recompute:
+        summary = recompute_summary(_read_log(arguments.recompute, "recompute"), retain_log)
+        print(json.dumps(summary, indent=2, sort_keys=True))
+        return summary
     data = arguments.load_data()
     path, _ = arguments.model_paths()
     processing_class = load_tokenizer(path)
@@ -80,15 +90,15 @@ def tofu_benchmark(description: str, argv: list[str] | None = None) -> dict[str,
     return summary
 
 
-def _read_log(path: str) -> dict:
+def _read_log(path: str, flag: str) -> dict:
     try:
         log = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"--retain_logs {path} cannot be read ({error.strerror}); give a TOFU_EVAL.json") from error
+        raise InputError(f"--{flag} {path} cannot be read ({error.strerror}); give a TOFU_EVAL.json") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"--retain_logs {path}, line {error.lineno}: not valid JSON ({error.msg})") from error
+        raise InputError(f"--{flag} {path}, line {error.lineno}: not valid JSON ({error.msg})") from error
     if not isinstance(log, dict) or "forget_truth_ratio" not in log:
-        raise InputError(f"--retain_logs {path} has no forget_truth_ratio; give a TOFU_EVAL.json, not a summary")
+        raise InputError(f"--{flag} {path} has no forget_truth_ratio; give a TOFU_EVAL.json, not a summary")
     return log
 
 

@@ -158,8 +158,8 @@ class UnlearnTrainer(Trainer):
         if penalty is not None:
             parts["regularizer"] = self._global_mean(penalty, answers.forget, counts[FORGET])
         self.observe_parts(parts)
-        # The sum over an empty selection keeps the graph alive on a process whose share of the batch is only filler.
-        loss = sum(self.part_weights[name] * value for name, value in parts.items()) + 0.0 * answers.logits.sum()
+        # A process whose share is only filler has a sum over no token here: zero, but with a graph for its backward.
+        loss = sum(self.part_weights[name] * value for name, value in parts.items())
         self._sum_up(parts, answers, counts)
         # Data parallelism averages gradients over processes, while the parts above already are shares of a global mean.
         loss = loss * self.accelerator.num_processes
@@ -292,7 +292,9 @@ class UnlearnTrainer(Trainer):
         if not thresholds or self.state.global_step % self.args.forget_check_steps:
             return
         scores = self.score_forget()
-        if all(scores[name] <= limit for name, limit in thresholds.items()):
+        reached = torch.tensor(float(all(scores[name] <= limit for name, limit in thresholds.items())))
+        # Processes score alike, but rounding may differ on GPUs: one that stops alone would leave the others waiting.
+        if self.accelerator.reduce(reached.to(self.args.device), "sum") > 0:
             self.stopped_by = ", ".join(
                 f"forget {name} {scores[name]:.3f} <= {limit:g}" for name, limit in thresholds.items()
             )

@@ -148,6 +148,24 @@ def test_tofu_benchmark_writes_the_fields_format(cache, tmp_path):
     assert "forget_quality" not in summary and "--retain_logs" in done.stdout
 
 
+def test_tofu_benchmark_recomputes_published_logs(shared_data, monkeypatch, capsys):
+    from llm_unlearn.arguments import run_main
+    from llm_unlearn.tofu import tofu_benchmark
+
+    oracles = shared_data / "oracles"
+    full = oracles / "tofu_Llama-3.2-1B-Instruct_full" / "evals_forget10" / "TOFU_EVAL.json"
+    retain = oracles / "tofu_Llama-3.2-1B-Instruct_retain90" / "TOFU_EVAL.json"
+    flags = ["--recompute", str(full), "--retain_logs", str(retain)]
+    summary = tofu_benchmark("TOFU", flags)
+    assert json.loads(capsys.readouterr().out) == summary
+    stored = json.loads(full.with_name("TOFU_SUMMARY.json").read_text())
+    assert stored == pytest.approx({name: summary[name] for name in stored}, rel=1e-9)
+
+    with pytest.raises(SystemExit):
+        run_main(lambda: tofu_benchmark("TOFU", ["--recompute", str(full.with_name("TOFU_SUMMARY.json"))]))
+    assert "not a summary" in capsys.readouterr().err
+
+
 def bad_inputs() -> dict[str, tuple[list[str], str]]:
     """Name -> (flags, what the one line on stderr says)."""
     model = ["--model_name_or_path", "missing/model/folder"]
