@@ -58,7 +58,7 @@ RECIPES = {
 # What suits these models in place of the configurations' defaults, which are meant for models a thousand times larger.
 # The thresholds are what the oracle scores on forget rows; the attacker's learning rates are those that recover most.
 _COMMON = {
-    "retain_weight": 60.0,
+    "retain_weight": 30.0,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 64,
     "num_train_epochs": 60,
@@ -71,7 +71,7 @@ _COMMON = {
 RECIPE_DEFAULTS = {
     "gradient_ascent": _COMMON | {"output_dir": "outputs/gradient_ascent", "learning_rate": 1e-3},
     "npo": _COMMON | {"output_dir": "outputs/npo", "learning_rate": 3e-4, "beta": 0.5},
-    "ssiuu": _COMMON | {"output_dir": "outputs/ssiuu", "learning_rate": 1e-3, "beta": 0.5},
+    "ssiuu": _COMMON | {"output_dir": "outputs/ssiuu", "learning_rate": 1e-3, "beta": 0.5, "retain_weight": 60.0},
 }
 
 

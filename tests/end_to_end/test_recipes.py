@@ -66,7 +66,7 @@ def test_a_saved_configuration_repeats_its_run(cache, tmp_path):
 def test_dry_run_shows_a_batch_and_trains_nothing(cache, tmp_path):
     done = run("recipes/gradient_ascent.py", "--data", "fictional:tiny", "--dry_run", cache=cache, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "retain_weight: 60.0" in done.stdout and "<|end|>]" in done.stdout and "trainable" in done.stdout
+    assert "retain_weight: 30.0" in done.stdout and "<|end|>]" in done.stdout and "trainable" in done.stdout
     assert not list(tmp_path.rglob("results.json"))
 
 
