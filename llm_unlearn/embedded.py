@@ -23,6 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llm_unlearn.data.encoding import encode_dataset
 from llm_unlearn.data.fictional import World, build_world
+from llm_unlearn.errors import InputError
 from llm_unlearn.finetuning import finetune
 
 CHAT_TEMPLATE = (
@@ -88,8 +89,14 @@ def embedded_model(size: str = "small", *, without: str | None = None, seed: int
         size: "tiny" (tests), "small" (the default world) or "medium" (about 100 M parameters, for one GPU).
         without: the forget split that was never shown ("forget10": the oracle of forget10), or None for the original.
         seed: of initialization and order. The oracle of seed 0 starts where the original started.
+
+    Raises:
+        InputError: no such size or split.
     """
     world, recipe = build_world(size), RECIPES[size]
+    if without is not None and without not in world.splits:
+        splits = ", ".join(name for name in world.splits if name.startswith("forget"))
+        raise InputError(f"without={without!r} is no forget split of the fictional world; choose one of {splits}")
     description = {"recipe": asdict(recipe), "without": without, "seed": seed, "world": world.splits, "format": FORMAT}
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
     name = "original" if without is None else f"oracle-{without}"

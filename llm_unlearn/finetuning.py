@@ -9,7 +9,7 @@ from torch import nn
 from transformers import get_scheduler
 
 from llm_unlearn.data.collators import RETAIN, EncodedRow, pad_rows
-from llm_unlearn.errors import DivergenceError
+from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.modeling import forward_answers
 
 
@@ -36,8 +36,11 @@ def finetune(
         after_step: called with the number of steps taken, after each.
 
     Raises:
+        InputError: `rows` is empty.
         DivergenceError: the loss became NaN or infinite.
     """
+    if not rows:
+        raise InputError("there is nothing to fine-tune on: no rows")
     if row_orders is None:
 
         def row_orders(epoch: int) -> list[int]:

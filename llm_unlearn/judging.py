@@ -6,15 +6,19 @@ published logs can be read with ours and ours by others.
 
 from __future__ import annotations
 
+import logging
+
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row
+from llm_unlearn.errors import InputError
 from llm_unlearn.metrics import aggregate, forget_truth_ratio, rouge_scores, truth_ratio, utility_truth_ratio
 from llm_unlearn.metrics import probability_with_options as with_options
 from llm_unlearn.scoring import generate_answers, score_answers
 
 Records = dict[str, dict]
+logger = logging.getLogger(__name__)
 
 
 def judge_rows(
@@ -55,11 +59,16 @@ def judge_rows(
         pairs = [split_row(row, form) for row in dataset]
         prompts = [encode_prompt(processing_class, prompt) for prompt, _ in pairs]
         texts = generate_answers(model, processing_class, prompts, max_new_tokens, batch_size)
-        rouge = [
-            rouge_scores(text, answer) | {"ground_truth": answer, "generation": text}
-            for text, (_, answer) in zip(texts, pairs, strict=True)
-        ]
-        records[f"{name}_Q_A_ROUGE"] = _records(rouge, "rougeL_recall")
+        try:
+            rouge = [rouge_scores(text, answer) for text, (_, answer) in zip(texts, pairs, strict=True)]
+        except InputError as error:  # ROUGE knows Latin letters and digits only; hours of work must not end on that
+            logger.warning("%s_Q_A_ROUGE is left out: %s", name, error)
+        else:
+            shown = [
+                {"ground_truth": answer, "generation": text} for text, (_, answer) in zip(texts, pairs, strict=True)
+            ]
+            rows = [values | both for values, both in zip(rouge, shown, strict=True)]
+            records[f"{name}_Q_A_ROUGE"] = _records(rows, "rougeL_recall")
     if "perturbed_answer" in dataset.column_names:
         records |= _against_perturbed(dataset, name, scores, score)
     return records

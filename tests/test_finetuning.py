@@ -74,6 +74,9 @@ def test_warmup_and_schedule():
     assert largest_difference(flat, start) == pytest.approx(1e-2, rel=1e-3)
     warming = trained(steps=1, warmup_steps=10, scheduler="constant_with_warmup")
     assert largest_difference(warming, start) == 0.0  # the first step of a warm-up has a learning rate of zero
+    warmer = trained(steps=2, warmup_steps=10, scheduler="constant_with_warmup")
+    assert 0 < largest_difference(warmer, start) < 2e-3  # the second one a tenth
+    assert largest_difference(trained(steps=3, scheduler="linear"), trained(steps=3)) > 1e-3
 
 
 def test_a_loss_that_diverges_is_an_error():

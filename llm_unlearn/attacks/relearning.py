@@ -161,8 +161,8 @@ def summarize_runs(runs: list[dict]) -> dict:
     """The attack's result: maxima along the mean curve over seeds at the strongest learning rate.
 
     Returns:
-        The four scores (each the maximum along `curve`), `learning_rate` (the one with the highest forget probability),
-        `curve` (mean over seeds, one point per scored step, step 0 first) and `runs`.
+        The scores (each the maximum along `curve`; those on retain rows where there are any), `learning_rate` (with
+        the highest forget probability), `curve` (mean over seeds, a point per scored step, step 0 first) and `runs`.
     """
     curves = {}
     for learning_rate in dict.fromkeys(run["learning_rate"] for run in runs):
@@ -170,12 +170,13 @@ def summarize_runs(runs: list[dict]) -> dict:
         curves[learning_rate] = [_mean_point(point) for point in points]
     strongest = max(curves, key=lambda rate: max(point["forget_probability"] for point in curves[rate]))
     curve = curves[strongest]
-    maxima = {name: max(point[name] for point in curve) for name in SCORES}
+    maxima = {name: max(point[name] for point in curve) for name in SCORES if name in curve[0]}
     return maxima | {"learning_rate": strongest, "curve": curve, "runs": runs}
 
 
 def _mean_point(points: tuple[dict, ...]) -> dict:
-    return {"step": points[0]["step"]} | {name: sum(p[name] for p in points) / len(points) for name in SCORES}
+    names = [name for name in SCORES if name in points[0]]
+    return {"step": points[0]["step"]} | {name: sum(p[name] for p in points) / len(points) for name in names}
 
 
 class _Curve:
@@ -189,13 +190,12 @@ class _Curve:
 
     def score(self, step: int) -> None:
         self.forget_scores[step] = score_answers(self.model, self.forget_rows)
+        sets = {"forget": self.forget_scores[step], "retain": score_answers(self.model, self.retain_rows)}
         point = {"step": step}
-        for name, scores in (
-            ("forget", self.forget_scores[step]),
-            ("retain", score_answers(self.model, self.retain_rows)),
-        ):
-            point[f"{name}_exact_match"] = sum(score.exact_match for score in scores) / len(scores)
-            point[f"{name}_probability"] = sum(score.probability for score in scores) / len(scores)
+        for name, scores in sets.items():
+            if scores:
+                point[f"{name}_exact_match"] = sum(score.exact_match for score in scores) / len(scores)
+                point[f"{name}_probability"] = sum(score.probability for score in scores) / len(scores)
         self.points.append(point)
 
     def after_step(self, step: int) -> None:

@@ -26,7 +26,8 @@ def run_attack(
     Args:
         attack: "adversarial_reinjection" or "benign_relearning".
         instructions: rows of benign tuning.
-        retain_rows: how many retain rows, evenly spread, are scored along the curve.
+        retain_rows: at least this many retain rows (and fewer than twice as many), evenly spread, are scored along the
+            curve; without a retain set there are no retain scores.
     """
 
     def encoded(dataset: Dataset, name: str):
@@ -34,9 +35,10 @@ def run_attack(
 
     title = title or attack.replace("_", " ")
     forget = encoded(data.forget, "forget set")
-    kept = data.retain if data.retain is not None else data.forget
-    kept = kept.select(range(0, len(kept), max(1, len(kept) // retain_rows)))
-    retain = encoded(kept, "retain set")
+    retain = []
+    if data.retain is not None:
+        spread = range(0, len(data.retain), max(1, len(data.retain) // retain_rows))
+        retain = encoded(data.retain.select(spread), "retain set")
     if attack == "benign_relearning":
         return benign_relearning(model, encoded(instructions, "instructions"), forget, retain, budget, title)
     fact_ids = data.forget["fact_id"] if "fact_id" in data.forget.column_names else None
