@@ -36,7 +36,7 @@ class AttackBudget:
     points of the curve.
     """
 
-    learning_rates: tuple[float, ...] = (1e-5, 5e-6, 1e-6)
+    learning_rates: tuple[float, ...] = (1e-5,)
     fraction: float = 0.3
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 60
