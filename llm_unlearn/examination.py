@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm_unlearn.attacks import run_attack
+from llm_unlearn.attacks import run_attack, split_facts
+from llm_unlearn.attacks.run import fact_ids_of
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.data.instructions import load_instructions
 from llm_unlearn.embedded import remember
@@ -29,6 +30,20 @@ class Examination:
     max_length: int | None = None
     batch_size: int = 64
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        """Find out before anything is trained whether the attacks can run.
+
+        Raises:
+            InputError: no such instruction data, or too few forget facts for reinjection.
+        """
+        arguments = self.attack_args
+        self.instructions = None
+        if "benign_relearning" in arguments.attacks:
+            self.instructions = load_instructions(arguments.benign_data, self.data_args.embedded_size)
+        if "adversarial_reinjection" in arguments.attacks:
+            fact_ids = fact_ids_of(self.data) or range(len(self.data.forget))
+            split_facts(fact_ids, arguments.reinjection_fraction, seed=0)
 
     @contextmanager
     def timed(self, stage: str):
@@ -84,7 +99,6 @@ class Examination:
     def attack(self, attack: str, model: PreTrainedModel, name: str, path: str | None = None) -> dict:
         """Run one attack on a copy of `model`; outcomes of the embedded references (at `path`) are remembered."""
         arguments, budget = self.attack_args, self.attack_args.budget(attack)
-        size = self.data_args.embedded_size
 
         def run() -> dict:
             return run_attack(
@@ -93,12 +107,16 @@ class Examination:
                 self.processing_class,
                 self.data,
                 budget,
-                instructions=load_instructions(arguments.benign_data, size),
+                instructions=self.instructions,
                 retain_rows=arguments.attack_retain_rows,
                 max_length=self.max_length,
                 title=f"{attack.replace('_', ' ')} of {name}",
             )
 
-        key = [attack, self.data.source, size, asdict(budget), arguments.attack_retain_rows, self.max_length]
         with self.timed(attack):
-            return remember(path, key, run) if path and arguments.benign_data == "embedded" else run()
+            if path is None:
+                return run()
+            # The rows themselves, not where they came from: a file may have changed since.
+            datasets = (self.data.forget, self.data.retain, self.instructions)
+            rows = [dataset.to_list() if dataset is not None else None for dataset in datasets]
+            return remember(path, [attack, rows, asdict(budget), arguments.attack_retain_rows, self.max_length], run)

@@ -134,6 +134,7 @@ class AttackArguments:
         for name in self.attacks:
             if name not in ATTACKS:
                 raise ValueError(f"attacks: {name!r} is unknown; choose from {', '.join(ATTACKS)}, or none")
+            self.budget(name)  # refuses an impossible one before anything is trained
 
     def budget(self, attack: str) -> AttackBudget:
         """What the attacker may spend on one attack."""

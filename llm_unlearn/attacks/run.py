@@ -41,5 +41,9 @@ def run_attack(
         retain = encoded(data.retain.select(spread), "retain set")
     if attack == "benign_relearning":
         return benign_relearning(model, encoded(instructions, "instructions"), forget, retain, budget, title)
-    fact_ids = data.forget["fact_id"] if "fact_id" in data.forget.column_names else None
-    return adversarial_reinjection(model, forget, retain, budget, fact_ids, title)
+    return adversarial_reinjection(model, forget, retain, budget, fact_ids_of(data), title)
+
+
+def fact_ids_of(data: UnlearningData) -> list[str | int] | None:
+    """The fact of each forget row, or None where rows carry no `fact_id`: then every row is its own fact."""
+    return list(data.forget["fact_id"]) if "fact_id" in data.forget.column_names else None

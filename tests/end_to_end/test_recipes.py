@@ -184,6 +184,9 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "rows without a model": (["--forget_file", "rows.jsonl", "--retain_file", "other.jsonl"], "model_name_or_path"),
         "threshold out of range": (["--stop_at_forget_probability", "30"], "between 0 and 1"),
         "unknown attack": (["--attacks", "benign"], "benign_relearning"),
+        "attack of no steps": (["--attack_steps", "0"], "steps"),
+        "all facts reinjected": (["--reinjection_fraction", "1.0"], "fraction"),
+        "no such instructions": (["--data", "fictional:tiny", "--benign_data", "missing.json"], "missing.json"),
         "unknown dtype": (["--data", "fictional:tiny", "--dtype", "float8"], "float8"),
     }
 
