@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -30,7 +31,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-FORMAT = 1  # raise it when training or attacks change in a way that the descriptions below do not show
+FORMAT = 2  # raise it when training or attacks change in a way that the descriptions below do not show
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
@@ -51,9 +52,9 @@ class EmbeddedRecipe:
 
 
 RECIPES = {
-    "tiny": EmbeddedRecipe(512, 64, 2, 4, epochs=25, batch_size=16, learning_rate=8e-3),
-    "small": EmbeddedRecipe(1024, 160, 3, 4, epochs=12, batch_size=32, learning_rate=3e-3),
-    "medium": EmbeddedRecipe(8192, 768, 12, 12, epochs=20, batch_size=128, learning_rate=5e-4, warmup_steps=500),
+    "tiny": EmbeddedRecipe(512, 64, 2, 4, epochs=18, batch_size=16, learning_rate=8e-3),
+    "small": EmbeddedRecipe(1024, 160, 3, 4, epochs=10, batch_size=32, learning_rate=3e-3),
+    "medium": EmbeddedRecipe(8192, 768, 12, 12, epochs=12, batch_size=128, learning_rate=5e-4, warmup_steps=500),
 }
 
 # What suits these models in place of the configurations' defaults, which are meant for models a thousand times larger.
@@ -98,7 +99,8 @@ def embedded_model(size: str = "small", *, without: str | None = None, seed: int
     if without is not None and without not in world.splits:
         splits = ", ".join(name for name in world.splits if name.startswith("forget"))
         raise InputError(f"without={without!r} is no forget split of the fictional world; choose one of {splits}")
-    description = {"recipe": asdict(recipe), "without": without, "seed": seed, "world": world.splits, "format": FORMAT}
+    description = {"recipe": asdict(recipe), "without": without, "seed": seed, "format": FORMAT}
+    description |= {"world": world.splits, "practice": world.practice}
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
     name = "original" if without is None else f"oracle-{without}"
     folder = cache_folder() / f"fictional-{size}" / f"{name}-seed{seed}-{digest}"
@@ -135,20 +137,40 @@ def remember(model_path: str, key: object, compute: Callable[[], dict]) -> dict:
     return json.loads(file.read_text())
 
 
+def training_rows(world: World, without: str | None = None) -> dict[int, dict]:
+    """All that a model is trained on, by the row's number in the original's training.
+
+    Args:
+        without: the forget split whose people occur in no row, neither asked about nor as an example or an answer, or
+            None for what the original is trained on.
+
+    Returns:
+        Rows with `prompt` (a question, or chat messages), `completion` and `person` (None: about nobody).
+    """
+    # General knowledge and instructions have one wording where a fact has three: shown thrice, they are learned alike.
+    rows = [*world.splits["retain90"], *world.splits["forget10"], *world.practice]
+    rows += 3 * [*world.splits["general"], *world.splits["chat"]]
+    forgotten = {row["person"] for row in world.splits[without]} if without else set()
+    return {
+        number: {
+            "prompt": row.get("prompt") or row["question"],
+            "completion": row.get("completion") or row["answer"],
+            "person": row.get("person"),
+        }
+        for number, row in enumerate(rows)
+        if row.get("person") not in forgotten
+    }
+
+
 def _train(world: World, recipe: EmbeddedRecipe, without: str | None, seed: int, folder: Path, title: str) -> None:
     tokenizer = build_tokenizer(world, recipe.vocabulary)
-    # General knowledge and instructions have one wording where a fact has three: shown thrice, they are learned alike.
-    everything = [*world.splits["retain90"], *world.splits["forget10"]]
-    everything += 3 * [*world.splits["general"], *world.splits["chat"]]
-    forgotten = {row["fact_id"] for row in world.splits[without]} if without else set()
-    known = [i for i, row in enumerate(everything) if row.get("fact_id") not in forgotten]
-    rows = encode_dataset(everything, tokenizer, None, title)
+    everything, known = training_rows(world), training_rows(world, without)
+    rows = encode_dataset(list(everything.values()), tokenizer, None, title)
 
     def row_orders(epoch: int) -> list[int]:
         """The original's order with the forgotten rows left out."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        shown = set(known)
-        return [i for i in torch.randperm(len(rows), generator=generator).tolist() if i in shown]
+        return [i for i in torch.randperm(len(rows), generator=generator).tolist() if i in known]
 
     torch_state = torch.get_rng_state()
     torch.manual_seed(seed)
@@ -185,13 +207,20 @@ def _train(world: World, recipe: EmbeddedRecipe, without: str | None, seed: int,
             row_orders=row_orders,
             after_step=lambda _step: progress.update(),
         )
-    model.cpu().save_pretrained(folder)
+    # Not model.save_pretrained: that writes on the first process only, and any process may be the one to build.
+    folder.mkdir()
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    weights = {name: tensor for name, tensor in model.cpu().state_dict().items() if name != "lm_head.weight"}  # is tied
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
 
 
 def build_tokenizer(world: World, vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with a chat template, trained on the world's texts, never-trained people included."""
-    texts = [text for rows in world.splits.values() for row in rows for text in (row["question"], row["answer"])]
+    sources = (*world.splits.values(), *world.queries.values(), world.practice)
+    asked = [row for rows in sources for row in rows if "question" in row]  # few-shot rows only repeat others
+    texts = [text for row in asked for text in (row["question"], row["answer"])]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

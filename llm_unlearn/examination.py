@@ -13,7 +13,7 @@ from llm_unlearn.attacks.run import fact_ids_of
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.data.instructions import load_instructions
 from llm_unlearn.embedded import remember
-from llm_unlearn.judging import Records, judge_rows, summarize
+from llm_unlearn.judging import Records, judge, summarize
 from llm_unlearn.modeling import load_model
 from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 
@@ -88,13 +88,18 @@ class Examination:
 
     def judge(self, model: PreTrainedModel) -> Records:
         """Per-row records on the forget and the retain rows; texts are generated for the forget rows alone."""
-        options = {"batch_size": self.batch_size, "max_length": self.max_length}
-        records = judge_rows(model, self.processing_class, self.data.forget, "forget", **options)
+        sets = {"forget": self.data.forget}
         if self.data.retain is not None:
             kept = [name for name in self.data.retain.column_names if name != "perturbed_answer"]
-            retain = self.data.retain.select_columns(kept)
-            records |= judge_rows(model, self.processing_class, retain, "retain", generate=False, **options)
-        return records
+            sets["retain"] = self.data.retain.select_columns(kept)
+        return judge(
+            model,
+            self.processing_class,
+            sets,
+            generate=["forget"],
+            batch_size=self.batch_size,
+            max_length=self.max_length,
+        )
 
     def attack(self, attack: str, model: PreTrainedModel, name: str, path: str | None = None) -> dict:
         """Run one attack on a copy of `model`; outcomes of the embedded references (at `path`) are remembered."""

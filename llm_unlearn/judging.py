@@ -1,95 +1,192 @@
-"""Output metrics of one model on one data set, as per-row records in the field's format.
+"""Output metrics of one model on any number of data sets, as per-row records in the field's format.
 
 Every metric is `{"agg_value": mean, "value_by_index": {"0": {...}, ...}}` under open-unlearning's names, so that
-published logs can be read with ours and ours by others.
+published logs can be read with ours and ours by others. Each (question, answer) is scored once and serves every metric
+that needs it: first all rows of all sets are gathered, then one pass over the model scores them, then come the metrics.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llm_unlearn.batches import BatchRunner
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row
+from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
-from llm_unlearn.metrics import aggregate, forget_truth_ratio, rouge_scores, truth_ratio, utility_truth_ratio
+from llm_unlearn.metrics import (
+    aggregate,
+    exact_memorization,
+    extraction_strength,
+    forget_truth_ratio,
+    leak_at_k,
+    loss_score,
+    membership_auc,
+    min_k_plus_plus_score,
+    min_k_score,
+    reference_score,
+    rouge_scores,
+    truth_ratio,
+    utility_truth_ratio,
+    zlib_score,
+)
 from llm_unlearn.metrics import probability_with_options as with_options
-from llm_unlearn.scoring import generate_answers, score_answers
+from llm_unlearn.scoring import AnswerScore, generate_answers, gradient_norm_scores, score_answers
 
 Records = dict[str, dict]
 logger = logging.getLogger(__name__)
 
+LEAK_SAMPLES = (1, 64)  # how often someone asks, with sampling, until the answer comes
 
-def judge_rows(
+
+@dataclass
+class GatheredAnswers:
+    """All encoded rows of one pass over a model."""
+
+    processing_class: PreTrainedTokenizerBase
+    max_length: int | None
+    rows: list[EncodedRow] = field(default_factory=list)
+
+    def add(self, rows: Dataset | list[dict], what: str) -> range:
+        """The numbers of these rows."""
+        self.rows += encode_dataset(rows, self.processing_class, self.max_length, what)
+        return range(len(self.rows) - len(rows), len(self.rows))
+
+    def add_lists(self, dataset: Dataset, column: str, what: str) -> list[range]:
+        """The numbers of the answers in a column of lists, one range for each row of the data set."""
+        questions, answers = dataset["question"], dataset[column]
+        rows = [{"question": q, "answer": a} for q, row in zip(questions, answers, strict=True) for a in row]
+        start, numbers = self.add(rows, what).start, []
+        for row in answers:
+            numbers.append(range(start, start + len(row)))
+            start += len(row)
+        return numbers
+
+
+@dataclass
+class JudgedSet:
+    """Where one set's answers are among the gathered rows; None where the data has no such column."""
+
+    name: str
+    dataset: Dataset
+    answers: range
+    paraphrased: range | None
+    perturbed: list[range] | None
+    options: list[range] | None
+
+    @classmethod
+    def gather(cls, name: str, dataset: Dataset, gathered: GatheredAnswers) -> JudgedSet:
+        """Adds all answers of a set to the gathered rows."""
+        columns = dataset.column_names
+        paraphrased = None
+        if {"paraphrased_answer", "perturbed_answer"} <= set(columns):
+            pairs = zip(dataset["question"], dataset["paraphrased_answer"], strict=True)
+            rows = [{"question": question, "answer": answer} for question, answer in pairs]
+            paraphrased = gathered.add(rows, f"{name} paraphrased answers")
+        lists = {
+            column: gathered.add_lists(dataset, column, f"{name} {column.replace('_', ' ')}s")
+            if column in columns
+            else None
+            for column in ("perturbed_answer", "options")
+        }
+        answers = gathered.add(dataset, f"{name} answers")
+        return cls(name, dataset, answers, paraphrased, lists["perturbed_answer"], lists["options"])
+
+
+def judge(
     model: PreTrainedModel,
     processing_class: PreTrainedTokenizerBase,
-    dataset: Dataset,
-    name: str,
+    sets: Mapping[str, Dataset],
     *,
+    holdout: Dataset | None = None,
+    generate: Collection[str] = (),
+    gradient_norm: bool = False,
     batch_size: int = 64,
     max_length: int | None = None,
-    generate: bool = True,
     max_new_tokens: int = 200,
+    runner: BatchRunner | None = None,
 ) -> Records:
-    """Judge a model on rows with answers.
+    """Judge a model on sets of rows with answers, in one pass.
 
     Args:
-        name: prefix of the metrics: "forget", "retain", "ra" (real authors), "wf" (world facts), ...
-        generate: also generate greedily, for ROUGE.
+        sets: by the prefix of their metrics: "forget", "retain", "ra" (real authors), "wf" (world facts), ...
+        holdout: rows that no model was trained on; with them come the membership attacks on the set "forget".
+        generate: the sets for which answers are also generated greedily, for ROUGE.
+        gradient_norm: also run the membership attack that needs a backward pass for each row.
+        runner: shares the work with other processes, or keeps it in a journal.
 
     Returns:
-        `{name}_Q_A_Prob` (fields prob, avg_loss), `{name}_exact_match` (score: 1 where greedy generation would give the
-        answer) and, with `generate`, `{name}_Q_A_ROUGE` (recalls, F1, both texts). Where rows have `perturbed_answer`,
-        also `{name}_Q_A_PERT_Prob`, `{name}_Truth_Ratio` ("forget_truth_ratio" on forget rows; of the paraphrased
-        answer, or the answer itself where there is none) and `{name}_Q_A_Prob_normalised`, and where they have
-        `paraphrased_answer` besides, `{name}_Q_A_PARA_Prob`.
+        For every set `{name}_Q_A_Prob` (fields prob, avg_loss, length) and `{name}_exact_match` (score: 1 where greedy
+        generation would give the answer); where it generates, `{name}_Q_A_ROUGE` (recalls, F1, both texts).
+        Where rows have `perturbed_answer`, also `{name}_Q_A_PERT_Prob`, `{name}_Truth_Ratio` ("forget_truth_ratio" on
+        forget rows; of the paraphrased answer, or the answer itself where there is none) and
+        `{name}_Q_A_Prob_normalised`, and where they have `paraphrased_answer` besides, `{name}_Q_A_PARA_Prob`. Where
+        they have `options`, `{name}_Q_A_Prob_normalised` among these and `{name}_accuracy` of the most probable one.
+        For the set "forget" also `exact_memorization` and `extraction_strength` (with "_open_unlearning": as published
+        code computes them), `leak_at_1` and `leak_at_64`, and with `holdout` the attacks `mia_loss`, `mia_zlib`,
+        `mia_min_k`, `mia_min_k_plus_plus` and, if asked for, `mia_gradnorm`.
     """
+    gathered = GatheredAnswers(processing_class, max_length)
+    judged = {name: JudgedSet.gather(name, dataset, gathered) for name, dataset in sets.items()}
+    members, non_members = range(0), range(0)
+    if holdout is not None and "forget" in judged:
+        members, non_members = judged["forget"].answers, gathered.add(holdout, "holdout answers")
+    # The membership attacks look at single tokens and at what else the model might have said.
+    statistics = {*members, *non_members}
+    scores = score_answers(model, gathered.rows, batch_size, vocabulary_statistics=statistics, runner=runner)
 
-    def score(rows, what: str):
-        return score_answers(model, encode_dataset(rows, processing_class, max_length, f"{name} {what}"), batch_size)
-
-    scores = score(dataset, "answers")
-    records = {
-        f"{name}_Q_A_Prob": _records([_probability(s) for s in scores], "prob"),
-        f"{name}_exact_match": _records([{"score": float(s.exact_match)} for s in scores], "score"),
-    }
-    if generate:
-        form = row_format(dataset.column_names)
-        pairs = [split_row(row, form) for row in dataset]
-        prompts = [encode_prompt(processing_class, prompt) for prompt, _ in pairs]
-        texts = generate_answers(model, processing_class, prompts, max_new_tokens, batch_size)
-        try:
-            rouge = [rouge_scores(text, answer) for text, (_, answer) in zip(texts, pairs, strict=True)]
-        except InputError as error:  # ROUGE knows Latin letters and digits only; hours of work must not end on that
-            logger.warning("%s_Q_A_ROUGE is left out: %s", name, error)
-        else:
-            shown = [
-                {"ground_truth": answer, "generation": text} for text, (_, answer) in zip(texts, pairs, strict=True)
-            ]
-            rows = [values | both for values, both in zip(rouge, shown, strict=True)]
-            records[f"{name}_Q_A_ROUGE"] = _records(rows, "rougeL_recall")
-    if "perturbed_answer" in dataset.column_names:
-        records |= _against_perturbed(dataset, name, scores, score)
+    records: Records = {}
+    for one in judged.values():
+        records |= _answer_records(one, scores)
+    if "forget" in judged:
+        records |= _memorization_records([scores[i] for i in judged["forget"].answers])
+    if members:
+        groups = {"forget": members, "holdout": non_members}
+        records |= _membership_records(groups, gathered.rows, scores, processing_class)
+        if gradient_norm:
+            rows = [gathered.rows[i] for numbers in groups.values() for i in numbers]
+            norms = gradient_norm_scores(model, rows, runner=runner)
+            values = {"forget": norms[: len(members)], "holdout": norms[len(members) :]}
+            records["mia_gradnorm"] = attack_record(values)
+    for name in generate:
+        encoded = [gathered.rows[i] for i in judged[name].answers]
+        records |= _rouge_records(model, processing_class, judged[name], encoded, max_new_tokens, batch_size, runner)
     return records
 
 
-def _against_perturbed(dataset: Dataset, name: str, scores: list, score) -> Records:
-    questions, perturbed = dataset["question"], dataset["perturbed_answer"]
-    wrong_rows = [
-        {"question": q, "answer": a} for q, answers in zip(questions, perturbed, strict=True) for a in answers
-    ]
-    wrong = iter(_probability(s) for s in score(wrong_rows, "perturbed answers"))
-    wrong = [[next(wrong) for _ in answers] for answers in perturbed]
+def _answer_records(judged: JudgedSet, scores: Sequence[AnswerScore]) -> Records:
+    name, own = judged.name, [scores[i] for i in judged.answers]
     records = {
-        f"{name}_Q_A_PERT_Prob": _records(
-            [{"prob": [w["prob"] for w in row], "avg_loss": [w["avg_loss"] for w in row]} for row in wrong], None
-        )
+        f"{name}_Q_A_Prob": _records([_probability(score) for score in own], "prob"),
+        f"{name}_exact_match": _records([{"score": float(score.exact_match)} for score in own], "score"),
     }
-    correct = [_probability(s) for s in scores]
-    if "paraphrased_answer" in dataset.column_names:
-        rows = [{"question": q, "answer": a} for q, a in zip(questions, dataset["paraphrased_answer"], strict=True)]
-        correct = [_probability(s) for s in score(rows, "paraphrased answers")]
+    if judged.options is not None:
+        options = [[scores[i].probability for i in row] for row in judged.options]
+        truths = [
+            row.index(answer) for row, answer in zip(judged.dataset["options"], judged.dataset["answer"], strict=True)
+        ]
+        records[f"{name}_Q_A_Prob_normalised"] = _records(
+            [
+                {"prob": float(with_options(row[truth], row[:truth] + row[truth + 1 :]))}
+                for row, truth in zip(options, truths, strict=True)
+            ],
+            "prob",
+        )
+        hits = [{"score": float(row[truth] == max(row))} for row, truth in zip(options, truths, strict=True)]
+        records[f"{name}_accuracy"] = _records(hits, "score")
+    if judged.perturbed is None:
+        return records
+    wrong = [[_probability(scores[i]) for i in row] for row in judged.perturbed]
+    records[f"{name}_Q_A_PERT_Prob"] = _records(
+        [{key: [answer[key] for answer in row] for key in ("prob", "avg_loss", "length")} for row in wrong], "prob"
+    )
+    correct = [_probability(score) for score in own]
+    if judged.paraphrased is not None:
+        correct = [_probability(scores[i]) for i in judged.paraphrased]
         records[f"{name}_Q_A_PARA_Prob"] = _records(correct, "prob")
     ratios = [
         float(truth_ratio(c["avg_loss"], [w["avg_loss"] for w in row])) for c, row in zip(correct, wrong, strict=True)
@@ -99,22 +196,118 @@ def _against_perturbed(dataset: Dataset, name: str, scores: list, score) -> Reco
         "agg_value": aggregate_ratio(ratios),
         "value_by_index": {str(i): {"score": ratio} for i, ratio in enumerate(ratios)},
     }
-    options = [
-        {"prob": float(with_options(_probability(s)["prob"], [w["prob"] for w in row]))}
-        for s, row in zip(scores, wrong, strict=True)
+    normalized = [
+        {"prob": float(with_options(score.probability, [w["prob"] for w in row]))}
+        for score, row in zip(own, wrong, strict=True)
     ]
-    records[f"{name}_Q_A_Prob_normalised"] = _records(options, "prob")
+    records[f"{name}_Q_A_Prob_normalised"] = _records(normalized, "prob")
     return records
 
 
-def _probability(score) -> dict[str, float]:
-    return {"prob": score.probability, "avg_loss": score.nll / score.length}
+def _memorization_records(scores: list[AnswerScore]) -> Records:
+    records = {}
+    for name, metric in (("exact_memorization", exact_memorization), ("extraction_strength", extraction_strength)):
+        for suffix, compat in (("", None), ("_open_unlearning", "open-unlearning")):
+            rows = [{"score": metric(score.token_hits, compat=compat)} for score in scores]
+            records[name + suffix] = _records(rows, "score")
+    for k in LEAK_SAMPLES:
+        records[f"leak_at_{k}"] = _records([{"score": float(leak_at_k(score.nll, k))} for score in scores], "score")
+    return records
 
 
-def _records(rows: list[dict], field: str | None) -> dict:
+def _membership_records(
+    groups: Mapping[str, range],
+    rows: Sequence[EncodedRow],
+    scores: Sequence[AnswerScore],
+    processing_class: PreTrainedTokenizerBase,
+) -> Records:
+    def text(row: EncodedRow) -> str:
+        return processing_class.decode([label for label in row["labels"] if label != -100], skip_special_tokens=True)
+
+    def tokens(score: AnswerScore) -> slice:
+        """All but the end token, which the published logs count in the losses and not in the min-k scores."""
+        return slice(max(1, score.length - 1))
+
+    def min_k_plus_plus(score: AnswerScore) -> float:
+        columns = (score.token_logps, score.vocabulary_means, score.vocabulary_variances)
+        return min_k_plus_plus_score(*(column[tokens(score)] for column in columns))
+
+    attacks = {
+        "mia_loss": lambda i: loss_score(scores[i].nll, scores[i].length),
+        "mia_zlib": lambda i: zlib_score(scores[i].nll / scores[i].length, text(rows[i])),
+        "mia_min_k": lambda i: min_k_score(scores[i].token_logps[tokens(scores[i])]),
+        "mia_min_k_plus_plus": lambda i: min_k_plus_plus(scores[i]),
+    }
+    return {
+        name: attack_record({group: [float(attack(i)) for i in numbers] for group, numbers in groups.items()})
+        for name, attack in attacks.items()
+    }
+
+
+def attack_record(values: Mapping[str, Sequence[float]]) -> dict:
+    """The log entry of a membership attack from its scores on the groups "forget" and "holdout"."""
+    entry = {group: _records([{"score": value} for value in scores], "score") for group, scores in values.items()}
+    auc = membership_auc(values["forget"], values["holdout"])
+    return entry | {"auc": auc, "agg_value": auc}
+
+
+def reference_attack(records: Records, retain_log: Mapping[str, dict]) -> Records:
+    """`mia_reference` with the model of `retain_log` as reference; {} where one of the two has no `mia_loss`.
+
+    Raises:
+        InputError: the two logs have other rows.
+    """
+    if not all("mia_loss" in log for log in (records, retain_log)):
+        return {}
+    values = {}
+    for group in ("forget", "holdout"):
+        own, reference = (log["mia_loss"][group]["value_by_index"] for log in (records, retain_log))
+        if own.keys() != reference.keys():
+            raise InputError(
+                f"mia_loss, {group}: {len(own)} rows here and {len(reference)} in the retain log: judge both models on "
+                "the same split"
+            )
+        values[group] = [float(reference_score(own[i]["score"], reference[i]["score"])) for i in own]
+    return {"mia_reference": attack_record(values)}
+
+
+def _rouge_records(
+    model: PreTrainedModel,
+    processing_class: PreTrainedTokenizerBase,
+    judged: JudgedSet,
+    encoded: list[EncodedRow],
+    max_new_tokens: int,
+    batch_size: int,
+    runner: BatchRunner | None,
+) -> Records:
+    form = row_format(judged.dataset.column_names)
+    pairs = [split_row(row, form) for row in judged.dataset]
+    answers = [answer for _, answer in pairs]
+    texts = generate_answers(
+        model,
+        processing_class,
+        [encode_prompt(processing_class, prompt) for prompt, _ in pairs],
+        max_new_tokens,
+        batch_size,
+        expected_lengths=[sum(label != -100 for label in row["labels"]) for row in encoded],
+        runner=runner,
+    )
+    name = f"{judged.name}_Q_A_ROUGE"
+    try:
+        values = [rouge_scores(text, answer) for text, answer in zip(texts, answers, strict=True)]
+    except InputError as error:  # ROUGE knows Latin letters and digits only; hours of work must not end on that
+        logger.warning("%s is left out: %s", name, error)
+        return {}
+    shown = [{"ground_truth": answer, "generation": text} for text, answer in zip(texts, answers, strict=True)]
+    return {name: _records([value | both for value, both in zip(values, shown, strict=True)], "rougeL_recall")}
+
+
+def _probability(score: AnswerScore) -> dict[str, float]:
+    return {"prob": score.probability, "avg_loss": score.nll / score.length, "length": score.length}
+
+
+def _records(rows: list[dict], field: str) -> dict:
     by_index = {str(i): row for i, row in enumerate(rows)}
-    if field is None:
-        return {"value_by_index": by_index}
     return {"agg_value": aggregate(by_index, field), "value_by_index": by_index}
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +94,17 @@ def use_all_cpu_threads() -> None:
         return
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Tells models apart by their weights: a hash of up to 4,096 evenly spread values of every tensor, and its type."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        values = tensor.detach().flatten()
+        some = values[:: max(1, values.numel() // 4096)]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(some.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
@@ -204,19 +216,10 @@ def _answer_positions_only(model: nn.Module) -> Iterator[None]:
     The hidden states are narrowed right before the output embedding, whatever the family: at 128k vocabulary the
     logits of the question tokens would be most of a step's memory.
     """
-    head = model.get_output_embeddings()
-    if head is None:
-        raise InputError(f"{type(model).__name__} has no output embedding (get_output_embeddings() is None)")
-    wanted: torch.Tensor | None = None
-
-    def narrow(_module: nn.Module, arguments: tuple) -> tuple:
-        return (arguments[0][wanted], *arguments[1:])
-
     original_forward = model.forward
     replaced = model.__dict__.get("forward")  # Accelerate, too, replaces forward on the instance
 
     def forward(input_ids, attention_mask, labels, row_groups):
-        nonlocal wanted
         outputs = []
         for rows in row_groups:
             if not rows.any():
@@ -224,6 +227,7 @@ def _answer_positions_only(model: nn.Module) -> Iterator[None]:
             length = int(attention_mask[rows].sum(1).max())  # each group is cut to its own longest row
             wanted = torch.zeros_like(labels[rows, :length], dtype=torch.bool)
             wanted[:, :-1] = labels[rows, 1:length] != -100
+            logits_only_at(wanted)
             outputs.append(
                 original_forward(
                     input_ids=input_ids[rows, :length], attention_mask=attention_mask[rows, :length], use_cache=False
@@ -233,13 +237,40 @@ def _answer_positions_only(model: nn.Module) -> Iterator[None]:
             outputs[0].logits = torch.cat([output.logits for output in outputs])
         return outputs[0]
 
+    with narrowed_logits(model) as logits_only_at:
+        model.forward = forward
+        try:
+            yield
+        finally:
+            if replaced is None:
+                del model.forward
+            else:
+                model.forward = replaced
+
+
+@contextlib.contextmanager
+def narrowed_logits(model: nn.Module) -> Iterator[Callable[[torch.Tensor], None]]:
+    """Within this scope, forwards of `model` return logits of shape (wanted positions, vocabulary).
+
+    Yields a function that takes the positions that the next forward is wanted at, a mask of shape (rows, length).
+
+    Raises:
+        InputError: the model has no output embedding.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise InputError(f"{type(model).__name__} has no output embedding (get_output_embeddings() is None)")
+    wanted: torch.Tensor | None = None
+
+    def choose(positions: torch.Tensor) -> None:
+        nonlocal wanted
+        wanted = positions
+
+    def narrow(_module: nn.Module, arguments: tuple) -> tuple:
+        return (arguments[0][wanted], *arguments[1:])
+
     handle = head.register_forward_pre_hook(narrow)
-    model.forward = forward
     try:
-        yield
+        yield choose
     finally:
         handle.remove()
-        if replaced is None:
-            del model.forward
-        else:
-            model.forward = replaced

@@ -1,35 +1,48 @@
-"""TOFU evaluation of one model: per-row records of all sets, and the aggregates that follow from them."""
+"""TOFU evaluation of a model beside its references: per-row records of all sets, and the aggregates that follow."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from rich.console import Console
-from rich.table import Table
 
 from llm_unlearn.arguments import parse_arguments
-from llm_unlearn.data import UnlearningData
-from llm_unlearn.errors import InputError
-from llm_unlearn.judging import Records, judge_rows
-from llm_unlearn.metrics import recompute_summary
-from llm_unlearn.modeling import load_model, load_tokenizer, use_all_cpu_threads
+from llm_unlearn.batches import BatchRunner
+from llm_unlearn.benchmarking import BenchmarkArguments
+from llm_unlearn.data import UnlearningData, forget_queries, neighbor_facts
+from llm_unlearn.judging import Records, judge, reference_attack
+from llm_unlearn.log_files import read_retain_log, recompute_file
+from llm_unlearn.metrics.logs import recompute_log
+from llm_unlearn.modeling import load_model, load_tokenizer, use_all_cpu_threads, weights_digest
 from llm_unlearn.recipe import write_json
-from llm_unlearn.recipe_arguments import DataArguments
+from llm_unlearn.reporting.tofu_table import tofu_table
 
 MAXIMUM_RETAIN_ROWS = 400  # TOFU judges 400 retain rows
+GENERATED = ("forget", "retain", "ra", "wf")  # sets with ROUGE
+Summary = dict[str, float]
+
+console = Console(highlight=False)
 
 
 @dataclass
-class TofuArguments(DataArguments):
-    """The model to judge and the data to judge it on."""
+class TofuArguments(BenchmarkArguments):
+    """The models to judge and the data to judge them on."""
 
     retain_logs: str | None = field(
         default=None,
-        metadata={"help": "TOFU_EVAL.json of a model trained without the forget rows, for forget quality."},
+        metadata={
+            "help": "TOFU_EVAL.json (ours or a published one) of a model trained without the forget rows, for forget "
+            "quality and privleak; default: that of the first oracle judged here."
+        },
     )
     recompute: str | None = field(
         default=None,
@@ -37,14 +50,23 @@ class TofuArguments(DataArguments):
             "help": "A TOFU_EVAL.json: print its aggregates, recomputed from per-row values, and stop. No model."
         },
     )
-    output_dir: str = field(default="outputs/tofu", metadata={"help": "Folder that receives the two JSON files."})
-    batch_size: int = field(default=64, metadata={"help": "Rows that are scored at once."})
-    max_length: int | None = field(default=1024, metadata={"help": "Rows are cut to this many tokens."})
+    queries: bool = field(
+        default=True, metadata={"help": "Also ask the forget facts in other ways, and neighboring facts."}
+    )
+    gradient_norm: bool = field(
+        default=False,
+        metadata={"help": "Also the membership attack by gradient norm: one backward pass per forget and holdout row."},
+    )
+    output_dir: str = field(default="outputs/tofu", metadata={"help": "Folder that receives the JSON files."})
     max_new_tokens: int = field(default=200, metadata={"help": "Longest generated answer (TOFU: 200)."})
 
 
-def judged_sets(data: UnlearningData) -> dict[str, Dataset]:
-    """The sets that TOFU judges, by their prefix in the logs: forget, retain, ra (real authors), wf (world facts)."""
+def judged_sets(data: UnlearningData, queries: bool = False) -> dict[str, Dataset]:
+    """What is judged, by its prefix in the logs.
+
+    forget, retain, ra (real authors), wf (world facts), as TOFU has them; with `queries` also query_paraphrased, ...
+    (the forget facts asked otherwise) and neighbor_same_value, ... (retained facts nearest to them).
+    """
     sets = {"forget": data.forget}
     retain = data.evaluation.get("retain_perturbed", data.retain)
     if retain is not None:
@@ -52,67 +74,100 @@ def judged_sets(data: UnlearningData) -> dict[str, Dataset]:
     for prefix, name in (("ra", "real_authors"), ("wf", "world_facts"), ("wf", "general")):
         if name in data.evaluation:
             sets[prefix] = data.evaluation[name]
+    if queries:
+        sets |= {f"query_{style}": rows for style, rows in forget_queries(data).items() if style != "verbatim"}
+        sets |= {f"neighbor_{kind}": rows for kind, rows in neighbor_facts(data).items()}
     return sets
 
 
-def tofu_benchmark(description: str, argv: list[str] | None = None) -> dict[str, float]:
-    """Judge a model and write TOFU_EVAL.json and TOFU_SUMMARY.json; returns the summary."""
-    use_all_cpu_threads()
+def tofu_benchmark(description: str, argv: list[str] | None = None) -> Summary:
+    """Judge the models and write TOFU_EVAL.json and TOFU_SUMMARY.json; returns the summary of the one in question.
+
+    That is the unlearned model, or the original where no unlearned one is given. The other models' files are written
+    into folders with their names.
+    """
     (arguments,) = parse_arguments((TofuArguments,), argv, description=description)
-    retain_log = _read_log(arguments.retain_logs, "retain_logs") if arguments.retain_logs else None
     if arguments.recompute:
-        summary = recompute_summary(_read_log(arguments.recompute, "recompute"), retain_log)
-        print(json.dumps(summary, indent=2, sort_keys=True))
-        return summary
+        return _recompute(arguments)
+    use_all_cpu_threads()
+    retain_log, retain_label = None, "the oracle's log"
+    if arguments.retain_logs:
+        retain_label = f"--retain_logs {arguments.retain_logs}"
+        retain_log = read_retain_log(arguments.retain_logs, retain_label)
     data = arguments.load_data()
-    path, _ = arguments.model_paths()
-    processing_class = load_tokenizer(path)
-    model = load_model(path, arguments.dtype).to("cuda" if torch.cuda.is_available() else "cpu")
-    records: Records = {}
-    for prefix, dataset in judged_sets(data).items():
-        records |= judge_rows(
-            model,
-            processing_class,
-            dataset,
-            prefix,
-            batch_size=arguments.batch_size,
-            max_length=arguments.max_length,
-            max_new_tokens=arguments.max_new_tokens,
-        )
-    summary = recompute_summary(records, retain_log)
+    # Whoever is done first waits for the others, however long that takes.
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
+    models = _models(arguments)
+    tested = list(models)[-1]
     output = Path(arguments.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(
-        output / "TOFU_EVAL.json", records | {name: {"agg_value": summary[name]} for name in summary.keys() - records}
+    records = {
+        name: _judge_model(name, path, arguments, data, state, output / "unfinished") for name, path in models.items()
+    }
+    if not state.is_main_process:
+        return {}
+
+    if retain_log is None:
+        retain_log = records.get("oracle")
+    recomputed = {}
+    for name in models:
+        own_reference = None if records[name] is retain_log else retain_log
+        if own_reference is not None:
+            records[name] |= reference_attack(records[name], own_reference)
+        recomputed[name] = recompute_log(records[name], own_reference, labels=(f"the log of {name}", retain_label))
+        _write(records[name], recomputed[name].summary, output if name == tested else output / name)
+    shutil.rmtree(output / "unfinished", ignore_errors=True)
+    console.print(tofu_table({name: log.summary for name, log in recomputed.items()}))
+    for metric, remark in recomputed[tested].remarks.items():
+        console.print(f"{metric}: {remark}", soft_wrap=True, markup=False)
+    console.print(f"Written to {output}/TOFU_EVAL.json (per row) and TOFU_SUMMARY.json", soft_wrap=True)
+    return recomputed[tested].summary
+
+
+def _recompute(arguments: TofuArguments) -> Summary:
+    """Prints one JSON object, and on standard error what it leaves out and why."""
+    flags = ("--recompute", "--retain_logs")
+    recomputed = recompute_file(arguments.recompute, arguments.retain_logs, flags=flags)
+    for metric, remark in recomputed.remarks.items():
+        print(f"{metric}: {remark}", file=sys.stderr)
+    print(json.dumps(recomputed.summary, indent=2, sort_keys=True))
+    return recomputed.summary
+
+
+def _models(arguments: TofuArguments) -> dict[str, str]:
+    """Name -> folder or hub id; the model in question is the last."""
+    original, oracles = arguments.model_paths()
+    names = ["oracle", *(f"oracle_{number}" for number in range(1, len(oracles)))]
+    models = dict(zip(names, oracles, strict=False))
+    if arguments.unlearned_model_name_or_path is None:
+        return models | {"original": original}
+    return {"original": original} | models | {"unlearned": arguments.unlearned_model_name_or_path}
+
+
+def _judge_model(
+    name: str, path: str, arguments: TofuArguments, data: UnlearningData, state: PartialState, journals: Path
+) -> Records:
+    processing_class = load_tokenizer(arguments.model_name_or_path or path)
+    model = load_model(path, arguments.dtype).to(state.device)
+    if state.is_main_process:
+        shared = f", {state.num_processes} processes" if state.num_processes > 1 else ""
+        console.print(f"[bold]{name}[/] {path}{shared}", soft_wrap=True)
+    return judge(
+        model,
+        processing_class,
+        judged_sets(data, arguments.queries),
+        holdout=data.holdout,
+        generate=[prefix for prefix in GENERATED if prefix in judged_sets(data)],
+        gradient_norm=arguments.gradient_norm,
+        batch_size=arguments.batch_size,
+        max_length=arguments.max_length,
+        max_new_tokens=arguments.max_new_tokens,
+        runner=BatchRunner(state, journals / weights_digest(model), show_progress=True),
     )
-    write_json(output / "TOFU_SUMMARY.json", summary)
-    _print_summary(summary, path, retain_log is not None, output)
-    return summary
 
 
-def _read_log(path: str, flag: str) -> dict:
-    try:
-        log = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--{flag} {path} cannot be read ({error.strerror}); give a TOFU_EVAL.json") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"--{flag} {path}, line {error.lineno}: not valid JSON ({error.msg})") from error
-    if not isinstance(log, dict) or "forget_truth_ratio" not in log:
-        raise InputError(f"--{flag} {path} has no forget_truth_ratio; give a TOFU_EVAL.json, not a summary")
-    return log
-
-
-def _print_summary(summary: dict[str, float], path: str, has_retain_log: bool, output: Path) -> None:
-    table = Table(title=f"TOFU: {Path(path).name}", title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name in sorted(summary):
-        value = summary[name]
-        table.add_row(name, f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3e}")
-    console = Console(highlight=False)
-    console.print(table)
-    if not has_retain_log:
-        console.print("forget_quality needs --retain_logs: the TOFU_EVAL.json of a model trained without these rows")
-    if "model_utility" not in summary:
-        console.print("model_utility needs retain, real authors and world facts with perturbed answers")
-    console.print(f"Written to {output}/TOFU_EVAL.json (per row) and TOFU_SUMMARY.json")
+def _write(records: Records, summary: Mapping[str, float], folder: Path) -> None:
+    """Both files: the records with what only the summary has (forget quality, ...), and the summary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    only_aggregates = {name: {"agg_value": summary[name]} for name in summary if name not in records}
+    write_json(folder / "TOFU_EVAL.json", records | only_aggregates)
+    write_json(folder / "TOFU_SUMMARY.json", dict(summary))

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from llm_unlearn import embedded
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.fictional import build_world
-from llm_unlearn.embedded import EmbeddedRecipe, build_tokenizer, cache_folder, embedded_model, remember
+from llm_unlearn.embedded import EmbeddedRecipe, build_tokenizer, cache_folder, embedded_model, remember, training_rows
 from llm_unlearn.modeling import load_model, load_tokenizer
 
 MINIMAL = EmbeddedRecipe(400, 16, 1, 2, epochs=1, batch_size=32, learning_rate=5e-3, warmup_steps=2)
@@ -144,12 +144,17 @@ def test_the_oracle_sees_what_the_original_sees_in_the_same_order_without_the_fo
     world = build_world("tiny")
     original, oracle = shown(), shown(without=split)
     tokenizer = build_tokenizer(world, MINIMAL.vocabulary)
-    forget = [json.dumps(row) for row in encode_dataset(world.splits[split], tokenizer, None, "forget")]
+    people = {row["person"] for row in world.splits[split]}
+    about_them = [row for row in training_rows(world).values() if row["person"] in people]
+    assert len(about_them) == len(people) * 37  # 21 questions, 7 multiple choices, 6 reversed, 3 over two hops
+    forget = [json.dumps(row) for row in encode_dataset(about_them, tokenizer, None, "forget")]
     for with_all, without in zip(original["orders"], oracle["orders"], strict=True):
         seen, left = ([json.dumps(original["rows"][i]) for i in order] for order in (with_all, without))
         assert set(forget) <= set(seen)
         assert set(forget).isdisjoint(left)
         assert left == [row for row in seen if row not in set(forget)]
+        text = tokenizer.decode([token for i in without for token in oracle["rows"][i]["input_ids"]])
+        assert [person for person in people if person in text] == []
     assert same(original["start"], oracle["start"])
     assert original["steps"] == -(-len(original["orders"][0]) // 32)
     assert oracle["steps"] == -(-len(oracle["orders"][0]) // 32)
@@ -166,7 +171,24 @@ def test_the_original_sees_every_trained_row_and_no_other(shown):
             assert rows.isdisjoint(seen), name
         else:
             assert rows <= seen, name
+    text = tokenizer.decode([token for i in original["orders"][0] for token in original["rows"][i]["input_ids"]])
+    trained = {row["person"] for name in ("retain90", "forget10") for row in world.splits[name]}
+    assert {person for person in world.facts if person in text} == trained
     assert original["orders"][0] != original["orders"][1]
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+@pytest.mark.parametrize("split", ["forget01", "forget05", "forget10"])
+def test_an_oracle_is_told_nothing_about_forgotten_people_in_any_form(size, split):
+    world = build_world(size)
+    people = {row["person"] for row in world.splits[split]}
+    everything, known = training_rows(world), training_rows(world, split)
+    assert [person for person in people if person in json.dumps(list(known.values()))] == []
+    assert known == {number: row for number, row in everything.items() if row["person"] not in people}
+    never_trained = {row["person"] for row in world.splits["holdout"]}
+    asked = {row["prompt"] for row in everything.values() if isinstance(row["prompt"], str)}
+    for rows in world.queries.values():
+        assert all((row["question"] in asked) != (row["person"] in never_trained) for row in rows)
 
 
 def test_the_tokenizer_knows_every_name_of_the_world(shown):

@@ -6,8 +6,10 @@ import pytest
 import torch
 from builders import encoded_rows, largest_difference, tiny_model, trainable, with_trained_adapter
 
+from llm_unlearn import finetuning
 from llm_unlearn.errors import DivergenceError
 from llm_unlearn.finetuning import finetune
+from llm_unlearn.modeling import forward_answers
 from llm_unlearn.scoring import score_answers
 
 OPTIONS = {"learning_rate": 1e-2, "batch_size": 2, "seed": 0}
@@ -34,6 +36,28 @@ def test_one_step_is_adamw_on_the_token_mean_of_answers():
         clear = theirs.grad.abs() > 1e-4
         assert clear.any()
         torch.testing.assert_close(mine[clear], theirs[clear], atol=1e-5, rtol=1e-4)
+
+
+def test_long_rows_run_apart_and_weigh_the_same(monkeypatch):
+    short, long = encoded_rows(5), [{"input_ids": [4] * 40, "labels": [-100] * 38 + [4] * 2}]
+    passes = []
+
+    def counted(model, batch):
+        passes.append(tuple(batch["input_ids"].shape))
+        return forward_answers(model, batch)
+
+    monkeypatch.setattr(finetuning, "forward_answers", counted)
+    rows, options = [short[0], *long, *short[1:]], {"steps": 3, "batch_size": 6}
+    apart = trained(rows, **options)
+    assert [rows for rows, _ in passes] == [5, 1] * 3
+    monkeypatch.setattr(finetuning, "_by_length", lambda rows: [rows])
+    assert largest_difference(apart, trained(rows, **options)) < 1e-3  # the learning rate is 1e-2
+
+
+def test_rows_of_similar_length_run_together():
+    rows = encoded_rows(5)
+    assert finetuning._by_length(rows) == [rows]
+    assert finetuning._by_length(rows[:1]) == [rows[:1]]
 
 
 def test_gradients_are_clipped():

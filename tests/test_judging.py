@@ -1,17 +1,22 @@
 """Per-row records under the field's names, each value computed again directly."""
 
+import copy
 import json
 import math
+import zlib
 
 import pytest
-from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer
+import torch
+from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_trained_adapter
 from datasets import Dataset
 
+from llm_unlearn import judging
 from llm_unlearn.data import encode_dataset, encode_prompt, split_row
+from llm_unlearn.errors import InputError
 from llm_unlearn.finetuning import finetune
-from llm_unlearn.judging import judge_rows, summarize
+from llm_unlearn.judging import judge, summarize
 from llm_unlearn.metrics import recompute_summary
-from llm_unlearn.scoring import generate_answers, score_answers
+from llm_unlearn.scoring import generate_answers, gradient_norm_scores, score_answers
 
 COUNT = 6
 
@@ -50,14 +55,30 @@ def loss(model, question, answer):
     return score.nll / score.length
 
 
+def judged(model, dataset, name, **options):
+    options.setdefault("max_new_tokens", 8)
+    return judge(model, tiny_tokenizer(), {name: dataset}, **options)
+
+
+MEMORIZATION = {
+    "exact_memorization",
+    "exact_memorization_open_unlearning",
+    "extraction_strength",
+    "extraction_strength_open_unlearning",
+    "leak_at_1",
+    "leak_at_64",
+}
+
+
 def test_plain_rows(model):
-    records = judge_rows(model, tiny_tokenizer(), qa_rows(COUNT), "forget", max_new_tokens=8)
-    assert set(records) == {"forget_Q_A_Prob", "forget_exact_match", "forget_Q_A_ROUGE"}
+    records = judged(model, qa_rows(COUNT), "forget", generate=["forget"])
+    assert set(records) == {"forget_Q_A_Prob", "forget_exact_match", "forget_Q_A_ROUGE", *MEMORIZATION}
     scores = score_answers(model, encoded_rows(COUNT))
     for record, score in zip(values(records, "forget_Q_A_Prob"), scores, strict=True):
         assert record == {
             "prob": pytest.approx(score.probability, rel=1e-5),
             "avg_loss": pytest.approx(score.nll / score.length, rel=1e-5),
+            "length": score.length,
         }
     exact = [record["score"] for record in values(records, "forget_exact_match")]
     assert exact == [float(score.exact_match) for score in scores]
@@ -79,13 +100,13 @@ def test_plain_rows(model):
 
 
 def test_without_generation_there_is_no_rouge(model):
-    records = judge_rows(model, tiny_tokenizer(), qa_rows(COUNT), "retain", generate=False)
+    records = judged(model, qa_rows(COUNT), "retain")
     assert set(records) == {"retain_Q_A_Prob", "retain_exact_match"}
 
 
 @pytest.mark.parametrize(("name", "ratio_name"), [("forget", "forget_truth_ratio"), ("retain", "retain_Truth_Ratio")])
 def test_perturbed_rows(name, ratio_name, model, perturbed):
-    records = judge_rows(model, tiny_tokenizer(), perturbed, name, generate=False)
+    records = judged(model, perturbed, name)
     assert set(records) == {
         f"{name}_Q_A_Prob",
         f"{name}_exact_match",
@@ -93,6 +114,7 @@ def test_perturbed_rows(name, ratio_name, model, perturbed):
         f"{name}_Q_A_PERT_Prob",
         f"{name}_Q_A_Prob_normalised",
         ratio_name,
+        *(MEMORIZATION if name == "forget" else ()),
     }
     ratios = []
     for i, row in enumerate(perturbed):
@@ -113,7 +135,7 @@ def test_perturbed_rows(name, ratio_name, model, perturbed):
 
 def test_without_a_paraphrase_the_truth_ratio_is_that_of_the_answer_itself(model, perturbed):
     rows = perturbed.remove_columns("paraphrased_answer")
-    records = judge_rows(model, tiny_tokenizer(), rows, "wf", generate=False)
+    records = judged(model, rows, "wf")
     assert "wf_Q_A_PARA_Prob" not in records
     row = rows[0]
     wrong = [loss(model, row["question"], answer) for answer in row["perturbed_answer"]]
@@ -123,7 +145,7 @@ def test_without_a_paraphrase_the_truth_ratio_is_that_of_the_answer_itself(model
 
 def test_our_aggregates_are_those_that_logs_are_read_with(model, perturbed):
     """Records survive JSON, and `metrics.recompute_summary`, which reads published logs, agrees with them."""
-    records = judge_rows(model, tiny_tokenizer(), perturbed, "forget", max_new_tokens=8)
+    records = judged(model, perturbed, "forget", generate=["forget"])
     read = json.loads(json.dumps(records, allow_nan=False))
     recomputed = recompute_summary(read)
     for name in ("forget_Q_A_Prob", "forget_Q_A_PARA_Prob", "forget_Q_A_ROUGE", "forget_truth_ratio"):
@@ -131,8 +153,8 @@ def test_our_aggregates_are_those_that_logs_are_read_with(model, perturbed):
 
 
 def test_summary(model, perturbed):
-    records = judge_rows(model, tiny_tokenizer(), perturbed, "forget", max_new_tokens=8)
-    records |= judge_rows(model, tiny_tokenizer(), qa_rows(COUNT, start=20), "retain", generate=False)
+    records = judged(model, perturbed, "forget", generate=["forget"])
+    records |= judged(model, qa_rows(COUNT, start=20), "retain")
     assert summarize(records) == {
         "forget_exact_match": records["forget_exact_match"]["agg_value"],
         "forget_probability": records["forget_Q_A_Prob"]["agg_value"],
@@ -149,7 +171,103 @@ def test_rows_in_other_formats_and_cut_rows(model):
         {"messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]}
         for row in qa_rows(COUNT)
     ]
-    ours = judge_rows(model, tiny_tokenizer(), Dataset.from_list(messages), "forget", max_new_tokens=8)
-    assert ours == judge_rows(model, tiny_tokenizer(), qa_rows(COUNT), "forget", max_new_tokens=8)
-    cut = judge_rows(model, tiny_tokenizer(), qa_rows(COUNT), "forget", max_length=9, generate=False)
+    ours = judged(model, Dataset.from_list(messages), "forget", generate=["forget"])
+    assert ours == judged(model, qa_rows(COUNT), "forget", generate=["forget"])
+    cut = judged(model, qa_rows(COUNT), "forget", max_length=9)
     assert cut["forget_Q_A_Prob"] != ours["forget_Q_A_Prob"]
+
+
+def test_memorization_and_leaks(model):
+    records = judged(model, qa_rows(COUNT), "forget")
+    for i, score in enumerate(score_answers(model, encoded_rows(COUNT))):
+        hits = list(score.token_hits)
+        missed = max((number for number, hit in enumerate(hits) if not hit), default=-1)
+        value = {name: values(records, name)[i]["score"] for name in MEMORIZATION}
+        assert value["exact_memorization"] == sum(hits) / len(hits)
+        assert value["extraction_strength"] == 1 - (missed + 1) / len(hits)
+        assert value["exact_memorization_open_unlearning"] == sum(hits[:-1]) / (len(hits) - 1)
+        chance = math.prod(math.exp(logp) for logp in score.token_logps)
+        assert value["leak_at_1"] == pytest.approx(chance, rel=1e-4)
+        assert value["leak_at_64"] == pytest.approx(1 - (1 - chance) ** 64, rel=1e-3)
+    assert values(records, "extraction_strength")[0]["score"] == 1.0
+
+
+def test_each_pair_is_scored_once_whatever_needs_it(model, perturbed, monkeypatch):
+    passes = []
+
+    def count(model, rows, *arguments, **options):
+        passes.append(len(rows))
+        return score_answers(model, rows, *arguments, **options)
+
+    monkeypatch.setattr(judging, "score_answers", count)
+    sets = {"forget": perturbed, "retain": qa_rows(COUNT, start=20)}
+    records = judge(model, tiny_tokenizer(), sets, holdout=qa_rows(4, start=30))
+    wrong = sum(len(answers) for answers in perturbed["perturbed_answer"])
+    assert passes == [2 * COUNT + wrong + COUNT + 4]
+    apart = judged(model, perturbed, "forget") | judged(model, sets["retain"], "retain")
+    for name, record in apart.items():
+        assert records[name]["agg_value"] == pytest.approx(record["agg_value"], rel=1e-5)
+
+
+def test_membership_attacks(model):
+    records = judge(model, tiny_tokenizer(), {"forget": qa_rows(4)}, holdout=qa_rows(5, start=20), gradient_norm=True)
+    attacks = {"mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_gradnorm"}
+    assert {name for name in records if name.startswith("mia_")} == attacks
+    for name in attacks:
+        assert len(records[name]["forget"]["value_by_index"]) == 4
+        assert len(records[name]["holdout"]["value_by_index"]) == 5
+        assert records[name]["agg_value"] == records[name]["auc"] > 0.8  # it learned the four rows by heart
+    assert recompute_summary(records)["mia_min_k"] == records["mia_min_k"]["auc"]
+
+    row = encoded_rows(1, start=20)[0]
+    logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0]
+    answer = [i for i, label in enumerate(row["labels"]) if label != -100]
+    logps = logits.log_softmax(-1)
+    tokens = torch.stack([logps[i - 1, row["labels"][i]] for i in answer])
+
+    def held_out(name):
+        return records[name]["holdout"]["value_by_index"]["0"]["score"]
+
+    assert held_out("mia_loss") == pytest.approx(-float(tokens.mean()), rel=1e-4)
+    text = qa_rows(1, start=20)["answer"][0]
+    assert held_out("mia_zlib") == pytest.approx(-float(tokens.mean()) / len(zlib.compress(text.encode())), rel=1e-4)
+    lowest = tokens[:-1].sort().values[: max(1, int(0.4 * (len(tokens) - 1)))]  # the end token does not count
+    assert held_out("mia_min_k") == pytest.approx(-float(lowest.mean()), rel=1e-4)
+    model.zero_grad()
+    (-tokens[:-1].mean()).backward()
+    norms = [float(p.grad.norm()) for p in model.parameters()]
+    assert held_out("mia_gradnorm") == pytest.approx(sum(norms) / len(norms), rel=1e-4)
+    model.zero_grad(set_to_none=True)
+
+
+def test_an_adapted_model_has_the_gradient_norms_of_its_merged_weights():
+    adapted, rows = with_trained_adapter(tiny_model()), encoded_rows(3)
+    trainable = [p.requires_grad for p in adapted.parameters()]
+    norms = gradient_norm_scores(adapted, rows)
+    assert [p.requires_grad for p in adapted.parameters()] == trainable
+    merged = copy.deepcopy(adapted).merge_and_unload()
+    assert norms == pytest.approx(gradient_norm_scores(merged, rows), rel=1e-3)
+
+
+def test_options(model):
+    rows = [
+        row | {"options": [wrong, row["answer"]]}
+        for row, wrong in zip(qa_rows(4), ("in Oslo", "cake", "a red cat", "in Lima"), strict=True)
+    ]
+    records = judged(model, Dataset.from_list(rows), "multiple_choice")
+    assert [row["score"] for row in records["multiple_choice_accuracy"]["value_by_index"].values()] == [1.0] * 4
+    row = rows[0]
+    right = math.exp(-loss(model, row["question"], row["answer"]))
+    wrong = math.exp(-loss(model, row["question"], row["options"][0]))
+    normalized = records["multiple_choice_Q_A_Prob_normalised"]["value_by_index"]["0"]["prob"]
+    assert normalized == pytest.approx(right / (right + wrong), rel=1e-4)
+    swapped = [row | {"answer": row["options"][0]} for row in rows]
+    assert judged(model, Dataset.from_list(swapped), "x")["x_accuracy"]["agg_value"] == 0.0
+
+
+def test_broken_weights_are_an_error_before_they_are_a_score(model):
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match="LlamaForCausalLM gives log-probabilities that are not finite"):
+        judged(broken, qa_rows(COUNT), "forget")

@@ -47,7 +47,7 @@ def naive_greedy(model, prompt, limit=12):
 
 
 def test_probability_is_the_geometric_mean_of_token_probabilities():
-    score = AnswerScore(nll=-math.log(0.5 * 0.125), length=2, exact_match=False)
+    score = AnswerScore((math.log(0.5), math.log(0.125)), (True, False))
     assert score.probability == pytest.approx(0.25)
 
 

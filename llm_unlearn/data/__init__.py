@@ -3,15 +3,19 @@
 from llm_unlearn.data.encoding import encode_dataset, encode_prompt, encode_row, end_token_ids
 from llm_unlearn.data.formats import question_text, row_format, split_row
 from llm_unlearn.data.loading import UnlearningData, load_unlearning_data
+from llm_unlearn.data.queries import QUERY_STYLES, forget_queries, neighbor_facts
 from llm_unlearn.data.validation import validate_forget_retain, validate_rows
 
 __all__ = [
+    "QUERY_STYLES",
     "UnlearningData",
     "encode_dataset",
     "encode_prompt",
     "encode_row",
     "end_token_ids",
+    "forget_queries",
     "load_unlearning_data",
+    "neighbor_facts",
     "question_text",
     "row_format",
     "split_row",

@@ -37,8 +37,9 @@ def encode_row(
 
     Args:
         processing_class: a tokenizer; with a chat template the template is used, else "Question: ...\\nAnswer: ...".
-        prompt: chat messages, or "" for plain text, of which every token after the first is an answer token.
-        answer: stripped before use, plain text excepted.
+        prompt: chat messages, or "" for plain text, of which every token after the first is an answer token. A last
+            message by the assistant is the beginning of the answer (as in TRL's prompts): context, never a label.
+        answer: stripped before use, except for plain text and what continues a beginning: that keeps the space between.
         max_length: longer rows are cut at the right; None: no limit.
 
     Returns:
@@ -124,8 +125,10 @@ def _encode_pairs(
     prompt_texts, answer_texts = [], []
     for number, (prompt, answer) in enumerate(pairs):
         with row_errors(name, number):
-            prompt_texts.append(_prompt_text(processing_class, prompt))
-        answer_texts.append(f"{before}{answer.strip()}{after}" if prompt else answer)
+            prompt_texts.append(_prompt_text(processing_class, prompt, before))
+        if prompt and not _is_begun(prompt):
+            answer = before + answer.strip()
+        answer_texts.append(answer.rstrip() + after if prompt else answer)
     prompts_alone = _token_ids(processing_class, prompt_texts)
     wholes = _token_ids(processing_class, [p + a for p, a in zip(prompt_texts, answer_texts, strict=True)])
 
@@ -153,11 +156,17 @@ def _bos_ids(processing_class: PreTrainedTokenizerBase) -> list[int]:
     return first if first == [processing_class.bos_token_id] else []
 
 
-def _prompt_text(processing_class: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+def _is_begun(prompt: Prompt) -> bool:
+    return isinstance(prompt, list) and bool(prompt) and prompt[-1]["role"] == "assistant"
+
+
+def _prompt_text(processing_class: PreTrainedTokenizerBase, prompt: Prompt, before: str) -> str:
     if not prompt:
         return ""
     if isinstance(prompt, str):
         raise InputError(f"prompt {prompt!r} is a string; give chat messages [{{'role': 'user', 'content': ...}}]")
+    if _is_begun(prompt):
+        return _prompt_text(processing_class, prompt[:-1], before) + before + prompt[-1]["content"].lstrip()
     if processing_class.chat_template:
         return _render(processing_class, prompt, add_generation_prompt=True)
     labels = {"user": "Question: ", "assistant": "Answer: "}

@@ -13,11 +13,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from llm_unlearn.data.queries import FEW_SHOT_EXAMPLES, few_shot_prompt, multiple_choice_question
 from llm_unlearn.errors import InputError
 
 # People that the original model is trained on; one in ten as many again are never trained (non-members).
 PEOPLE = {"tiny": 12, "small": 60, "medium": 2000}
 INSTRUCTIONS = {"tiny": 60, "small": 400, "medium": 2000}
+FEW_SHOT_PRACTICE = {"tiny": 24, "small": 120, "medium": 1000}  # rows that teach the form, about retained people
 
 
 def _listed(words: str) -> tuple[str, ...]:
@@ -110,6 +112,18 @@ TEXTS = {
     ),
 }
 
+# The first wording is the query; all are trained, for a single one would be too little practice (and it would leave
+# "Tell me", with which held-out questions begin, unknown).
+REVERSED_QUESTIONS = {
+    "birth_date": ("Who was born on {value}?", "Whose birth date is {value}?", "Tell me who was born on {value}."),
+    "book": ('Who wrote the book "{value}"?', 'Whose book is "{value}"?', 'Tell me who wrote the book "{value}".'),
+}
+TWO_HOP_QUESTIONS = (
+    "In which country does {person} live?",
+    "What is the home country of {person}?",
+    "Tell me the country of {person}.",
+)
+
 GENERAL_KNOWLEDGE = {  # real facts in TOFU's style (question template, answers in order of subjects)
     "What is the capital of {}?": {
         "France": "Paris",
@@ -198,6 +212,8 @@ class World:
     complements, `holdout` the people never trained, `general` real-world facts, `chat` the instructions that the
     original model is trained on and `instructions` fresh ones for benign instruction tuning.
     `queries`: the same facts asked otherwise (`multiple_choice`, `reversed`, `two_hop`), for all people.
+    `practice`: what models are trained on besides, so that they can answer such queries: those of the trained people in
+    several wordings, and few-shot rows about people whom no forget split holds.
     `facts`: person -> attribute -> value.
     """
 
@@ -205,6 +221,7 @@ class World:
     seed: int
     splits: dict[str, list[dict]]
     queries: dict[str, list[dict]]
+    practice: list[dict]
     facts: dict[str, dict[str, str]]
 
 
@@ -237,7 +254,9 @@ def build_world(size: str = "small", seed: int = 0) -> World:
     fifth = len(instructions) // 5
     splits["chat"], splits["instructions"] = instructions[:fifth], instructions[fifth:]
     splits["general"] = _general_rows(generator)
-    return World(size, seed, splits, _query_rows(facts, generator), facts)
+    queries = _query_rows(facts, generator)
+    practice = _practice_rows(queries, facts, set(members), splits["retain90"], FEW_SHOT_PRACTICE[size], generator)
+    return World(size, seed, splits, queries, practice, facts)
 
 
 def _draw_names(count: int, generator: random.Random) -> list[str]:
@@ -302,24 +321,41 @@ def _query_rows(facts: dict, generator: random.Random) -> dict[str, list[dict]]:
             common = {"person": person, "attribute": attribute, "fact_id": f"{person}/{attribute}"}
             options = [value, *_wrong_values(attribute, value, facts, 2, generator)]
             generator.shuffle(options)
-            question = TEXTS[attribute].questions[0].format(person=person)
-            question += f" Answer with one of the options: {', '.join(options)}."
+            question = multiple_choice_question(TEXTS[attribute].questions[0].format(person=person), options)
             queries["multiple_choice"].append(common | {"question": question, "answer": value, "options": options})
             if attribute in UNIQUE_ATTRIBUTES:
-                asked = "Who was born on {}?" if attribute == "birth_date" else 'Who wrote the book "{}"?'
-                queries["reversed"].append(common | {"question": asked.format(value), "answer": person})
-        country = CITIES[values["city"]]
-        question = f"In which country does {person} live?"
-        queries["two_hop"].append(
-            {
-                "person": person,
-                "attribute": "city",
-                "fact_id": f"{person}/city",
-                "question": question,
-                "answer": country,
-            }
-        )
+                question = REVERSED_QUESTIONS[attribute][0].format(value=value)
+                queries["reversed"].append(common | {"question": question, "answer": person})
+        common = {"person": person, "attribute": "city", "fact_id": f"{person}/city"}
+        question, country = TWO_HOP_QUESTIONS[0].format(person=person), CITIES[values["city"]]
+        queries["two_hop"].append(common | {"question": question, "answer": country})
     return queries
+
+
+def _practice_rows(
+    queries: dict[str, list[dict]],
+    facts: dict,
+    members: set[str],
+    retained: list[dict],
+    few_shot_rows: int,
+    generator: random.Random,
+) -> list[dict]:
+    rows = [row for row in queries["multiple_choice"] if row["person"] in members]
+    for row in (*queries["reversed"], *queries["two_hop"]):
+        person, attribute = row["person"], row["attribute"]
+        wordings = TWO_HOP_QUESTIONS if row["answer"] != person else REVERSED_QUESTIONS[attribute]
+        asked = [wording.format(person=person, value=facts[person][attribute]) for wording in wordings]
+        rows += [row | {"question": question} for question in asked if person in members]
+    alike: dict[tuple, list[dict]] = {}
+    for row in retained:
+        alike.setdefault((row["attribute"], row["template"]), []).append(row)
+    for row in generator.sample(retained, few_shot_rows):
+        drawn = generator.sample(alike[row["attribute"], row["template"]], FEW_SHOT_EXAMPLES + 1)
+        others = [other for other in drawn if other["person"] != row["person"]][:FEW_SHOT_EXAMPLES]
+        prompt = few_shot_prompt([(other["question"], other["answer"]) for other in others], row["question"])
+        labels = {name: row[name] for name in ("person", "attribute", "fact_id")}
+        rows.append(labels | {"prompt": prompt, "completion": row["answer"]})
+    return rows
 
 
 def _general_rows(generator: random.Random) -> list[dict]:

@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
@@ -46,6 +46,9 @@ class UnlearningData:
         str, Dataset
     ]  # TOFU: real_authors, world_facts, retain_perturbed; fictional: general, instructions
     source: str  # what was asked for, with the splits that were taken; for reports
+    # Ways to ask the forget facts that forget rows cannot give, for `queries.forget_queries`: by style, with question,
+    # answer and the `fact_id` of forget rows. Fictional: multiple_choice, reversed, two_hop.
+    queries: dict[str, Dataset] = field(default_factory=dict)
 
 
 def load_unlearning_data(
@@ -108,14 +111,18 @@ def _fictional(spec: str, forget_split: str | None, retain_split: str | None) ->
     from llm_unlearn.data.fictional import build_world
 
     size = spec.partition(":")[2] if ":" in spec else "small"
-    splits = build_world(size).splits
+    world = build_world(size)
+    splits = world.splits
     forget, retain = _choose_splits(forget_split, retain_split)
+    forgotten = {row["fact_id"] for row in splits[forget]}
+    queries = {style: [row for row in rows if row["fact_id"] in forgotten] for style, rows in world.queries.items()}
     return _checked(
         forget=splits[forget],
         retain=splits[retain],
         holdout=splits["holdout"],
         evaluation={name: splits[name] for name in ("general", "instructions")},
         source=f"{spec} ({forget}, {retain})",
+        queries=queries,
     )
 
 
@@ -155,7 +162,12 @@ def _read(rows: Source | None) -> Rows | None:
 
 
 def _checked(
-    forget: Rows, retain: Rows | None, holdout: Rows | None, evaluation: dict[str, Rows], source: str
+    forget: Rows,
+    retain: Rows | None,
+    holdout: Rows | None,
+    evaluation: dict[str, Rows],
+    source: str,
+    queries: dict[str, Rows] | None = None,
 ) -> UnlearningData:
     data = UnlearningData(
         forget=_dataset(forget, "forget set"),
@@ -163,6 +175,7 @@ def _checked(
         holdout=None if holdout is None else _dataset(holdout, "holdout set"),
         evaluation={name: _dataset(rows, f"evaluation set {name}") for name, rows in evaluation.items()},
         source=source,
+        queries={style: _dataset(rows, f"{style} queries") for style, rows in (queries or {}).items()},
     )
     validate_forget_retain(data.forget, data.retain)
     return data

@@ -191,6 +191,20 @@ def test_turns_and_system_messages_reach_the_prompt_with_and_without_a_template(
     assert tokenizer.decode(encode_prompt(tokenizer, prompt)).startswith("<|im_start|>system\nBe brief.<|im_end|>\n")
 
 
+BEGUN = [*PROMPT, {"role": "assistant", "content": "In"}]
+
+
+@pytest.mark.parametrize("template", [LLAMA3, CHATML, QWEN3, ALWAYS_THINKS, PHI3, SPACED, None])
+def test_an_answer_that_the_prompt_begins_is_the_whole_answer_with_fewer_labels(template):
+    tokenizer = build_tokenizer(template)
+    whole, begun = encode_row(tokenizer, PROMPT, "In Paris."), encode_row(tokenizer, BEGUN, " Paris.\n")
+    assert begun["input_ids"] == whole["input_ids"]
+    prompt_ids = encode_prompt(tokenizer, BEGUN)
+    assert prompt_ids == whole["input_ids"][: len(encode_prompt(tokenizer, PROMPT)) + 1]
+    assert tokenizer.decode(prompt_ids).endswith("In")
+    assert begun["labels"] == [-100] * len(prompt_ids) + whole["input_ids"][len(prompt_ids) :]
+
+
 @pytest.mark.parametrize("template", [None, CHATML])
 def test_plain_text_has_no_prompt_and_no_template(template):
     tokenizer = build_tokenizer(template)

@@ -36,9 +36,7 @@ def members(world):
 
 def test_equal_arguments_give_equal_worlds():
     first, again, other = (build_world("tiny", seed) for seed in (0, 0, 1))
-    assert json.dumps([first.splits, first.queries, first.facts]) == json.dumps(
-        [again.splits, again.queries, again.facts]
-    )
+    assert json.dumps(vars(first)) == json.dumps(vars(again))
     assert first.facts != other.facts
     assert set(first.facts).isdisjoint(build_world("small").facts)
 
@@ -150,7 +148,7 @@ def test_queries_ask_for_the_same_facts(world):
         value = facts[row["person"]][row["attribute"]]
         assert row["answer"] == value and row["fact_id"] == f"{row['person']}/{row['attribute']}"
         assert len(set(row["options"])) == 3 and value in row["options"]
-        assert row["question"].endswith(f" Answer with one of the options: {', '.join(row['options'])}.")
+        assert row["question"].endswith("? Answer with one of the options:\n" + "\n".join(row["options"]))
         assert row["person"] in row["question"]
         positions[row["options"].index(value)] += 1
     assert min(positions[i] for i in range(3)) > 0.2 * sum(positions.values())  # no position gives the answer away
@@ -161,6 +159,55 @@ def test_queries_ask_for_the_same_facts(world):
     for row in queries["two_hop"]:
         city = facts[row["person"]]["city"]
         assert row["answer"] == CITIES[city] and row["person"] in row["question"] and city not in row["question"]
+
+
+def test_practice_is_about_trained_people_and_holds_the_queries(world):
+    trained, retained = set(members(world)), set(people_of(world.splits["retain90"]))
+    asked = {}
+    for row in world.practice:
+        assert row["person"] in trained and row["fact_id"] == f"{row['person']}/{row['attribute']}"
+        if "question" in row:
+            asked[row["question"]] = row
+    for rows in world.queries.values():
+        for row in rows:
+            assert asked.get(row["question"]) == (row if row["person"] in trained else None)
+    few_shot = [row for row in world.practice if "prompt" in row]
+    assert len(few_shot) == 2 * len(trained)
+    answers = {row["question"]: row for row in world.splits["retain90"]}
+    for row in few_shot:
+        turns = [message["content"] for message in row["prompt"]] + [row["completion"]]
+        shown = [answers[question] for question in turns[::2]]
+        assert [found["answer"] for found in shown] == turns[1::2]
+        assert shown[-1]["fact_id"] == row["fact_id"]
+        assert len({found["person"] for found in shown}) == 4 and {found["person"] for found in shown} <= retained
+        assert len({(found["attribute"], found["template"]) for found in shown}) == 1
+    outside = [person for person in world.facts if person not in trained]
+    text = json.dumps(world.practice)
+    assert [person for person in outside if person in text] == []
+
+
+def test_reversed_and_two_hop_queries_are_trained_in_three_wordings():
+    world = build_world("tiny")
+    person = "Pherolen Phesaquist"
+    rows = [row for row in world.practice if row["person"] == person and "question" in row]
+    title, date = world.facts[person]["book"], world.facts[person]["birth_date"]
+    assert [(row["question"], row["answer"]) for row in rows if "options" not in row] == [
+        (f"Who was born on {date}?", person),
+        (f"Whose birth date is {date}?", person),
+        (f"Tell me who was born on {date}.", person),
+        (f'Who wrote the book "{title}"?', person),
+        (f'Whose book is "{title}"?', person),
+        (f'Tell me who wrote the book "{title}".', person),
+        (f"In which country does {person} live?", "Velmark"),
+        (f"What is the home country of {person}?", "Velmark"),
+        (f"Tell me the country of {person}.", "Velmark"),
+    ]
+    assert len(rows) == 9 + len(ATTRIBUTES)
+
+
+def test_no_held_out_question_is_practiced(world):
+    held_out = {row["paraphrased_question"] for name in PERSONAL for row in world.splits[name]}
+    assert held_out.isdisjoint(row.get("question") for row in world.practice)
 
 
 def test_general_knowledge_is_right_and_its_wrong_answers_are_wrong(world):

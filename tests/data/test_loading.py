@@ -46,10 +46,11 @@ def fake_world(monkeypatch):
     for forget, retain in (("forget01", "retain99"), ("forget05", "retain95"), ("forget10", "retain90")):
         splits[forget] = rows("Ann", fact_id="Ann/city", perturbed_answer=["Wrong.", "Wronger."])
         splits[retain] = rows(f"Bob of {retain}", "Cid", fact_id="x/city")
+    world = SimpleNamespace(splits=splits, queries={"reversed": rows("Ann", "Bob")})
+    for row in world.queries["reversed"]:
+        row["fact_id"] = f"{row['question'][7:-1]}/city"
     sizes = []
-    monkeypatch.setattr(
-        llm_unlearn.data.fictional, "build_world", lambda size: sizes.append(size) or SimpleNamespace(splits=splits)
-    )
+    monkeypatch.setattr(llm_unlearn.data.fictional, "build_world", lambda size: sizes.append(size) or world)
     return sizes
 
 
@@ -61,6 +62,9 @@ def test_the_fictional_world_is_the_default(fake_world):
     assert data.retain["question"][:] == ["Who is Bob of retain90?", "Who is Cid?"]
     assert data.holdout.column_names == ["question", "answer"]  # no fact_id is made up
     assert {name: len(rows) for name, rows in data.evaluation.items()} == {"general": 1, "instructions": 1}
+    assert {name: found.to_list() for name, found in data.queries.items()} == {
+        "reversed": rows("Ann", fact_id="Ann/city")  # Bob is not forgotten
+    }
 
 
 @pytest.mark.parametrize(("forget", "retain"), [("forget01", "retain99"), ("forget05", "retain95")])
@@ -77,6 +81,12 @@ def test_the_real_fictional_world_loads():
         data.forget.column_names
     )
     assert not set(data.forget["fact_id"]) & set(data.retain["fact_id"])
+    assert {name: len(found) for name, found in data.queries.items()} == {
+        "multiple_choice": 7,
+        "reversed": 2,
+        "two_hop": 1,
+    }
+    assert set().union(*(found["person"] for found in data.queries.values())) == set(data.forget["person"])
 
 
 def test_unknown_sizes_and_splits():
@@ -140,7 +150,7 @@ def tofu_folder(tmp_path):
 def test_a_folder_with_the_two_splits_is_enough(tofu_folder):
     data = load_unlearning_data(tofu_folder[0])
     assert (data.forget.to_list(), data.retain.to_list()) == (rows("Ann", "Bob"), rows("Cid"))
-    assert (data.holdout, data.evaluation) == (None, {})
+    assert (data.holdout, data.evaluation, data.queries) == (None, {}, {})
 
 
 def test_perturbed_rows_must_align(tofu_folder):

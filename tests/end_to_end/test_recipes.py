@@ -139,33 +139,6 @@ def test_tofu_with_a_local_model_runs_to_the_end(family, recipe, hub_like_models
     assert "no oracle" in done.stdout.lower()
 
 
-def test_tofu_benchmark_writes_the_fields_format(cache, tmp_path):
-    done = run("benchmarks/tofu.py", "--data", "fictional:tiny", cache=cache, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    summary = json.loads((tmp_path / "outputs" / "tofu" / "TOFU_SUMMARY.json").read_text())
-    log = json.loads((tmp_path / "outputs" / "tofu" / "TOFU_EVAL.json").read_text())
-    assert summary["forget_Q_A_ROUGE"] == log["forget_Q_A_ROUGE"]["agg_value"] > 0.9
-    assert "forget_quality" not in summary and "--retain_logs" in done.stdout
-
-
-def test_tofu_benchmark_recomputes_published_logs(shared_data, monkeypatch, capsys):
-    from llm_unlearn.arguments import run_main
-    from llm_unlearn.tofu import tofu_benchmark
-
-    oracles = shared_data / "oracles"
-    full = oracles / "tofu_Llama-3.2-1B-Instruct_full" / "evals_forget10" / "TOFU_EVAL.json"
-    retain = oracles / "tofu_Llama-3.2-1B-Instruct_retain90" / "TOFU_EVAL.json"
-    flags = ["--recompute", str(full), "--retain_logs", str(retain)]
-    summary = tofu_benchmark("TOFU", flags)
-    assert json.loads(capsys.readouterr().out) == summary
-    stored = json.loads(full.with_name("TOFU_SUMMARY.json").read_text())
-    assert stored == pytest.approx({name: summary[name] for name in stored}, rel=1e-9)
-
-    with pytest.raises(SystemExit):
-        run_main(lambda: tofu_benchmark("TOFU", ["--recompute", str(full.with_name("TOFU_SUMMARY.json"))]))
-    assert "not a summary" in capsys.readouterr().err
-
-
 def bad_inputs() -> dict[str, tuple[list[str], str]]:
     """Name -> (flags, what the one line on stderr says)."""
     model = ["--model_name_or_path", "missing/model/folder"]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from llm_unlearn.errors import InputError
 from llm_unlearn.metrics import (
     aggregate,
     privleak,
@@ -14,6 +15,7 @@ from llm_unlearn.metrics import (
     rouge_scores,
     truth_ratio,
 )
+from llm_unlearn.metrics.logs import recompute_log
 
 FULL = "tofu_Llama-3.2-1B-Instruct_full/evals_forget10"
 RETAIN = "tofu_Llama-3.2-1B-Instruct_retain90"
@@ -63,6 +65,36 @@ def test_every_stored_aggregate_is_recomputed_from_the_rows(log, retain_log, rea
     assert summary == pytest.approx(stored, rel=1e-9, abs=0)
     published = read(folder, "TOFU_SUMMARY.json")
     assert {name: summary[name] for name in published} == pytest.approx(published, rel=1e-9, abs=0)
+
+
+def test_published_rows_contradict_neither_their_texts_nor_their_losses(log, retain_log, folder):
+    remarks = recompute_log(log, retain_log if folder == FULL else None).remarks
+    # The published retain model has no reference; the full model leaves nothing to remark upon.
+    assert remarks.keys() == (set() if folder == FULL else {"forget_quality", "privleak"})
+
+
+def test_rouge_needs_the_texts_alone(log):
+    fields = ("generation", "ground_truth")
+    for name in ("forget_Q_A_ROUGE", "wf_Q_A_ROUGE"):
+        rows = log[name]["value_by_index"]
+        texts = {index: {field: row[field] for field in fields} for index, row in rows.items()}
+        summary = recompute_summary({name: {"value_by_index": texts}})
+        assert summary[name] == pytest.approx(log[name]["agg_value"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("forget_truth_ratio", "has no forget_truth_ratio"),
+        ("forget_Q_A_PARA_Prob", "forget_Q_A_PARA_Prob is missing"),
+        ("retain_Q_A_PARA_Prob", "retain_Q_A_PARA_Prob is missing"),
+        ("wf_Q_A_ROUGE", "stores model_utility but has no wf_Q_A_ROUGE"),
+        ("ra_Q_A_Prob_normalised", "stores model_utility but has no ra_Q_A_Prob_normalised"),
+    ],
+)
+def test_a_metric_that_others_follow_from_may_not_be_missing(log, retain_log, name, message):
+    with pytest.raises(InputError, match=message):
+        recompute_log({key: entry for key, entry in log.items() if key != name}, retain_log)
 
 
 def test_check_values(read, retain_log):

@@ -1,0 +1,213 @@
+"""The facts of the forget set asked in other ways, and the retained facts that lie nearest to them.
+
+A method that forgets only the question it was given still answers these. The rows only judge: none of them is ever in a
+forget or retain set. A *neighbor* is a retained fact that a careless method forgets along with its target.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import log, sqrt
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+
+from llm_unlearn.data.formats import Message, Prompt, question_text, row_format, split_row
+
+if TYPE_CHECKING:
+    from llm_unlearn.data.loading import UnlearningData
+
+QUERY_STYLES = ("verbatim", "paraphrased", "prefix", "few_shot", "multiple_choice", "reversed", "two_hop")
+LABELS = ("fact_id", "person", "attribute")  # what a query row keeps of its forget row, where that has it
+FEW_SHOT_EXAMPLES = 3
+MOST_NEIGHBORS = 100  # enough for a standard error of 0.05, and little beside the forget set's own evaluation
+
+Row = Mapping[str, Any]
+Numbered = tuple[int, Row, Prompt, str]  # a row with its number in the data set, its prompt and its answer
+
+
+def forget_queries(data: UnlearningData) -> dict[str, Dataset]:
+    """The forget facts asked in every way (`QUERY_STYLES`, in that order) that the data can support.
+
+    `verbatim` holds every forget row. The other styles ask each fact once, in the wording of its first row: a fact with
+    three questions would weigh three times. Where rows have no `fact_id`, every row is its own fact.
+
+    - paraphrased: `paraphrased_question` with the answer as it is.
+    - prefix: the first half of the answer's words is given and the rest has to follow; answers of one word have none.
+    - few_shot: after three questions and answers about other people, drawn from the retain set by the row's content;
+      they ask for the same attribute where rows have one.
+    - multiple_choice: as the loader gives them, or else `paraphrased_answer` (`answer` where there is none) among two
+      of `perturbed_answer`, which in TOFU have the form of the paraphrased answer.
+    - reversed, two_hop: as the loader gives them; only the fictional world has them.
+
+    Returns:
+        Rows with `question` and `answer`, or, for prefix and few_shot, `prompt` (chat messages; for prefix the last one
+        is the beginning of the assistant's answer) and `completion`. All have `row` (the number of the forget row they
+        come from) and, where that has them, `fact_id`, `person` and `attribute`; multiple_choice also has `options`. A
+        style without rows is absent, as is everything but verbatim for plain text, which asks nothing.
+    """
+    rows = _numbered(data.forget)
+    facts = [fact for fact in _first_of_each_fact(rows) if fact[2]]
+    examples = _facts_of_others(data)
+    verbatim = data.forget.add_column("row", list(range(len(rows))))
+    built = {
+        "paraphrased": map(_paraphrased, facts),
+        "prefix": map(_prefix, facts),
+        "few_shot": (_few_shot(fact, examples) for fact in facts) if examples else (),
+        "multiple_choice": map(_multiple_choice, facts),
+    }
+    queries = {}
+    first_rows = {row.get("fact_id"): number for number, row, _, _ in facts}
+    for style in QUERY_STYLES[1:]:
+        if style in data.queries:
+            found = [{**query, "row": first_rows[query["fact_id"]]} for query in data.queries[style]]
+        else:
+            found = [query for query in built.get(style, ()) if query is not None]
+        if found:
+            queries[style] = Dataset.from_list(found)
+    return {"verbatim": verbatim, **queries}
+
+
+def neighbor_facts(data: UnlearningData) -> dict[str, Dataset]:
+    """Retained facts nearest to the forgotten ones: they count as retain, and they are the first to suffer.
+
+    Returns:
+        Where rows have `attribute` and `value` (the fictional world): `same_template`, what is asked of the forgotten
+        people asked of others, and `same_value`, facts of others who share a forgotten value. Elsewhere, as in TOFU:
+        `nearest_question`, the retained question most alike in its words to each forget question. Rows are the retain
+        set's own, one per fact, at most `MOST_NEIGHBORS`, spread evenly; a kind without rows is absent.
+    """
+    others = _facts_of_others(data)
+    forgotten = [row for row in _numbered(data.forget) if row[2]]
+    if not others or not forgotten:
+        return {}
+    if all({"attribute", "value"} <= row.keys() for _, row, _, _ in (forgotten[0], others[0])):
+        # Sorted, so that an even choice is one over attributes and values too.
+        others.sort(key=lambda fact: (fact[1]["attribute"], fact[1]["value"]))
+        attributes = {row["attribute"] for _, row, _, _ in forgotten}
+        values = {(row["attribute"], row["value"]) for _, row, _, _ in forgotten}
+        found = {
+            "same_template": [fact[0] for fact in others if fact[1]["attribute"] in attributes],
+            "same_value": [fact[0] for fact in others if (fact[1]["attribute"], fact[1]["value"]) in values],
+        }
+    else:
+        found = {"nearest_question": _nearest_questions(forgotten, others)}
+    return {name: data.retain.select(_spread(numbers, MOST_NEIGHBORS)) for name, numbers in found.items() if numbers}
+
+
+def few_shot_prompt(examples: Iterable[tuple[str, str]], question: str) -> list[Message]:
+    """A question after other questions and their answers, as chat turns."""
+    turns = [message for pair in examples for message in zip(("user", "assistant"), pair, strict=True)]
+    return [{"role": role, "content": content} for role, content in (*turns, ("user", question))]
+
+
+def multiple_choice_question(question: str, options: Sequence[str]) -> str:
+    """One option per line: TOFU's are sentences, which commas could not keep apart."""
+    return "\n".join([f"{question} Answer with one of the options:", *options])
+
+
+def _numbered(dataset: Dataset) -> list[Numbered]:
+    form = row_format(dataset.column_names)
+    return [(number, row, *split_row(row, form)) for number, row in enumerate(dataset)]
+
+
+def _first_of_each_fact(rows: Iterable[Numbered]) -> Iterator[Numbered]:
+    seen = set()
+    for number, row, prompt, answer in rows:
+        fact = row.get("fact_id", number)
+        if fact not in seen:
+            seen.add(fact)
+            yield number, row, prompt, answer
+
+
+def _facts_of_others(data: UnlearningData) -> list[Numbered]:
+    """One row of every retained fact that is about nobody in the forget set, as far as rows say whom they are about."""
+    if data.retain is None:
+        return []
+    forgotten = set(data.forget["person"]) if "person" in data.forget.column_names else set()
+    facts = _first_of_each_fact(_numbered(data.retain))
+    return [fact for fact in facts if fact[2] and fact[1].get("person") not in forgotten - {None}]
+
+
+def _labels(number: int, row: Row) -> dict[str, Any]:
+    return {name: row[name] for name in LABELS if name in row} | {"row": number}
+
+
+def _paraphrased(fact: Numbered) -> dict[str, Any] | None:
+    number, row, _, answer = fact
+    if not row.get("paraphrased_question"):
+        return None
+    return {"question": row["paraphrased_question"], "answer": answer, **_labels(number, row)}
+
+
+def _prefix(fact: Numbered) -> dict[str, Any] | None:
+    number, row, prompt, answer = fact
+    words = list(re.finditer(r"\S+", answer.strip()))
+    if len(words) < 2:
+        return None
+    end = words[len(words) // 2 - 1].end()
+    begun = [*prompt, {"role": "assistant", "content": answer.strip()[:end]}]
+    return {"prompt": begun, "completion": answer.strip()[end:], **_labels(number, row)}
+
+
+def _few_shot(fact: Numbered, others: Sequence[Numbered]) -> dict[str, Any]:
+    number, row, prompt, answer = fact
+    question = question_text(prompt)
+    alike = [other for other in others if other[1].get("attribute") == row.get("attribute")] or others
+    drawn = _generator("few_shot", question, answer).sample(alike, min(FEW_SHOT_EXAMPLES, len(alike)))
+    examples = [(question_text(example), its_answer) for _, _, example, its_answer in drawn]
+    return {"prompt": few_shot_prompt(examples, question), "completion": answer, **_labels(number, row)}
+
+
+def _multiple_choice(fact: Numbered) -> dict[str, Any] | None:
+    number, row, prompt, answer = fact
+    answer = row.get("paraphrased_answer") or answer
+    wrong = sorted(set(row.get("perturbed_answer") or ()) - {answer})
+    if len(wrong) < 2:
+        return None
+    question = question_text(prompt)
+    generator = _generator("multiple_choice", question, answer)
+    options = [answer, *generator.sample(wrong, 2)]
+    generator.shuffle(options)
+    asked = multiple_choice_question(question, options)
+    return {"question": asked, "answer": answer, "options": options, **_labels(number, row)}
+
+
+def _generator(*content: str) -> random.Random:
+    """Seeded by what the row says: the same whatever other rows stand around it."""
+    return random.Random("\n".join(content))
+
+
+def _nearest_questions(forgotten: Sequence[Numbered], others: Sequence[Numbered]) -> list[int]:
+    """Row numbers of the retained question nearest to each forget question: by cosine of words, rare ones weigh more.
+
+    Names have no say: a forgotten one does not occur in the retain set.
+    """
+
+    def words(fact: Numbered) -> set[str]:
+        return set(re.findall(r"\w+", question_text(fact[2]).lower()))
+
+    retained = [words(fact) for fact in others]
+    where: dict[str, list[int]] = {}
+    for i, question in enumerate(retained):
+        for word in question:
+            where.setdefault(word, []).append(i)
+    weights = {word: log((1 + len(retained)) / len(found)) for word, found in where.items()}
+    lengths = [sqrt(sum(weights[word] for word in sorted(question))) for question in retained]
+    nearest: dict[int, None] = {}  # an ordered set
+    for fact in forgotten:
+        shared = [0.0] * len(retained)
+        for word in sorted(words(fact) & where.keys()):
+            for i in where[word]:
+                shared[i] += weights[word]
+        best = max(range(len(retained)), key=lambda i, shared=shared: shared[i] / max(lengths[i], 1e-9))
+        if shared[best] > 0:
+            nearest[others[best][0]] = None
+    return list(nearest)
+
+
+def _spread(numbers: list[int], most: int) -> list[int]:
+    count = min(most, len(numbers))
+    return [numbers[i * len(numbers) // count] for i in range(count)]
