@@ -1,13 +1,17 @@
-"""Judge one model on TOFU-format data: probability, ROUGE, truth ratio, forget quality, model utility.
+"""Judge a model on TOFU-format data with every output metric of the field, beside its original and its oracle.
 
-Writes TOFU_EVAL.json (per-row values) and TOFU_SUMMARY.json (aggregates) in the format of open-unlearning. Forget
-quality compares with a model trained without the forget rows: give its TOFU_EVAL.json (ours or a published one) as
---retain_logs.
+Probability, ROUGE, truth ratio, forget quality, model utility, memorization, extraction, membership attacks, and the
+same facts asked in seven ways: docs/evaluation.md explains them all. Writes TOFU_EVAL.json (per-row values) and
+TOFU_SUMMARY.json (aggregates) in the format of open-unlearning. Forget quality compares with a model trained without
+the forget rows: give that model, or its TOFU_EVAL.json (ours or a published one). An interrupted run goes on where it
+stopped when it is started again; several processes share the work.
 
 Example:
-    accelerate launch benchmarks/tofu.py --model_name_or_path outputs/npo/adapter --data locuslab/TOFU
-    accelerate launch benchmarks/tofu.py --model_name_or_path MODEL --data ../shared/data/tofu \\
-        --forget_split forget01 --retain_logs RETAIN/TOFU_EVAL.json
+    accelerate launch benchmarks/tofu.py --unlearned_model_name_or_path outputs/ssiuu/adapter
+    accelerate launch benchmarks/tofu.py --data locuslab/TOFU --model_name_or_path ORIGINAL \\
+        --unlearned_model_name_or_path outputs/npo/adapter --oracle_model_name_or_path RETAIN90
+    accelerate launch benchmarks/tofu.py --data ../shared/data/tofu --forget_split forget01 \\
+        --model_name_or_path MODEL --retain_logs RETAIN99/TOFU_EVAL.json
     python benchmarks/tofu.py --recompute TOFU_EVAL.json --retain_logs RETAIN/TOFU_EVAL.json
 """
 

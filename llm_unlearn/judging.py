@@ -57,8 +57,16 @@ class GatheredAnswers:
         return range(len(self.rows) - len(rows), len(self.rows))
 
     def add_lists(self, dataset: Dataset, column: str, what: str) -> list[range]:
-        """The numbers of the answers in a column of lists, one range for each row of the data set."""
+        """The numbers of the answers in a column of lists, one range for each row of the data set.
+
+        Raises:
+            InputError: the rows have no plain `question`, or a list is empty.
+        """
+        if row_format(dataset.column_names) != "question/answer":
+            raise InputError(f"{what}: column {column!r} goes with the columns question and answer; rename the others")
         questions, answers = dataset["question"], dataset[column]
+        if empty := [number for number, row in enumerate(answers) if not row]:
+            raise InputError(f"{what}: row {empty[0]} has none; fill its {column!r}, or drop the column from all rows")
         rows = [{"question": q, "answer": a} for q, row in zip(questions, answers, strict=True) for a in row]
         start, numbers = self.add(rows, what).start, []
         for row in answers:

@@ -148,7 +148,16 @@ class _ScoringEngine:
         plain = [
             {"input_ids": tree.tokens[:length] + answer, "labels": [-100] * length + answer} for answer in tree.answers
         ]
-        together, apart = self.run([tree]), self.run([answer_trees([row])[0] for row in plain])
+        apart = self.run([answer_trees([row])[0] for row in plain])
+        slower = "every answer gets a row of its own, which is slower"
+        try:
+            together = self.run([tree])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a family's code does with a mask that it does not know
+            reason = " ".join(str(error).split())
+            logger.warning("%s cannot score answers in a shared row (%.200s); %s", type(bare).__name__, reason, slower)
+            return False
         worst = max(
             abs(one - other)
             for ours, theirs in zip(together, apart, strict=True)
@@ -157,10 +166,10 @@ class _ScoringEngine:
         tolerance = 1e-2 if self.model.dtype == torch.float32 else 0.5
         if worst > tolerance:
             logger.warning(
-                "%s scores answers in a shared row differently (by up to %.2g nats a token); every answer gets a row "
-                "of its own, which is slower",
-                type(self.model).__name__,
+                "%s scores answers in a shared row differently (by up to %.2g nats a token); %s",
+                type(bare).__name__,
                 worst,
+                slower,
             )
         return worst <= tolerance
 

@@ -30,7 +30,7 @@ MAXIMUM_RETAIN_ROWS = 400  # TOFU judges 400 retain rows
 GENERATED = ("forget", "retain", "ra", "wf")  # sets with ROUGE
 Summary = dict[str, float]
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=max(Console().width, 100))  # narrower, the table would lose digits
 
 
 @dataclass

@@ -152,7 +152,20 @@ class IgnoresItsMask(LlamaForCausalLM):
         return super().forward(input_ids, (input_ids >= 0).long(), position_ids, **kwargs)
 
 
-def test_a_model_that_scores_trees_differently_is_found_out(caplog):
+class RejectsTrees(LlamaForCausalLM):
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, **kwargs):
+        _rows, _length = attention_mask.shape
+        return super().forward(input_ids, attention_mask, position_ids, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("family", "warning"),
+    [
+        (IgnoresItsMask, "IgnoresItsMask scores answers in a shared row differently"),
+        (RejectsTrees, "RejectsTrees cannot score answers in a shared row (too many values to unpack"),
+    ],
+)
+def test_a_model_that_does_not_take_trees_is_found_out(family, warning, caplog):
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tiny_tokenizer()),
@@ -162,9 +175,9 @@ def test_a_model_that_scores_trees_differently_is_found_out(caplog):
         num_attention_heads=4,
         initializer_range=1.0,  # a trained model's attention matters
     )
-    model, rows = IgnoresItsMask(config).eval(), many_rows()
+    model, rows = family(config).eval(), many_rows()
     ours = score_answers(model, rows, batch_size=1)
-    assert "IgnoresItsMask scores answers in a shared row differently" in caplog.text
+    assert warning in caplog.text
     for one, alone in zip(ours, scores_by_row(model, rows), strict=True):
         assert one.token_logps == pytest.approx(alone.token_logps, abs=1e-4)
 

@@ -224,15 +224,16 @@ def test_membership_attacks(model):
     answer = [i for i, label in enumerate(row["labels"]) if label != -100]
     logps = logits.log_softmax(-1)
     tokens = torch.stack([logps[i - 1, row["labels"][i]] for i in answer])
+    mean = float(tokens.mean().detach())
 
     def held_out(name):
         return records[name]["holdout"]["value_by_index"]["0"]["score"]
 
-    assert held_out("mia_loss") == pytest.approx(-float(tokens.mean()), rel=1e-4)
+    assert held_out("mia_loss") == pytest.approx(-mean, rel=1e-4)
     text = qa_rows(1, start=20)["answer"][0]
-    assert held_out("mia_zlib") == pytest.approx(-float(tokens.mean()) / len(zlib.compress(text.encode())), rel=1e-4)
+    assert held_out("mia_zlib") == pytest.approx(-mean / len(zlib.compress(text.encode())), rel=1e-4)
     lowest = tokens[:-1].sort().values[: max(1, int(0.4 * (len(tokens) - 1)))]  # the end token does not count
-    assert held_out("mia_min_k") == pytest.approx(-float(lowest.mean()), rel=1e-4)
+    assert held_out("mia_min_k") == pytest.approx(-float(lowest.mean().detach()), rel=1e-4)
     model.zero_grad()
     (-tokens[:-1].mean()).backward()
     norms = [float(p.grad.norm()) for p in model.parameters()]
@@ -271,3 +272,13 @@ def test_broken_weights_are_an_error_before_they_are_a_score(model):
         next(broken.parameters()).fill_(float("nan"))
     with pytest.raises(InputError, match="LlamaForCausalLM gives log-probabilities that are not finite"):
         judged(broken, qa_rows(COUNT), "forget")
+
+
+def test_columns_of_lists_are_checked_before_the_model_runs(perturbed):
+    rows = [row | {"perturbed_answer": row["perturbed_answer"] if i else []} for i, row in enumerate(perturbed)]
+    with pytest.raises(InputError, match="forget perturbed answers: row 0 has none"):
+        judged(None, Dataset.from_list(rows), "forget")
+    renamed = perturbed.rename_columns({"question": "prompt", "answer": "completion"})
+    renamed = renamed.remove_columns("paraphrased_answer")
+    with pytest.raises(InputError, match="'perturbed_answer' goes with the columns question and answer"):
+        judged(None, renamed, "forget")

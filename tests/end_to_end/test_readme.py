@@ -31,3 +31,14 @@ def test_make_targets_named_in_the_readme_exist():
     makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", README.read_text(encoding="utf-8"), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_python_blocks_of_the_evaluation_page_run(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    page = README.parent / "docs" / "evaluation.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict = {}
+    *_, call = block.strip().splitlines()
+    exec(compile(block.replace(call, f"scores = {call}"), str(page), "exec"), names)
+    assert names["scores"]["exact_memorization"] == 2 / 3
+    assert names["scores"]["leak_at_k"] > names["scores"]["probability"]
