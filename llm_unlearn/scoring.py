@@ -15,11 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.answer_trees import AnswerTree, answer_trees, pad_trees
 from llm_unlearn.batches import BatchRunner
-from llm_unlearn.data.collators import FORGET, EncodedRow, pad_rows
+from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import end_token_ids
 from llm_unlearn.errors import InputError
+from llm_unlearn.losses import answer_token_logps
 from llm_unlearn.metrics import gradient_norm_score
-from llm_unlearn.modeling import forward_answers, narrowed_logits
+from llm_unlearn.modeling import narrowed_logits
 
 logger = logging.getLogger(__name__)
 
@@ -252,9 +253,11 @@ def gradient_norm_scores(
         )
 
     def score(row: EncodedRow) -> float:
-        batch = pad_rows([row], pad_token_id=0)
-        batch["roles"] = torch.tensor([FORGET])
-        logps = forward_answers(model, {name: value.to(model.device) for name, value in batch.items()}).token_logps
+        (tree,) = answer_trees([row])
+        inputs = {name: value.to(model.device) for name, value in pad_trees([tree]).items()}
+        logits_only_at(inputs.pop("wanted"))
+        logits = model(**inputs, use_cache=False).logits
+        logps = answer_token_logps(logits, torch.tensor(tree.answers[0], device=logits.device))
         loss = -(logps[:-1] if len(logps) > 1 else logps).mean()
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         return gradient_norm_score(torch.stack([g.norm() for g in gradients if g is not None]).tolist())
@@ -263,7 +266,7 @@ def gradient_norm_scores(
     try:
         for weight in weights:
             weight.requires_grad_(True)
-        with evaluation_mode(model):
+        with evaluation_mode(model), narrowed_logits(model) as logits_only_at:
             return (runner or BatchRunner()).run(
                 "gradient norms",
                 [("gradient norm", row["input_ids"], row["labels"]) for row in rows],

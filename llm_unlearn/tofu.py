@@ -19,6 +19,7 @@ from llm_unlearn.arguments import parse_arguments
 from llm_unlearn.batches import BatchRunner
 from llm_unlearn.benchmarking import BenchmarkArguments
 from llm_unlearn.data import UnlearningData, forget_queries, neighbor_facts
+from llm_unlearn.errors import InputError
 from llm_unlearn.judging import Records, judge, reference_attack
 from llm_unlearn.log_files import read_retain_log, recompute_file
 from llm_unlearn.metrics.logs import recompute_log
@@ -95,6 +96,8 @@ def tofu_benchmark(description: str, argv: list[str] | None = None) -> Summary:
         retain_label = f"--retain_logs {arguments.retain_logs}"
         retain_log = read_retain_log(arguments.retain_logs, retain_label)
     data = arguments.load_data()
+    if retain_log is not None:
+        _check_forget_rows(retain_log, data, retain_label)
     # Whoever is done first waits for the others, however long that takes.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
     models = _models(arguments)
@@ -121,6 +124,16 @@ def tofu_benchmark(description: str, argv: list[str] | None = None) -> Summary:
         console.print(f"{metric}: {remark}", soft_wrap=True, markup=False)
     console.print(f"Written to {output}/TOFU_EVAL.json (per row) and TOFU_SUMMARY.json", soft_wrap=True)
     return recomputed[tested].summary
+
+
+def _check_forget_rows(retain_log: Records, data: UnlearningData, label: str) -> None:
+    """Raise InputError, before a model is judged, if its rows could not be compared with those of the log."""
+    rows = len(retain_log["forget_truth_ratio"]["value_by_index"])
+    if rows != len(data.forget):
+        raise InputError(
+            f"{label}, forget_truth_ratio: {rows} rows, but the forget set has {len(data.forget)} ({data.source}): "
+            "give the log of a model evaluated on the same --forget_split"
+        )
 
 
 def _recompute(arguments: TofuArguments) -> Summary:

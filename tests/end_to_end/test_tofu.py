@@ -124,3 +124,19 @@ def test_published_logs_are_recomputed(shared_data, capsys):
         run_main(lambda: tofu_benchmark("TOFU", ["--recompute", str(full.with_name("TOFU_SUMMARY.json"))]))
     error = capsys.readouterr().err
     assert "TOFU_SUMMARY.json" in error and len(error.splitlines()) == 1
+
+
+def test_a_retain_log_of_another_split_is_an_error_before_a_model_is_loaded(shared_data, capsys):
+    retain = shared_data / "oracles" / "tofu_Llama-3.2-1B-Instruct_retain90" / "TOFU_EVAL.json"
+    flags = [
+        "--data",
+        str(shared_data / "tofu"),
+        "--forget_split",
+        "forget01",
+        "--model_name_or_path",
+        "no/model/there",
+    ]
+    with pytest.raises(SystemExit):
+        run_main(lambda: tofu_benchmark("TOFU", [*flags, "--retain_logs", str(retain)]))
+    error = capsys.readouterr().err
+    assert f"--retain_logs {retain}, forget_truth_ratio: 400 rows, but the forget set has 40" in error
