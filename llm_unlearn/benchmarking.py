@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import yaml
+from rich.console import Console
 
 from llm_unlearn.arguments import arguments_to_dict, parse_arguments
+from llm_unlearn.data import UnlearningData
 from llm_unlearn.embedded import RECIPE_DEFAULTS, embedded_model
 from llm_unlearn.examination import Examination
 from llm_unlearn.modeling import load_tokenizer, use_all_cpu_threads
@@ -40,6 +43,15 @@ class BenchmarkArguments(DataArguments):
         return original, oracles
 
 
+def show_dry_run(data: UnlearningData, *groups: object) -> None:
+    """Print the configuration and what would be examined: the `--dry_run` of benchmarks."""
+    console = Console(highlight=False)
+    console.print(yaml.safe_dump(arguments_to_dict(*groups), sort_keys=False), markup=False)
+    sets = {"forget": data.forget, "retain": data.retain, "holdout": data.holdout, **data.evaluation, **data.queries}
+    counts = ", ".join(f"{len(rows)} {name}" for name, rows in sets.items() if rows is not None)
+    console.print(f"{data.source}: {counts} rows", markup=False, soft_wrap=True)
+
+
 def attack_benchmark(attack: str, description: str, argv: list[str] | None = None) -> dict:
     """Run one attack on original, oracles and, if given, an unlearned model; writes and returns the results."""
     use_all_cpu_threads()
@@ -50,6 +62,9 @@ def attack_benchmark(attack: str, description: str, argv: list[str] | None = Non
         arguments, attack_args = parse_arguments(groups, argv, description=description, defaults=defaults)
     attack_args.attacks = [attack]
     data = arguments.load_data()
+    if arguments.dry_run:
+        show_dry_run(data, arguments, attack_args)
+        return {}
     original, oracles = arguments.model_paths()
     examination = Examination(
         arguments,

@@ -31,6 +31,7 @@ from transformers import (
 
 from llm_unlearn.answer_trees import AnswerTree, answer_trees
 from llm_unlearn.arguments import arguments_to_dict, parse_arguments
+from llm_unlearn.benchmarking import show_dry_run
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.data.collators import EncodedRow, pad_rows
 from llm_unlearn.judging import GatheredAnswers, JudgedSet, Records, judge
@@ -63,6 +64,9 @@ def evaluation_speed(description: str, argv: list[str] | None = None) -> dict:
     (arguments,) = parse_arguments((SpeedArguments,), argv, description=description)
     use_all_cpu_threads()
     data = arguments.load_data()
+    if arguments.dry_run:
+        show_dry_run(data, arguments)
+        return {}
     if arguments.model_name_or_path is None:
         processing_class, model = random_llama(data)
     else:

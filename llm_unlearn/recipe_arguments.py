@@ -37,7 +37,10 @@ class DataArguments:
         metadata={"help": "Weights' type.", "choices": ["auto", "float32", "bfloat16", "float16"]},
     )
     dry_run: bool = field(
-        default=False, metadata={"help": "Show configuration, one decoded batch and parameter counts, then stop."}
+        default=False,
+        metadata={
+            "help": "Show the configuration and what it would be run on (recipes: one decoded batch), then stop."
+        },
     )
 
     def load_data(self) -> UnlearningData:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from llm_unlearn.arguments import parse_arguments
 from llm_unlearn.batches import BatchRunner
-from llm_unlearn.benchmarking import BenchmarkArguments
+from llm_unlearn.benchmarking import BenchmarkArguments, show_dry_run
 from llm_unlearn.data import UnlearningData, forget_queries, neighbor_facts
 from llm_unlearn.errors import InputError
 from llm_unlearn.judging import Records, judge, reference_attack
@@ -98,6 +98,9 @@ def tofu_benchmark(description: str, argv: list[str] | None = None) -> Summary:
     data = arguments.load_data()
     if retain_log is not None:
         _check_forget_rows(retain_log, data, retain_label)
+    if arguments.dry_run:
+        show_dry_run(data, arguments)
+        return {}
     # Whoever is done first waits for the others, however long that takes.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
     models = _models(arguments)

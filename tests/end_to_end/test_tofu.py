@@ -140,3 +140,19 @@ def test_a_retain_log_of_another_split_is_an_error_before_a_model_is_loaded(shar
         run_main(lambda: tofu_benchmark("TOFU", [*flags, "--retain_logs", str(retain)]))
     error = capsys.readouterr().err
     assert f"--retain_logs {retain}, forget_truth_ratio: 400 rows, but the forget set has 40" in error
+
+
+@pytest.mark.parametrize("script", ["tofu.py", "speed.py eval", "benign_relearning.py"])
+def test_a_dry_run_trains_and_judges_nothing(script, tmp_path):
+    name, *command = script.split()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / name), *command, "--data", "fictional:tiny", "--dry_run"],
+        cwd=tmp_path,
+        env=os.environ | {"LLM_UNLEARN_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "data: fictional:tiny" in done.stdout and "21 forget, 231 retain, 21 holdout" in done.stdout
+    assert not list(tmp_path.iterdir())
