@@ -6,13 +6,14 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 from datasets import Dataset
 
+from llm_unlearn.data.fictional import build_world
 from llm_unlearn.data.formats import FILE_SUFFIXES, read_rows
+from llm_unlearn.data.unlearning_data import UnlearningData
 from llm_unlearn.data.validation import Rows, validate_forget_retain, validate_rows
 from llm_unlearn.errors import InputError
 
@@ -30,25 +31,6 @@ ACCEPTED_DATA = (
 
 Source = str | os.PathLike | Dataset
 Reader = Callable[[str, bool], list[dict] | None]  # (split, required) -> rows; None: not there and not required
-
-
-@dataclass(frozen=True)
-class UnlearningData:
-    """The sets of one unlearning task; rows in any of the formats of `formats.FORMATS`, all validated.
-
-    Rows may carry `fact_id` (shared by the questions about one fact); where it is absent, every row is its own fact.
-    """
-
-    forget: Dataset
-    retain: Dataset | None  # None: only methods without a retain loss can run
-    holdout: Dataset | None  # never trained on by any model: the non-members of membership inference
-    evaluation: dict[
-        str, Dataset
-    ]  # TOFU: real_authors, world_facts, retain_perturbed; fictional: general, instructions
-    source: str  # what was asked for, with the splits that were taken; for reports
-    # Ways to ask the forget facts that forget rows cannot give, for `queries.forget_queries`: by style, with question,
-    # answer and the `fact_id` of forget rows. Fictional: multiple_choice, reversed, two_hop.
-    queries: dict[str, Dataset] = field(default_factory=dict)
 
 
 def load_unlearning_data(
@@ -108,8 +90,6 @@ def load_unlearning_data(
 
 
 def _fictional(spec: str, forget_split: str | None, retain_split: str | None) -> UnlearningData:
-    from llm_unlearn.data.fictional import build_world
-
     size = spec.partition(":")[2] if ":" in spec else "small"
     world = build_world(size)
     splits = world.splits

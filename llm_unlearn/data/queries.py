@@ -10,14 +10,12 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import log, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasets import Dataset
 
 from llm_unlearn.data.formats import Message, Prompt, question_text, row_format, split_row
-
-if TYPE_CHECKING:
-    from llm_unlearn.data.loading import UnlearningData
+from llm_unlearn.data.unlearning_data import UnlearningData
 
 QUERY_STYLES = ("verbatim", "paraphrased", "prefix", "few_shot", "multiple_choice", "reversed", "two_hop")
 LABELS = ("fact_id", "person", "attribute")  # what a query row keeps of its forget row, where that has it

@@ -1,0 +1,26 @@
+"""What an unlearning task consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class UnlearningData:
+    """The sets of one unlearning task; rows in any of the formats of `formats.FORMATS`, all validated.
+
+    Rows may carry `fact_id` (shared by the questions about one fact); where it is absent, every row is its own fact.
+    """
+
+    forget: Dataset
+    retain: Dataset | None  # None: only methods without a retain loss can run
+    holdout: Dataset | None  # never trained on by any model: the non-members of membership inference
+    evaluation: dict[
+        str, Dataset
+    ]  # TOFU: real_authors, world_facts, retain_perturbed; fictional: general, instructions
+    source: str  # what was asked for, with the splits that were taken; for reports
+    # Ways to ask the forget facts that forget rows cannot give, for `queries.forget_queries`: by style, with question,
+    # answer and the `fact_id` of forget rows. Fictional: multiple_choice, reversed, two_hop.
+    queries: dict[str, Dataset] = field(default_factory=dict)
