@@ -50,7 +50,7 @@ def fake_world(monkeypatch):
     for row in world.queries["reversed"]:
         row["fact_id"] = f"{row['question'][7:-1]}/city"
     sizes = []
-    monkeypatch.setattr(llm_unlearn.data.fictional, "build_world", lambda size: sizes.append(size) or world)
+    monkeypatch.setattr(llm_unlearn.data.loading, "build_world", lambda size: sizes.append(size) or world)
     return sizes
 
 
