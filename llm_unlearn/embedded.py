@@ -53,7 +53,7 @@ class EmbeddedRecipe:
 
 RECIPES = {
     "tiny": EmbeddedRecipe(512, 64, 2, 4, epochs=18, batch_size=16, learning_rate=8e-3),
-    "small": EmbeddedRecipe(1024, 160, 3, 4, epochs=9, batch_size=32, learning_rate=3e-3),
+    "small": EmbeddedRecipe(1024, 160, 3, 4, epochs=9, batch_size=32, learning_rate=2.2e-3),
     "medium": EmbeddedRecipe(8192, 768, 12, 12, epochs=12, batch_size=128, learning_rate=5e-4, warmup_steps=500),
 }
 
