@@ -13,8 +13,8 @@ from llm_unlearn.arguments import arguments_to_dict, parse_arguments
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.embedded import RECIPE_DEFAULTS, embedded_model
 from llm_unlearn.examination import Examination
-from llm_unlearn.modeling import load_tokenizer, use_all_cpu_threads
-from llm_unlearn.recipe import write_results, write_rows
+from llm_unlearn.modeling import load_tokenizer
+from llm_unlearn.recipe import prepare_process, write_results, write_rows
 from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 from llm_unlearn.reporting.tables import print_results
 
@@ -53,14 +53,18 @@ def show_dry_run(data: UnlearningData, *groups: object) -> None:
 
 
 def attack_benchmark(attack: str, description: str, argv: list[str] | None = None) -> dict:
-    """Run one attack on original, oracles and, if given, an unlearned model; writes and returns the results."""
-    use_all_cpu_threads()
+    """Run one attack on original, oracles and, if given, an unlearned model; writes and returns the results.
+
+    Args:
+        attack: what is run unless `--attacks` says otherwise.
+    """
+    prepare_process()
     groups = (BenchmarkArguments, AttackArguments)
-    arguments, attack_args = parse_arguments(groups, argv, description=description)
+    defaults = {"attacks": [attack]}
+    arguments, attack_args = parse_arguments(groups, argv, description=description, defaults=defaults)
     if arguments.model_name_or_path is None:
-        defaults = {name: value for name, value in RECIPE_DEFAULTS["npo"].items() if "learning_rates" in name}
+        defaults |= {name: value for name, value in RECIPE_DEFAULTS["npo"].items() if "learning_rates" in name}
         arguments, attack_args = parse_arguments(groups, argv, description=description, defaults=defaults)
-    attack_args.attacks = [attack]
     data = arguments.load_data()
     if arguments.dry_run:
         show_dry_run(data, arguments, attack_args)
@@ -74,6 +78,7 @@ def attack_benchmark(attack: str, description: str, argv: list[str] | None = Non
         device="cuda" if torch.cuda.is_available() else "cpu",
         max_length=arguments.max_length,
         batch_size=arguments.batch_size,
+        output_dir=arguments.output_dir,
     )
     unlearned = arguments.unlearned_model_name_or_path
     examined, records = examination.examine(original, oracles, unlearned)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,7 +30,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-FORMAT = 2  # raise it when training or attacks change in a way that the descriptions below do not show
+FORMAT = 2  # raise it when training changes in a way that the descriptions below do not show
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
@@ -59,7 +58,8 @@ RECIPES = {
 
 # What suits these models in place of the configurations' defaults, which are meant for models a thousand times larger.
 # The thresholds lie just under what oracles score on forget rows. The attacker's learning rates are those of 5e-4 and
-# 1e-3 that recovered most from an NPO-unlearned model.
+# 1e-3 that recovered most from an NPO-unlearned model; a LoRA attacker's those of 1e-3, 3e-3 and 1e-2 that did in
+# the tiny world.
 _COMMON = {
     "retain_weight": 30.0,
     "per_device_train_batch_size": 16,
@@ -70,6 +70,8 @@ _COMMON = {
     "forget_check_steps": 5,
     "reinjection_learning_rates": [5e-4],
     "benign_learning_rates": [1e-3],
+    "reinjection_lora_learning_rates": [1e-3, 3e-3],
+    "benign_lora_learning_rates": [1e-3, 3e-3],
 }
 RECIPE_DEFAULTS = {
     "gradient_ascent": _COMMON | {"output_dir": "outputs/gradient_ascent", "learning_rate": 1e-3},
@@ -117,24 +119,13 @@ def embedded_model(size: str = "small", *, without: str | None = None, seed: int
     return folder
 
 
-def remember(model_path: str, key: object, compute: Callable[[], dict]) -> dict:
-    """`compute()`, kept beside the model if that is an embedded one: its folder's name fixes weights and data.
+def outcomes_folder(model_path: str) -> Path | None:
+    """Where outcomes of an embedded model are kept, beside it: its folder's name fixes weights and data.
 
-    Args:
-        key: everything else that the outcome depends on (JSON values).
+    None for any other model.
     """
     folder = Path(model_path)
-    if cache_folder() not in folder.parents:
-        return compute()
-    digest = hashlib.sha256(json.dumps([key, FORMAT]).encode()).hexdigest()[:16]
-    file = folder.with_name(f"{folder.name}.outcomes") / f"{digest}.json"
-    if not file.is_file():
-        outcome = compute()
-        file.parent.mkdir(exist_ok=True)
-        unfinished = file.with_suffix(f".{os.getpid()}.unfinished")
-        unfinished.write_text(json.dumps(outcome))
-        unfinished.replace(file)  # atomic: two processes may have computed the same
-    return json.loads(file.read_text())
+    return folder.with_name(f"{folder.name}.outcomes") if cache_folder() in folder.parents else None
 
 
 def training_rows(world: World, without: str | None = None) -> dict[int, dict]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -94,17 +93,6 @@ def use_all_cpu_threads() -> None:
         return
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Tells models apart by their weights: a hash of up to 4,096 evenly spread values of every tensor, and its type."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        values = tensor.detach().flatten()
-        some = values[:: max(1, values.numel() // 4096)]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(some.contiguous().cpu().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:

@@ -54,9 +54,7 @@ class Recipe:
         Raises:
             InputError: any of the arguments, files or data sets is not usable.
         """
-        use_all_cpu_threads()
-        # PEFT 0.21 still reads the name that transformers 5.23 deprecates; users can do nothing about it.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        prepare_process()
         groups = (DataArguments, AdapterArguments, AttackArguments, config_class)
         parse = {"argv": argv, "description": description}
         arguments = parse_arguments(groups, **parse)
@@ -74,6 +72,7 @@ class Recipe:
             device=args.device,
             max_length=args.max_length,
             batch_size=args.per_device_eval_batch_size,
+            output_dir=args.output_dir,
         )
         return cls(args, adapter_args, examination, model_path, oracle_paths)
 
@@ -171,8 +170,15 @@ class Recipe:
         console.print(
             f"\nEverything is in {output}/: results.json, records/, config.yaml, {unlearned_path.name}/", end=""
         )
-        console.print(" and recovery.png" if any(results["attacks"].values()) else "")
+        console.print(", attacks/ and recovery.png" if any(results["attacks"].values()) else "")
         return results
+
+
+def prepare_process() -> None:
+    """What every command does first."""
+    use_all_cpu_threads()
+    # PEFT 0.21 still reads the name that transformers 5.23 deprecates; users can do nothing about it.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def write_rows(output: Path, **datasets: Dataset | None) -> dict[str, str]:

@@ -106,18 +106,51 @@ class AttackArguments:
     """Attacks on the original, the oracle and the unlearned model alike."""
 
     attacks: list[str] = field(
-        default_factory=lambda: list(ATTACKS),
-        metadata={"help": "adversarial_reinjection and/or benign_relearning, or none to skip."},
+        default_factory=lambda: ["adversarial_reinjection", "benign_relearning"],
+        metadata={"help": f"Any of {', '.join(ATTACKS)}, or none to skip."},
+    )
+    attackers: list[str] = field(
+        default_factory=lambda: ["full"],
+        metadata={"help": "full (all weights are tuned) and/or lora (an adapter); the strongest counts."},
     )
     reinjection_learning_rates: list[float] = field(
         default_factory=lambda: [1e-5],
-        metadata={"help": "The attacker tries each, the strongest counts (the paper's grid: 1e-5 5e-6 1e-6)."},
+        metadata={
+            "help": "The attacker tries each, the strongest counts (the paper's grid: 1e-5 5e-6 1e-6). Also those of "
+            "leave_one_group_out."
+        },
     )
     benign_learning_rates: list[float] = field(
         default_factory=lambda: [1e-5],
-        metadata={"help": "The attacker tries each, the strongest counts (the paper's grid: 1e-5 1e-6 1e-7)."},
+        metadata={
+            "help": "The attacker tries each, the strongest counts (the paper's grid: 1e-5 1e-6 1e-7). Also those of "
+            "retain_relearning."
+        },
     )
+    reinjection_lora_learning_rates: list[float] = field(
+        default_factory=lambda: [1e-4], metadata={"help": "As reinjection_learning_rates, of the lora attacker."}
+    )
+    benign_lora_learning_rates: list[float] = field(
+        default_factory=lambda: [1e-4], metadata={"help": "As benign_learning_rates, of the lora attacker."}
+    )
+    attack_lora_r: int = field(default=16, metadata={"help": "Rank of the lora attacker's matrices."})
     reinjection_fraction: float = field(default=0.3, metadata={"help": "Share of the forget facts that is reinjected."})
+    reinjection_pool: str = field(
+        default="all",
+        metadata={
+            "help": "Facts that are reinjected and scored: all, or only rows that the unlearned model answers wrongly.",
+            "choices": ["all", "forgotten"],
+        },
+    )
+    leave_out_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the groups of leave_one_group_out; default: person if rows have several, else fact_id."
+        },
+    )
+    left_out_groups: int = field(
+        default=5, metadata={"help": "So many groups, evenly spread, are left out in turn; one relearning each."}
+    )
     attack_steps: int = field(default=60, metadata={"help": "Optimizer steps of each attack."})
     attack_batch_size: int = field(default=8, metadata={"help": "Rows per step of an attack."})
     attack_score_every: int = field(default=10, metadata={"help": "Steps between two points of the recovery curve."})
@@ -141,12 +174,21 @@ class AttackArguments:
 
     def budget(self, attack: str) -> AttackBudget:
         """What the attacker may spend on one attack."""
-        benign = attack == "benign_relearning"
+        on_forget_rows = attack in ("adversarial_reinjection", "leave_one_group_out")
+        full, lora = (
+            (self.reinjection_learning_rates, self.reinjection_lora_learning_rates)
+            if on_forget_rows
+            else (self.benign_learning_rates, self.benign_lora_learning_rates)
+        )
         return AttackBudget(
-            learning_rates=tuple(self.benign_learning_rates if benign else self.reinjection_learning_rates),
+            learning_rates=tuple(full),
             fraction=self.reinjection_fraction,
             seeds=tuple(self.attack_seeds),
             steps=self.attack_steps,
             batch_size=self.attack_batch_size,
             score_every=self.attack_score_every,
+            attackers=tuple(self.attackers),
+            lora_learning_rates=tuple(lora),
+            lora_r=self.attack_lora_r,
+            left_out_groups=self.left_out_groups,
         )

@@ -23,7 +23,8 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.judging import Records, judge, reference_attack
 from llm_unlearn.log_files import read_retain_log, recompute_file
 from llm_unlearn.metrics.logs import recompute_log
-from llm_unlearn.modeling import load_model, load_tokenizer, use_all_cpu_threads, weights_digest
+from llm_unlearn.modeling import load_model, load_tokenizer, use_all_cpu_threads
+from llm_unlearn.outcomes import weights_digest
 from llm_unlearn.recipe import write_json
 from llm_unlearn.reporting.tofu_table import tofu_table
 

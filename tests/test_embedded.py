@@ -1,4 +1,4 @@
-"""The embedded models' cache: built once, whole or not at all, and what is remembered beside them."""
+"""The embedded models' cache: built once, whole or not at all."""
 
 import json
 import threading
@@ -11,7 +11,14 @@ from transformers import AutoModelForCausalLM
 from llm_unlearn import embedded
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.fictional import build_world
-from llm_unlearn.embedded import EmbeddedRecipe, build_tokenizer, cache_folder, embedded_model, remember, training_rows
+from llm_unlearn.embedded import (
+    EmbeddedRecipe,
+    build_tokenizer,
+    cache_folder,
+    embedded_model,
+    outcomes_folder,
+    training_rows,
+)
 from llm_unlearn.modeling import load_model, load_tokenizer
 
 MINIMAL = EmbeddedRecipe(400, 16, 1, 2, epochs=1, batch_size=32, learning_rate=5e-3, warmup_steps=2)
@@ -199,43 +206,10 @@ def test_the_tokenizer_knows_every_name_of_the_world(shown):
         assert tokenizer.decode(ids) == person and tokenizer.unk_token is None
 
 
-# ---- remembered outcomes ---------------------------------------------------------------------------------------------
-
-
-def test_outcomes_of_embedded_models_are_remembered(trainings):
-    folder, calls = embedded_model("tiny"), []
-
-    def compute():
-        calls.append(1)
-        return {"score": 0.1 * len(calls)}
-
-    key = ["attack", {"steps": 5}, None]
-    assert remember(str(folder), key, compute) == remember(str(folder), key, compute) == {"score": 0.1}
-    assert remember(str(folder), ["attack", {"steps": 6}, None], compute) == {"score": 0.2}
-    assert len(calls) == 2
-    assert {path.name for path in folder.iterdir()}.isdisjoint(
-        {"outcomes"}
-    )  # the model's folder stays a model's folder
-    assert not list(folder.parent.rglob("*.unfinished"))
-
-
-def test_a_failed_computation_is_not_remembered(trainings):
-    folder = str(embedded_model("tiny"))
-
-    def fails():
-        raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        remember(folder, ["key"], fails)
-    assert remember(folder, ["key"], lambda: {"score": 1.0}) == {"score": 1.0}
-
-
-def test_outcomes_of_other_models_are_not_remembered(trainings, tmp_path):
-    values = iter([{"score": 1}, {"score": 2}])
-    (tmp_path / "mine").mkdir()
-    found = [remember(str(tmp_path / "mine"), ["key"], lambda: next(values)) for _ in range(2)]
-    assert found == [{"score": 1}, {"score": 2}]
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+def test_outcomes_are_kept_beside_embedded_models_alone(trainings, tmp_path):
+    folder = embedded_model("tiny")
+    assert outcomes_folder(str(folder)) == folder.parent / f"{folder.name}.outcomes"
+    assert outcomes_folder(str(tmp_path / "mine")) is None
 
 
 def test_cache_folder(monkeypatch, tmp_path):

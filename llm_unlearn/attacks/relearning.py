@@ -1,21 +1,25 @@
 """Relearning attacks: a little fine-tuning, and then: does what was "forgotten" come back?
 
-There is one loop with two choices of data. *Adversarial reinjection* trains on a fraction of the forget facts and
-scores the facts that were never reinjected; *benign relearning* trains on instructions that have nothing to do with
-them. The same attack must be run on the original, on the oracle and on the unlearned model: only the excess over the
-oracle, which never knew the facts, is knowledge that was hidden instead of erased.
+There is one loop with four choices of data. *Adversarial reinjection* trains on a fraction of the forget facts and
+scores the facts that were never reinjected; *leaving one group out* trains on all groups of forget rows but one (all
+people but one) and scores that one; *benign relearning* trains on instructions, *retain relearning* on retain rows,
+and both score every forget row. The attacker tunes all weights or a LoRA adapter, with a grid of learning rates each.
+The same attack must be run on the original, on the oracle and on the unlearned model: only the excess over the oracle,
+which never knew the facts, is knowledge that was hidden instead of erased.
 
-Sources: Yang et al., arXiv 2509.22263 (both attacks); Hu et al. 2024, arXiv 2406.13356 (benign relearning).
+Sources: Yang et al., arXiv 2509.22263 (reinjection with its pool of forgotten rows, benign tuning); Hu et al. 2024,
+arXiv 2406.13356 (benign relearning).
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from peft import PeftModel
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -24,16 +28,19 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.finetuning import finetune
 from llm_unlearn.scoring import AnswerScore, score_answers
 
+ATTACKERS = ("full", "lora")
 SCORES = ("forget_exact_match", "forget_probability", "retain_exact_match", "retain_probability")
 
 
 @dataclass(frozen=True)
 class AttackBudget:
-    """What the attacker may spend: full fine-tuning with AdamW, every learning rate with every seed.
+    """What the attacker may spend: AdamW, every learning rate of every attacker with every seed.
 
-    learning_rates: the strongest one counts. fraction: share of forget *facts* that reinjection trains on (all question
-    templates of a fact together). seeds: of the reinjected facts and the order of rows. score_every: steps between two
-    points of the curve.
+    learning_rates: of full fine-tuning; the strongest one counts. fraction: share of forget *facts* that reinjection
+    trains on (all question templates of a fact together). seeds: of the reinjected facts, the order of rows and the
+    adapter's first weights. score_every: steps between two points of the curve. attackers: "full" (every weight),
+    "lora" (an adapter of rank `lora_r` on every linear map of the blocks, with `lora_learning_rates`) or both; the
+    strongest one counts. left_out_groups: so many groups are left out in turn, at most.
     """
 
     learning_rates: tuple[float, ...] = (1e-5,)
@@ -42,15 +49,27 @@ class AttackBudget:
     steps: int = 60
     batch_size: int = 8
     score_every: int = 10
+    attackers: tuple[str, ...] = ("full",)
+    lora_learning_rates: tuple[float, ...] = (1e-4,)
+    lora_r: int = 16
+    left_out_groups: int = 5
+
+    @property
+    def grid(self) -> list[tuple[str, float]]:
+        """Every attacker with every learning rate of its own."""
+        rates = {"full": self.learning_rates, "lora": self.lora_learning_rates}
+        return [(attacker, rate) for attacker in self.attackers for rate in rates[attacker]]
 
     def __post_init__(self):
         if not 0 < self.fraction < 1:
             raise InputError(
                 f"attack fraction={self.fraction} must lie between 0 and 1: something to inject, some to score"
             )
-        if not self.learning_rates or not self.seeds:
+        if not self.attackers or not set(self.attackers) <= set(ATTACKERS):
+            raise InputError(f"attackers={list(self.attackers)}: choose from {', '.join(ATTACKERS)}, at least one")
+        if {attacker for attacker, _ in self.grid} != set(self.attackers) or not self.seeds:
             raise InputError("an attack needs at least one learning rate and one seed")
-        for name in ("steps", "batch_size", "score_every"):
+        for name in ("steps", "batch_size", "score_every", "lora_r", "left_out_groups"):
             if getattr(self, name) < 1:
                 raise InputError(f"attack {name}={getattr(self, name)} must be 1 or more")
 
@@ -73,6 +92,30 @@ def split_facts(fact_ids: Sequence[str | int], fraction: float, seed: int) -> tu
     return [i for i in rows if fact_ids[i] in injected], [i for i in rows if fact_ids[i] not in injected]
 
 
+def forgotten_rows(model: PreTrainedModel, forget_rows: Sequence[EncodedRow]) -> list[int]:
+    """Numbers of the rows that the model answers wrongly: the pool that arXiv 2509.22263 reinjects from."""
+    return [i for i, score in enumerate(score_answers(model, forget_rows)) if not score.exact_match]
+
+
+def choose_left_out(groups: Sequence[str | int], count: int) -> list[str | int]:
+    """The groups that are left out in turn: all of them, or `count`, evenly spread over the rows.
+
+    Args:
+        groups: the group of each forget row.
+
+    Raises:
+        InputError: fewer than two groups.
+    """
+    names = list(dict.fromkeys(groups))
+    if len(names) < 2:
+        raise InputError(
+            f"leave_one_group_out needs at least two groups of forget rows (one to score, one to train on), got "
+            f"{len(names)}: choose another column with leave_out_column"
+        )
+    count = min(count, len(names))
+    return [names[i * len(names) // count] for i in range(count)]
+
+
 def adversarial_reinjection(
     model: PreTrainedModel,
     forget_rows: Sequence[EncodedRow],
@@ -80,18 +123,50 @@ def adversarial_reinjection(
     budget: AttackBudget,
     fact_ids: Sequence[str | int] | None = None,
     title: str = "reinjection",
+    *,
+    pool: Sequence[int] | None = None,
 ) -> dict:
     """Train on a fraction of the forget facts; score the rest. Returns what `summarize_runs` returns.
 
     Args:
         retain_rows: scored along the curve, never trained.
         fact_ids: the fact of each forget row; by default every row is a fact of its own.
+        pool: numbers of the forget rows that are injected and scored; by default all. To be compared, models need the
+            same pool: the `forgotten_rows` of the unlearned one.
     """
-    fact_ids = fact_ids if fact_ids is not None else range(len(forget_rows))
+    pool = range(len(forget_rows)) if pool is None else pool
+    facts = [fact_ids[i] if fact_ids is not None else i for i in pool]
 
-    def choose(seed: int) -> tuple[list[EncodedRow], list[int], list[int]]:
-        injected, scored = split_facts(fact_ids, budget.fraction, seed)
-        return [forget_rows[i] for i in injected], injected, scored
+    def choose(seed: int) -> list[_Choice]:
+        injected, scored = ([pool[i] for i in part] for part in split_facts(facts, budget.fraction, seed))
+        return [_Choice([forget_rows[i] for i in injected], injected, scored)]
+
+    return _attack(model, choose, forget_rows, retain_rows, budget, title)
+
+
+def leave_one_group_out(
+    model: PreTrainedModel,
+    forget_rows: Sequence[EncodedRow],
+    retain_rows: Sequence[EncodedRow],
+    budget: AttackBudget,
+    groups: Sequence[str | int],
+    title: str = "leaving one group out",
+) -> dict:
+    """Train on all groups of forget rows but one; score that one. Returns what `summarize_runs` returns.
+
+    Args:
+        retain_rows: scored along the curve, never trained.
+        groups: the group of each forget row; `budget.left_out_groups` of them are left out in turn.
+    """
+    left_out, rows = choose_left_out(groups, budget.left_out_groups), range(len(forget_rows))
+
+    def choose(_seed: int) -> list[_Choice]:
+        choices = []
+        for group in left_out:
+            injected = [i for i in rows if groups[i] != group]
+            scored = [i for i in rows if groups[i] == group]
+            choices.append(_Choice([forget_rows[i] for i in injected], injected, scored, str(group)))
+        return choices
 
     return _attack(model, choose, forget_rows, retain_rows, budget, title)
 
@@ -107,76 +182,173 @@ def benign_relearning(
     """Train on instructions; score all forget rows. Returns what `summarize_runs` returns."""
     if not instruction_rows:
         raise InputError("benign relearning needs instruction rows, got none")
-    every_row = list(range(len(forget_rows)))
-    return _attack(model, lambda _seed: (instruction_rows, [], every_row), forget_rows, retain_rows, budget, title)
+    return _attack(model, _other_data(instruction_rows, forget_rows), forget_rows, retain_rows, budget, title)
 
 
-def _attack(model, choose, forget_rows, retain_rows, budget: AttackBudget, title: str) -> dict:
-    """Every learning rate with every seed on a fresh copy of the model, scored along the way."""
+def retain_relearning(
+    model: PreTrainedModel,
+    training_rows: Sequence[EncodedRow],
+    forget_rows: Sequence[EncodedRow],
+    retain_rows: Sequence[EncodedRow],
+    budget: AttackBudget,
+    title: str = "retain tuning",
+) -> dict:
+    """Train on retain rows; score all forget rows. Returns what `summarize_runs` returns.
+
+    Args:
+        training_rows: the whole retain set.
+        retain_rows: those of them that are scored along the curve: unlike in the other attacks, rows that are trained.
+    """
+    if not training_rows:
+        raise InputError("retain relearning needs retain rows, got none: give a retain set")
+    return _attack(model, _other_data(training_rows, forget_rows), forget_rows, retain_rows, budget, title)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The data of one run: what is trained, and the numbers of the forget rows that are trained and scored."""
+
+    training_rows: Sequence[EncodedRow]
+    injected: list[int]
+    scored: list[int]
+    group: str | None = None  # the one left out, and scored
+
+
+def _other_data(training_rows: Sequence[EncodedRow], forget_rows: Sequence[EncodedRow]):
+    """Training on anything but forget rows, all of which are scored."""
+    return lambda _seed: [_Choice(training_rows, [], list(range(len(forget_rows))))]
+
+
+def _attack(
+    model: PreTrainedModel,
+    choose: Callable[[int], list[_Choice]],
+    forget_rows: Sequence[EncodedRow],
+    retain_rows: Sequence[EncodedRow],
+    budget: AttackBudget,
+    title: str,
+) -> dict:
+    """Every attacker, learning rate and seed on fresh copies of the model, scored along the way."""
     runs = []
-    total = len(budget.learning_rates) * len(budget.seeds) * budget.steps
-    with tqdm(total=total, desc=title, unit="step", dynamic_ncols=True, leave=False) as progress:
-        for learning_rate in budget.learning_rates:
-            for seed in budget.seeds:
-                training_rows, injected, scored = choose(seed)
-                attacked = attackable_copy(model)
-                run = _Curve(attacked, [forget_rows[i] for i in scored], retain_rows, budget, progress)
-                run.score(0)
-                finetune(
-                    attacked,
-                    training_rows,
-                    learning_rate=learning_rate,
-                    steps=budget.steps,
-                    batch_size=budget.batch_size,
-                    seed=seed,
-                    after_step=run.after_step,
-                )
-                best = max(run.points, key=lambda point: point["forget_probability"])
-                values = run.forget_scores[best["step"]]
-                runs.append(
-                    {
-                        "learning_rate": learning_rate,
-                        "seed": seed,
-                        "curve": run.points,
-                        "injected_rows": injected,
-                        "best_step": best["step"],
-                        "value_by_index": {
-                            str(row): {"probability": score.probability, "exact_match": float(score.exact_match)}
-                            for row, score in zip(scored, values, strict=True)
-                        },
-                    }
-                )
+    plan = [
+        (attacker, learning_rate, seed, choice)
+        for attacker, learning_rate in budget.grid
+        for seed in budget.seeds
+        for choice in choose(seed)
+    ]
+    with tqdm(total=len(plan) * budget.steps, desc=title, unit="step", dynamic_ncols=True, leave=False) as progress:
+        for attacker, learning_rate, seed, choice in plan:
+            attacked = attackable_copy(model, budget.lora_r if attacker == "lora" else None, seed)
+            run = _Curve(attacked, [forget_rows[i] for i in choice.scored], retain_rows, budget, progress)
+            run.score(0)
+            finetune(
+                attacked,
+                choice.training_rows,
+                learning_rate=learning_rate,
+                steps=budget.steps,
+                batch_size=budget.batch_size,
+                seed=seed,
+                after_step=run.after_step,
+            )
+            best = max(run.points, key=lambda point: point["forget_probability"])
+            values = run.forget_scores[best["step"]]
+            runs.append(
+                {
+                    "attacker": attacker,
+                    "learning_rate": learning_rate,
+                    "seed": seed,
+                    **({} if choice.group is None else {"group": choice.group}),
+                    "curve": run.points,
+                    "injected_rows": choice.injected,
+                    "best_step": best["step"],
+                    "value_by_index": {
+                        str(row): {"probability": score.probability, "exact_match": float(score.exact_match)}
+                        for row, score in zip(choice.scored, values, strict=True)
+                    },
+                }
+            )
     return summarize_runs(runs)
 
 
-def attackable_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy whose every weight can be trained; an adapter is merged, as an attacker would."""
+def attackable_copy(model: PreTrainedModel, lora_r: int | None = None, seed: int = 0) -> PreTrainedModel | PeftModel:
+    """A copy that can be trained; an adapter that the model has is merged, as an attacker would.
+
+    Args:
+        lora_r: rank of a new adapter on every linear map of the blocks (scaling 2, as the recipes have it); None: every
+            weight is trained.
+        seed: of the new adapter's first weights, which change nothing before the first step.
+    """
     attacked = copy.deepcopy(model)
     if isinstance(attacked, PeftModel):
         attacked = attacked.merge_and_unload()
-    return attacked.requires_grad_(True)
+    if lora_r is None:
+        return attacked.requires_grad_(True)
+    adapter = LoraConfig(r=lora_r, lora_alpha=2 * lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[]):  # adapters get their first weights on the processor
+        torch.default_generator.manual_seed(seed)
+        return get_peft_model(attacked, adapter)
 
 
 def summarize_runs(runs: list[dict]) -> dict:
-    """The attack's result: maxima along the mean curve over seeds at the strongest learning rate.
+    """The attack's result: maxima along the mean curve over seeds of the strongest attacker and learning rate.
 
     Returns:
-        The scores (each the maximum along `curve`; those on retain rows where there are any), `learning_rate` (with
-        the highest forget probability), `curve` (mean over seeds, a point per scored step, step 0 first) and `runs`.
+        The scores (each the maximum along `curve`; those on retain rows where there are any), `attacker` and
+        `learning_rate` (with the highest forget probability), `curve` (mean over seeds, a point per scored step, step 0
+        first) and `runs`. Where groups were left out, `curve` is the mean over all their rows, and `groups` has for
+        each of them `rows` (how many) and the same scores of its own.
     """
-    curves = {}
-    for learning_rate in dict.fromkeys(run["learning_rate"] for run in runs):
-        points = zip(*(run["curve"] for run in runs if run["learning_rate"] == learning_rate), strict=True)
-        curves[learning_rate] = [_mean_point(point) for point in points]
-    strongest = max(curves, key=lambda rate: max(point["forget_probability"] for point in curves[rate]))
+    by_choice: dict[tuple[str, float], list[dict]] = {}
+    for run in runs:
+        by_choice.setdefault((run["attacker"], run["learning_rate"]), []).append(run)
+    curves = {choice: _mean_curve(group) for choice, group in by_choice.items()}
+    strongest = max(curves, key=lambda choice: max(point["forget_probability"] for point in curves[choice]))
     curve = curves[strongest]
-    maxima = {name: max(point[name] for point in curve) for name in SCORES if name in curve[0]}
-    return maxima | {"learning_rate": strongest, "curve": curve, "runs": runs}
+    summary = _maxima(curve) | dict(zip(("attacker", "learning_rate"), strongest, strict=True)) | {"curve": curve}
+    by_group: dict[str, list[dict]] = {}
+    for run in by_choice[strongest]:
+        if "group" in run:
+            by_group.setdefault(run["group"], []).append(run)
+    if by_group:
+        summary["groups"] = {
+            name: {"rows": len(group[0]["value_by_index"])} | _maxima(_mean_curve(group))
+            for name, group in by_group.items()
+        }
+    return summary | {"runs": runs}
 
 
-def _mean_point(points: tuple[dict, ...]) -> dict:
-    names = [name for name in SCORES if name in points[0]]
-    return {"step": points[0]["step"]} | {name: sum(p[name] for p in points) / len(points) for name in names}
+def steps_to_half(curve: list[dict], original_probability: float | None) -> int | None:
+    """The first scored step at which the forget probability is at least half of the original model's.
+
+    Args:
+        curve: of a result of `summarize_runs`.
+        original_probability: the original's mean forget probability on the same rows, before any attack.
+
+    Returns:
+        The number of steps; None where the original is unknown, or half of it was never reached.
+    """
+    if original_probability is None:
+        return None
+    reached = (point["step"] for point in curve if point["forget_probability"] >= original_probability / 2)
+    return next(reached, None)
+
+
+def _maxima(curve: list[dict]) -> dict[str, float]:
+    return {name: max(point[name] for point in curve) for name in SCORES if name in curve[0]}
+
+
+def _mean_curve(runs: list[dict]) -> list[dict]:
+    """The mean over runs: every seed counts alike, and of groups that were left out every row."""
+    weights = [len(run["value_by_index"]) if "group" in run else 1 for run in runs]
+    return [_mean_point(points, weights) for points in zip(*(run["curve"] for run in runs), strict=True)]
+
+
+def _mean_point(points: tuple[dict, ...], weights: list[int]) -> dict:
+    means = {
+        name: sum(weight * point[name] for weight, point in zip(weights, points, strict=True)) / sum(weights)
+        for name in SCORES
+        if name in points[0]
+    }
+    return {"step": points[0]["step"]} | means
 
 
 class _Curve:

@@ -20,7 +20,12 @@ from llm_unlearn.reporting.tables import MODELS, model_entries
 COLORS = {"original": "#0072B2", "oracle": "#009E73", "unlearned": "#D55E00"}
 MARKERS = {"original": "o", "oracle": "s", "unlearned": "^"}
 STYLES = {"forget_probability": "-", "forget_exact_match": "--"}
-_PANEL_TITLES = {"adversarial_reinjection": "Adversarial reinjection", "benign_relearning": "Benign tuning"}
+_PANEL_TITLES = {
+    "adversarial_reinjection": "Adversarial reinjection",
+    "benign_relearning": "Benign tuning",
+    "retain_relearning": "Retain tuning",
+    "leave_one_group_out": "Leaving one group out",
+}
 
 
 def recovery_figure(results: dict[str, Any], path: str | Path) -> Figure:
@@ -29,11 +34,17 @@ def recovery_figure(results: dict[str, Any], path: str | Path) -> Figure:
     if not attacks:
         raise InputError("attacks: the results hold none, so there is no recovery to draw; run at least one attack")
     # a Figure of its own: pyplot would keep every figure alive and may ask for a display
-    figure = Figure(figsize=(1.6 + 4.4 * len(attacks), 4.6), dpi=150, layout="constrained")
+    columns = min(len(attacks), 2)
+    rows = -(-len(attacks) // columns)
+    figure = Figure(figsize=(1.6 + 4.4 * columns, 1.2 + 3.4 * rows), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(attacks), sharey=True, squeeze=False)[0]
-    banded = [_draw_panel(axes, attack, attacks[attack]) for axes, attack in zip(panels, attacks, strict=True)]
-    panels[0].set_ylabel("mean answer probability, exact match\nof facts never reinjected")
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    panels = list(grid.flat)
+    for unused in panels[len(attacks) :]:
+        unused.remove()
+    banded = [_draw_panel(axes, attack, attacks[attack]) for axes, attack in zip(panels, attacks, strict=False)]
+    for axes in grid[:, 0]:
+        axes.set_ylabel("mean answer probability, exact match\nof facts never reinjected")
 
     drawn = [model for model in MODELS if any(model_entries(by_model, model) for by_model in attacks.values())]
     title = f"{results['method']}, seed {results['seed']}: do the unlearned facts come back?"
@@ -88,9 +99,9 @@ def _draw_panel(axes: Axes, attack: str, by_model: dict[str, Any]) -> bool:
 
 
 def _strongest_runs(entry: dict[str, Any]) -> Iterator[list[dict[str, float]]]:
-    """The curves of the runs that `curve` is the mean of; weaker learning rates are not its spread."""
+    """The curves of the runs that `curve` is the mean of; weaker attackers and learning rates are not its spread."""
     for run in entry.get("runs", []):
-        if run["learning_rate"] == entry.get("learning_rate", run["learning_rate"]):
+        if all(run.get(name) == entry.get(name, run.get(name)) for name in ("attacker", "learning_rate")):
             yield run["curve"]
 
 

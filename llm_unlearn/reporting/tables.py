@@ -10,8 +10,19 @@ from rich.console import Console
 from rich.table import Table
 
 MODELS = ("original", "oracle", "unlearned")
-ATTACKS = {"adversarial_reinjection": "reinjection", "benign_relearning": "benign tuning"}
-_ATTACK_TITLES = ("after\nreinjection", "after benign\ntuning")  # any wider, and all columns need more than 80
+ATTACKS = {
+    "adversarial_reinjection": "reinjection",
+    "benign_relearning": "benign tuning",
+    "retain_relearning": "retain tuning",
+    "leave_one_group_out": "leaving one group out",
+}
+_EXPECTED = ("adversarial_reinjection", "benign_relearning")  # without them, nobody knows what is hidden
+_ATTACK_TITLES = {  # any wider, and all columns with two attacks need more than 80
+    "adversarial_reinjection": "after\nreinjection",
+    "benign_relearning": "after benign\ntuning",
+    "retain_relearning": "after retain\ntuning",
+    "leave_one_group_out": "one group\nleft out",
+}
 _FORGET = ("forget_exact_match", "forget_probability")
 _RETAIN = ("retain_exact_match", "retain_probability")
 _OPTIONAL = {"forget_rouge_l": "ROUGE-L", "forget_truth_ratio": "truth\nratio"}
@@ -19,20 +30,41 @@ _PAIR = "match prob."  # heads two numbers of five characters each: one column o
 
 
 def print_results(results: dict[str, Any], console: Console | None = None) -> None:
-    """Print the contents of a `results.json` as one table, at most 80 columns wide."""
+    """Print the contents of a `results.json`, at most 80 columns wide.
+
+    One table; of more than two attacks, a second one.
+    """
     # a narrower terminal wraps whole lines, which stays readable; columns squeezed to fit would lose digits
     console = console or Console(width=max(Console().width, 80))
-    console.print(results_table(results))
+    for table in results_tables(results):
+        console.print(table)
 
 
-def results_table(results: dict[str, Any]) -> Table:
-    """The table of `print_results`: a row per model, a column per judged set, footnotes for what is missing."""
+def results_tables(results: dict[str, Any]) -> list[Table]:
+    """The tables of `print_results`: a row per model, a column per judged set, footnotes for what is missing."""
     scores = {model: model_entries(results["scores"], model) for model in MODELS}
-    attacks = {attack: results.get("attacks", {}).get(attack, {}) for attack in ATTACKS}
+    run = results.get("attacks", {})
+    attacks = {attack: run[attack] for attack in ATTACKS if run.get(attack)}
     optional = [key for key in _OPTIONAL if any(_values(entries, key) for entries in scores.values())]
 
+    judged = {f"\nforget\n{_PAIR}": [_cell(scores[model], *_FORGET) for model in MODELS]}
+    judged |= {f"forget\n{_OPTIONAL[key]}": [_cell(scores[model], key) for model in MODELS] for key in optional}
+    judged |= {f"\nretain\n{_PAIR}": [_cell(scores[model], *_RETAIN) for model in MODELS]}
+    attacked = {
+        f"{_ATTACK_TITLES[attack]}\n{_PAIR}": [_cell(model_entries(by_model, model), *_FORGET) for model in MODELS]
+        for attack, by_model in attacks.items()
+    }
+    tables = [_table(judged), _table(attacked)] if len(attacked) > 2 else [_table(judged | attacked)]
+    tables[0].title = f"{results['method']}, seed {results['seed']}: erased, or only hidden?"
+    missing = any("-" in cell.split() for cells in (judged | attacked).values() for cell in cells)
+    notes = _footnotes(scores, attacks, results.get("not_attacked", {}), missing)
+    tables[-1].caption = "\n".join(notes)
+    return tables
+
+
+def _table(columns: dict[str, list[str]]) -> Table:
+    """A row per model; `columns`: title -> cells."""
     table = Table(
-        title=f"{results['method']}, seed {results['seed']}: erased, or only hidden?",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -40,17 +72,10 @@ def results_table(results: dict[str, Any]) -> Table:
         pad_edge=False,
     )
     table.add_column("\n\nmodel", no_wrap=True)
-    titles = [f"\nforget\n{_PAIR}", *(f"forget\n{_OPTIONAL[key]}" for key in optional), f"\nretain\n{_PAIR}"]
-    for title in [*titles, *(f"{words}\n{_PAIR}" for words in _ATTACK_TITLES)]:
+    for title in columns:
         table.add_column(title, justify="right", no_wrap=True)
-    missing = False
-    for model in MODELS:
-        cells = [_cell(scores[model], *_FORGET), *(_cell(scores[model], key) for key in optional)]
-        cells += [_cell(scores[model], *_RETAIN)]
-        cells += [_cell(model_entries(by_model, model), *_FORGET) for by_model in attacks.values()]
-        table.add_row(model, *cells)
-        missing |= any("-" in cell.split() for cell in cells)
-    table.caption = "\n".join(_footnotes(scores, attacks, missing))
+    for row in zip(MODELS, *columns.values(), strict=True):
+        table.add_row(*row)
     return table
 
 
@@ -74,16 +99,27 @@ def _cell(entries: list[dict[str, Any]], *keys: str) -> str:
     return "\n".join(" ".join(f"{number:>5}" for number in line) for line in lines)
 
 
-def _footnotes(scores: dict[str, list], attacks: dict[str, dict], missing: bool) -> list[str]:
+def _footnotes(
+    scores: dict[str, list], attacks: dict[str, dict], not_attacked: dict[str, str], missing: bool
+) -> list[str]:
     notes = ["match: exact match; prob.: mean answer probability; both from 0 to 1."]
     if any(attacks.values()):
         notes.append("after an attack: forget facts, the highest value along the relearning curve.")
+    steps = {
+        ATTACKS[attack]: by_model["unlearned"]["steps_to_half"]
+        for attack, by_model in attacks.items()
+        if "steps_to_half" in by_model.get("unlearned", {})
+    }
+    if steps:
+        reached = (f"{words} {'never' if step is None else f'after {step} steps'}" for words, step in steps.items())
+        notes.append(f"unlearned, back to half of the original's prob.: {', '.join(reached)}.")
     if len(scores["oracle"]) > 1:
         notes.append(f"oracle: mean and ± standard deviation of {len(scores['oracle'])} oracles.")
     if missing:
         notes.append("-: not measured.")
     if not scores["oracle"]:
         notes.append("no oracle: train one or give its path; without it the level of true erasure is unknown.")
-    if absent := [words for attack, words in ATTACKS.items() if not attacks[attack]]:
+    if absent := [ATTACKS[attack] for attack in _EXPECTED if attack not in attacks]:
         notes.append(f"not run: {', '.join(absent)}; until then low scores may only be hidden knowledge.")
+    notes += [f"no {ATTACKS[attack]}: {reason}." for attack, reason in not_attacked.items()]
     return notes

@@ -7,8 +7,17 @@ import torch
 from builders import encoded_rows, qa_rows, tiny_model, with_trained_adapter
 from peft import PeftModel
 
-from llm_unlearn.attacks import AttackBudget, adversarial_reinjection, benign_relearning, relearning, split_facts
-from llm_unlearn.attacks.relearning import SCORES, attackable_copy, summarize_runs
+from llm_unlearn.attacks import (
+    AttackBudget,
+    adversarial_reinjection,
+    benign_relearning,
+    leave_one_group_out,
+    relearning,
+    retain_relearning,
+    split_facts,
+    steps_to_half,
+)
+from llm_unlearn.attacks.relearning import SCORES, attackable_copy, choose_left_out, forgotten_rows, summarize_runs
 from llm_unlearn.errors import InputError
 from llm_unlearn.finetuning import finetune
 from llm_unlearn.scoring import score_answers
@@ -50,11 +59,28 @@ def test_errors():
         AttackBudget(seeds=())
     with pytest.raises(InputError, match="at least one learning rate and one seed"):
         AttackBudget(learning_rates=())
-    for name in ("steps", "batch_size", "score_every"):
+    with pytest.raises(InputError, match="at least one learning rate and one seed"):
+        AttackBudget(attackers=("full", "lora"), lora_learning_rates=())
+    for attackers in ((), ("full", "adapter")):
+        with pytest.raises(InputError, match="choose from full, lora, at least one"):
+            AttackBudget(attackers=attackers)
+    for name in ("steps", "batch_size", "score_every", "lora_r", "left_out_groups"):
         with pytest.raises(InputError, match=f"attack {name}=0 must be 1 or more"):
             AttackBudget(**{name: 0})
     with pytest.raises(InputError, match="benign relearning needs instruction rows, got none"):
         benign_relearning(tiny_model(), [], encoded_rows(2), encoded_rows(2, 20), BUDGET)
+    with pytest.raises(InputError, match="retain relearning needs retain rows, got none"):
+        retain_relearning(tiny_model(), [], encoded_rows(2), [], BUDGET)
+    with pytest.raises(InputError, match=r"at least two groups .+ got 1: choose another column with leave_out_column"):
+        choose_left_out(["a", "a"], 5)
+    with pytest.raises(InputError, match=r"at least two forget facts .+ got 1"):
+        reinjection(tiny_model(), pool=[2, 3])
+
+
+def test_the_groups_left_out_are_spread_over_the_rows():
+    groups = ["a", "a", "b", "c", "d", "d", "e"]
+    assert choose_left_out(groups, 5) == choose_left_out(groups, 99) == ["a", "b", "c", "d", "e"]
+    assert choose_left_out(groups, 2) == ["a", "c"] and choose_left_out(groups, 1) == ["a"]
 
 
 # ---- the attacks -----------------------------------------------------------------------------------------------------
@@ -125,6 +151,58 @@ def test_benign_relearning_trains_on_instructions_and_scores_every_forget_row(mo
     assert all(run["injected_rows"] == [] and len(run["value_by_index"]) == 12 for run in outcome["runs"])
 
 
+@pytest.fixture
+def trained(monkeypatch):
+    """The rows of every relearning, which is left out."""
+    found = []
+    monkeypatch.setattr(relearning, "finetune", lambda model, rows, **options: found.append(rows))
+    return found
+
+
+def test_retain_relearning_trains_on_retain_rows_and_scores_every_forget_row(trained):
+    retain = encoded_rows(8, 20)
+    outcome = retain_relearning(tiny_model(), retain, encoded_rows(12), retain[::2], BUDGET)
+    assert trained == [retain]
+    run = outcome["runs"][0]
+    assert run["injected_rows"] == [] and len(run["value_by_index"]) == 12
+    scored = score_answers(tiny_model(), retain[::2])
+    mean = sum(score.probability for score in scored) / 4
+    assert run["curve"][0]["retain_probability"] == pytest.approx(mean, rel=1e-5)
+
+
+def test_one_group_at_a_time_is_left_out_and_only_it_is_scored(trained):
+    rows, model = encoded_rows(6), tiny_model()
+    groups = ["x", "y", "x", "z", "y", "x"]
+    outcome = leave_one_group_out(model, rows, [], AttackBudget((1e-3,), seeds=(0, 1), steps=1), groups)
+    others = {"x": [1, 3, 4], "y": [0, 2, 3, 5], "z": [0, 1, 2, 4, 5]}
+    assert trained == [[rows[i] for i in injected] for injected in others.values()] * 2
+    assert [(run["seed"], run["group"]) for run in outcome["runs"]] == [(s, g) for s in (0, 1) for g in "xyz"]
+    for run in outcome["runs"]:
+        assert run["injected_rows"] == others[run["group"]]
+        assert sorted([*run["injected_rows"], *map(int, run["value_by_index"])]) == list(range(6))
+    assert {name: entry["rows"] for name, entry in outcome["groups"].items()} == {"x": 3, "y": 2, "z": 1}
+    every_row = score_answers(model, rows)  # all groups are left out once: together they are all rows
+    mean = sum(score.probability for score in every_row) / 6
+    assert outcome["curve"][0]["forget_probability"] == pytest.approx(mean, rel=1e-5)
+
+
+def test_only_the_pool_is_injected_and_scored(trained):
+    facts = [fact for fact in "abcdef" for _ in range(2)]
+    outcome = reinjection(tiny_model(), AttackBudget((1e-3,), 0.5, seeds=(0, 1, 2)), pool=[1, 4, 5, 10])
+    for run, rows in zip(outcome["runs"], trained, strict=True):
+        injected, scored = run["injected_rows"], [int(index) for index in run["value_by_index"]]
+        assert sorted([*injected, *scored]) == [1, 4, 5, 10] and injected and scored
+        assert {facts[i] for i in injected} & {facts[i] for i in scored} == set()
+        assert rows == [encoded_rows(12)[i] for i in injected]
+
+
+def test_forgotten_rows_are_those_answered_wrongly():
+    model, rows = attackable_copy(tiny_model()), encoded_rows(6)
+    assert forgotten_rows(model, rows) == [0, 1, 2, 3, 4, 5]
+    finetune(model, [rows[1], rows[4]], learning_rate=5e-3, steps=60, batch_size=2, seed=0)
+    assert forgotten_rows(model, rows) == [0, 2, 3, 5]
+
+
 @pytest.mark.parametrize("adapted", [False, True])
 def test_the_given_model_is_not_changed(adapted):
     model = with_trained_adapter(tiny_model()) if adapted else tiny_model()
@@ -145,6 +223,54 @@ def test_an_adapter_is_merged_and_every_weight_attacked():
     assert all(p.requires_grad and "lora" not in name for name, p in attacked.named_parameters())
     ids = torch.tensor([encoded_rows(1)[0]["input_ids"]])
     torch.testing.assert_close(attacked(input_ids=ids).logits, adapted(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_lora_attacker_trains_a_new_adapter_alone(adapted):
+    model = with_trained_adapter(tiny_model()) if adapted else tiny_model()
+    state = torch.get_rng_state()
+    attacked = attackable_copy(model, lora_r=3, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    trainable = {name: p for name, p in attacked.named_parameters() if p.requires_grad}
+    assert len(trainable) == 2 * 2 * 7  # A and B, in two layers of seven linear maps
+    assert all("lora" in name and 3 in p.shape for name, p in trainable.items())
+    assert not any("lora" in name for name in attackable_copy(model).state_dict())
+    ids = torch.tensor([encoded_rows(1)[0]["input_ids"]])
+    torch.testing.assert_close(attacked(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
+    before = copy.deepcopy(attacked.state_dict())
+    finetune(attacked, encoded_rows(4), learning_rate=1e-2, steps=2, batch_size=4, seed=0)
+    changed = {name for name, value in attacked.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == set(trainable)
+
+
+def test_both_attackers_have_their_own_learning_rates_and_the_strongest_counts():
+    model = tiny_model()
+    alone = reinjection(model)
+    weak = {"attackers": ("full", "lora"), "lora_learning_rates": (1e-6, 1e-5)}
+    both = reinjection(model, AttackBudget(**vars(BUDGET) | weak))
+    choices = [("full", 5e-3), ("lora", 1e-6), ("lora", 1e-5)]
+    assert [(run["attacker"], run["learning_rate"]) for run in both["runs"]] == choices
+    assert both | {"runs": both["runs"][:1]} == alone  # another attacker changes no other's run
+    strong = {"learning_rates": (1e-9,), "attackers": ("full", "lora"), "lora_learning_rates": (3e-2,), "steps": 30}
+    both = reinjection(model, AttackBudget(**vars(BUDGET) | strong))
+    assert (both["attacker"], both["learning_rate"]) == ("lora", 3e-2)
+    assert both["curve"] == both["runs"][1]["curve"]
+
+
+def test_the_lora_attacker_gets_an_adapter_of_its_rank_and_seed(monkeypatch):
+    attacked = []
+    monkeypatch.setattr(relearning, "finetune", lambda model, rows, **options: attacked.append(model))
+    reinjection(tiny_model(), AttackBudget(attackers=("full", "lora"), lora_r=3, seeds=(0, 1)))
+    assert [isinstance(model, PeftModel) for model in attacked] == [False, False, True, True]
+    for seed, model in enumerate(attacked[2:]):
+        expected = attackable_copy(tiny_model(), 3, seed).state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_the_seed_decides_the_adapter():
+    first, again, other = (attackable_copy(tiny_model(), 4, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
 def test_equal_seeds_give_equal_curves_and_others_do_not():
@@ -180,9 +306,9 @@ def test_value_by_index_holds_the_rows_at_the_best_step():
 # ---- the summary -----------------------------------------------------------------------------------------------------
 
 
-def run(learning_rate, *points):
-    curve = [{"step": 10 * i} | dict(zip(SCORES, point, strict=True)) for i, point in enumerate(points)]
-    return {"learning_rate": learning_rate, "seed": 0, "curve": curve}
+def run(learning_rate, *points, attacker="full", **more):
+    curve = [{"step": 10 * i} | dict(zip(SCORES, point, strict=False)) for i, point in enumerate(points)]
+    return {"attacker": attacker, "learning_rate": learning_rate, "seed": 0, "curve": curve, **more}
 
 
 def test_summary_is_the_maximum_along_the_mean_curve_at_the_strongest_learning_rate():
@@ -204,7 +330,42 @@ def test_summary_is_the_maximum_along_the_mean_curve_at_the_strongest_learning_r
         "retain_probability": 0.9,
     }
     assert {name: summary[name] for name in SCORES} == pytest.approx(maxima)
-    assert summary["runs"] is runs
+    assert summary["runs"] is runs and summary["attacker"] == "full" and "groups" not in summary
+
+
+def test_attackers_with_the_same_learning_rate_are_not_averaged():
+    runs = [run(1e-4, (0.0, 0.1), (0.0, 0.3)), run(1e-4, (0.0, 0.1), (0.5, 0.7), attacker="lora")]
+    summary = summarize_runs(runs)
+    assert (summary["attacker"], summary["learning_rate"]) == ("lora", 1e-4)
+    assert [point["forget_probability"] for point in summary["curve"]] == [0.1, 0.7]
+
+
+def test_groups_are_pooled_by_their_rows_and_told_apart():
+    one, three = {"0": {}}, {"1": {}, "2": {}, "3": {}}
+    runs = [
+        run(1e-4, (0.0, 0.2), (1.0, 0.8), group="a", value_by_index=one),
+        run(1e-4, (0.0, 0.4), (0.0, 0.0), group="b", value_by_index=three),
+        run(1e-4, (0.0, 0.2), (0.0, 0.4), group="a", value_by_index=one),
+        run(1e-4, (0.0, 0.4), (0.0, 0.8), group="b", value_by_index=three),
+        run(1e-5, (0.0, 0.1), (0.0, 0.1), group="a", value_by_index=one),
+        run(1e-5, (0.0, 0.1), (0.0, 0.1), group="b", value_by_index=three),
+    ]
+    summary = summarize_runs(runs)
+    pooled = [point["forget_probability"] for point in summary["curve"]]
+    assert pooled == pytest.approx([0.35, 0.45])  # (1 x 0.2 + 3 x 0.4) / 4 and (1 x 0.6 + 3 x 0.4) / 4
+    assert summary["forget_exact_match"] == pytest.approx(0.125)  # (1 x 0.5 + 3 x 0) / 4
+    a, b = summary["groups"]["a"], summary["groups"]["b"]
+    assert (a["rows"], b["rows"]) == (1, 3)
+    assert [a[name] for name in SCORES[:2]] == pytest.approx([0.5, 0.6])
+    assert [b[name] for name in SCORES[:2]] == pytest.approx([0.0, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("original", "expected"), [(0.2, 0), (0.6, 10), (0.62, 20), (0.8, 20), (0.81, None), (None, None)]
+)
+def test_steps_to_half(original, expected):
+    curve = run(1e-4, (0.0, 0.1), (0.0, 0.3), (0.0, 0.4), (0.0, 0.35))["curve"]
+    assert steps_to_half(curve, original) == expected
 
 
 def test_qa_rows_have_as_many_facts_as_rows():

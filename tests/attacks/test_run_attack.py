@@ -4,8 +4,10 @@ import pytest
 from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer
 from datasets import Dataset
 
-from llm_unlearn.attacks import AttackBudget, run, run_attack
+from llm_unlearn.attacks import ATTACKS, AttackBudget, run, run_attack
+from llm_unlearn.attacks.run import groups_of
 from llm_unlearn.data import UnlearningData
+from llm_unlearn.errors import InputError
 
 BUDGET = AttackBudget(learning_rates=(5e-3,), fraction=0.5, seeds=(0,), steps=2)
 
@@ -25,17 +27,19 @@ def attack(name, given, **options):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What the two attacks were called with, in place of running them."""
+    """What the attacks were called with, in place of running them; names of further arguments stand at the end."""
     found = []
-    for name in ("adversarial_reinjection", "benign_relearning"):
-        monkeypatch.setattr(run, name, lambda *args, _name=name: found.append((_name, *args)) or {})
+    for name in ATTACKS:
+        monkeypatch.setattr(
+            run, name, lambda *args, _name=name, **named: found.append((_name, *args, *named.items())) or {}
+        )
     return found
 
 
 def test_reinjection_gets_encoded_rows_and_facts(calls):
     attack("adversarial_reinjection", data(), title="mine")
-    name, _, forget, retain, budget, fact_ids, title = calls[0]
-    assert (name, budget, title) == ("adversarial_reinjection", BUDGET, "mine")
+    name, _, forget, retain, budget, fact_ids, title, pool = calls[0]
+    assert (name, budget, title, pool) == ("adversarial_reinjection", BUDGET, "mine", ("pool", None))
     assert forget == encoded_rows(6)
     assert list(fact_ids) == qa_rows(6)["fact_id"][:]
     assert len(retain) == 40
@@ -48,6 +52,39 @@ def test_benign_tuning_gets_instructions(calls):
     assert instructions == encoded_rows(3, 30) and forget == encoded_rows(6)
 
 
+def test_reinjection_gets_its_pool(calls):
+    attack("adversarial_reinjection", data(), pool=[1, 2])
+    assert calls[0][-1] == ("pool", [1, 2])
+
+
+def test_retain_tuning_gets_the_whole_retain_set_and_scores_a_part(calls):
+    attack("retain_relearning", data(retain_count=40), retain_rows=10)
+    name, _, training, forget, retain, _, title = calls[0]
+    assert (name, title) == ("retain_relearning", "retain relearning")
+    assert (len(training), len(retain)) == (40, 10) and training[::4] == retain and forget == encoded_rows(6)
+
+
+def test_groups_are_people_else_facts_else_rows_or_the_column_asked_for(calls):
+    rows = qa_rows(6)
+    facts = rows["fact_id"][:]
+    people = [fact.split("/")[0] for fact in facts]
+    assert groups_of(data(rows)) == facts
+    assert groups_of(data(rows.remove_columns("fact_id"))) == [0, 1, 2, 3, 4, 5]
+    rows = rows.add_column("person", people)
+    assert groups_of(data(rows)) == people
+    assert groups_of(data(rows), "fact_id") == facts
+    assert groups_of(data(qa_rows(6).add_column("person", ["Ann"] * 6))) == facts
+    with pytest.raises(InputError, match="leave_out_column='city' is no column of the forget rows: choose from quest"):
+        groups_of(data(rows), "city")
+    attack("leave_one_group_out", data(rows), group_column="answer")
+    assert calls[0][5] == rows["answer"][:]
+
+
+def test_an_unknown_attack():
+    with pytest.raises(InputError, match="attack='benign' is unknown: choose from adversarial_reinjection, "):
+        attack("benign", data())
+
+
 def test_rows_without_fact_ids(calls):
     attack("adversarial_reinjection", data(qa_rows(6).remove_columns("fact_id")))
     assert calls[0][5] is None
@@ -58,8 +95,8 @@ def test_max_length_cuts_every_row(calls):
     assert max(len(row["input_ids"]) for row in calls[0][2]) == 10
 
 
-def test_both_attacks_run():
-    for name in ("adversarial_reinjection", "benign_relearning"):
+def test_all_attacks_run():
+    for name in ATTACKS:
         outcome = attack(name, data())
         assert [point["step"] for point in outcome["curve"]] == [0, 2]
         assert 0 < outcome["forget_probability"] < 1

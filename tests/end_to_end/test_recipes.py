@@ -35,6 +35,7 @@ def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
             assert outcome["curve"][0]["step"] == 0
             assert outcome["forget_probability"] == max(point["forget_probability"] for point in outcome["curve"])
     written = ("recovery.png", "config.yaml", "forget.jsonl", "records/unlearned.json", "adapter/adapter_config.json")
+    written += ("attacks/benign_relearning-unlearned.json",)
     for name in written:
         assert (output / name).stat().st_size > 0
     assert "original" in done.stdout and "after an attack" in done.stdout
@@ -43,12 +44,16 @@ def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
         "benchmarks/adversarial_reinjection.py",
         *("--data", "fictional:tiny", "--oracle_seeds", "1", "--attack_seeds", "0", "--attack_steps", "5"),
         *("--unlearned_model_name_or_path", results["paths"]["unlearned"]),
+        *("--attacks", "leave_one_group_out", "retain_relearning", "--attackers", "lora", "--left_out_groups", "2"),
         cache=cache,
         cwd=tmp_path,
     )
     assert again.returncode == 0, again.stderr[-2000:]
     judged = json.loads((tmp_path / "outputs" / "benchmark" / "results.json").read_text())
     assert judged["scores"]["unlearned"] == pytest.approx(results["scores"]["unlearned"], abs=1e-4)
+    assert list(judged["attacks"]) == ["leave_one_group_out", "retain_relearning"]
+    assert len(judged["attacks"]["leave_one_group_out"]["unlearned"]["groups"]) == 2
+    assert len(list((tmp_path / "outputs" / "benchmark" / "attacks").iterdir())) == 6  # two attacks on three models
 
 
 def test_a_saved_configuration_repeats_its_run(cache, tmp_path):
@@ -157,6 +162,11 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "rows without a model": (["--forget_file", "rows.jsonl", "--retain_file", "other.jsonl"], "model_name_or_path"),
         "threshold out of range": (["--stop_at_forget_probability", "30"], "between 0 and 1"),
         "unknown attack": (["--attacks", "benign"], "benign_relearning"),
+        "unknown attacker": (["--attackers", "adapter"], "full, lora"),
+        "unknown column": (
+            ["--data", "fictional:tiny", "--attacks", "leave_one_group_out", "--leave_out_column", "persn"],
+            "choose from question, answer, person",
+        ),
         "attack of no steps": (["--attack_steps", "0"], "steps"),
         "all facts reinjected": (["--reinjection_fraction", "1.0"], "fraction"),
         "no such instructions": (["--data", "fictional:tiny", "--benign_data", "missing.json"], "missing.json"),

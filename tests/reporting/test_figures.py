@@ -55,7 +55,9 @@ def test_runs_of_the_strongest_learning_rate_make_a_band(results, tmp_path):
     other["curve"][2]["forget_probability"] = 0.9
     weaker["learning_rate"] = 1e-5
     weaker["curve"][2]["forget_probability"] = 0.1
-    entry["runs"] += [other, weaker]
+    adapter = copy.deepcopy(weaker) | {"attacker": "lora", "learning_rate": entry["learning_rate"]}
+    entry["attacker"] = other["attacker"] = entry["runs"][0]["attacker"] = "full"
+    entry["runs"] += [other, weaker, adapter]
     figure = recovery_figure(results, tmp_path / "a.png")
     bands = figure.axes[0].collections
     assert len(bands) == 1 and not figure.axes[1].collections
@@ -71,6 +73,15 @@ def test_one_panel_without_oracle_says_so(results, tmp_path):
     assert len(figure.axes) == 1 and len(figure.axes[0].get_lines()) == 4
     assert "no oracle: the level of true erasure is unknown" in figure.get_suptitle()
     assert "oracle" not in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_three_attacks_fill_two_rows(results, tmp_path):
+    results["attacks"]["retain_relearning"] = results["attacks"]["benign_relearning"]
+    figure = recovery_figure(results, tmp_path / "a.png")
+    assert [axes.get_title() for axes in figure.axes] == ["Adversarial reinjection", "Benign tuning", "Retain tuning"]
+    tops = [axes.get_position().y1 for axes in figure.axes]
+    assert tops[0] == pytest.approx(tops[1]) and tops[2] < figure.axes[0].get_position().y0
+    assert [bool(axes.get_ylabel()) for axes in figure.axes] == [True, False, True]
 
 
 def test_several_oracles_are_averaged(results, tmp_path):

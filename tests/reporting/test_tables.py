@@ -58,8 +58,8 @@ def test_missing_oracle_and_attacks_are_dashes_with_reasons(results):
     del results["scores"]["oracle"]
     results["attacks"] = {"adversarial_reinjection": {}}
     text = rendered(results, width=120)
-    assert row(text, "oracle") == ["-"] * 8
-    assert row(text, "unlearned")[4:] == ["-"] * 4
+    assert row(text, "oracle") == ["-"] * 4
+    assert row(text, "unlearned") == ["0.034", "0.043", "0.971", "0.952"]
     words = " ".join(text.split())
     assert "no oracle: train one or give its path" in words
     assert "not run: reinjection, benign tuning; until then low scores may only be hidden knowledge" in words
@@ -68,6 +68,37 @@ def test_missing_oracle_and_attacks_are_dashes_with_reasons(results):
 def test_one_missing_attack_is_named_alone(results):
     del results["attacks"]["benign_relearning"]
     assert "not run: benign tuning;" in " ".join(rendered(results).split())
+
+
+def test_any_attack_that_was_run_has_a_column(results):
+    results["attacks"] = {"retain_relearning": results["attacks"]["benign_relearning"]}
+    text = rendered(results)
+    assert "after retain" in text and "after benign" not in text
+    assert row(text, "unlearned") == ["0.034", "0.043", "0.971", "0.952", "0.159", "0.318"]
+    assert "not run: reinjection, benign tuning;" in " ".join(text.split())
+
+
+def test_more_than_two_attacks_stand_in_a_table_of_their_own(results):
+    attacks = results["attacks"]
+    attacks["leave_one_group_out"] = attacks["adversarial_reinjection"]
+    attacks["retain_relearning"] = attacks["benign_relearning"]
+    for entry in results["scores"].values():
+        entry.update(forget_rouge_l=0.456, forget_truth_ratio=0.789)
+    text = rendered(results)
+    judged, attacked = [line.split()[1:] for line in text.splitlines() if line.startswith("unlearned ")]
+    assert judged == ["0.034", "0.043", "0.456", "0.789", "0.971", "0.952"]
+    assert attacked == ["0.358", "0.716", "0.159", "0.318", "0.159", "0.318", "0.358", "0.716"]
+    assert text.count("erased, or only hidden?") == text.count("match: exact match") == 1
+
+
+def test_steps_to_half_and_reasons_are_told_below(results):
+    results["attacks"]["adversarial_reinjection"]["unlearned"]["steps_to_half"] = 4
+    results["attacks"]["benign_relearning"]["unlearned"]["steps_to_half"] = None
+    words = " ".join(rendered(results).split())
+    assert "back to half of the original's prob.: reinjection after 4 steps, benign tuning never." in words
+    results["attacks"]["adversarial_reinjection"] = {}
+    results["not_attacked"] = {"adversarial_reinjection": "too few facts"}
+    assert "no reinjection: too few facts." in " ".join(rendered(results).split())
 
 
 @pytest.mark.parametrize("value", [None, float("nan")])

@@ -1,0 +1,127 @@
+"""Examining all models: the same attacks for each, the pool of forgotten rows, and nothing run twice."""
+
+import json
+
+import pytest
+from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer
+
+from llm_unlearn import examination
+from llm_unlearn.data import UnlearningData
+from llm_unlearn.errors import InputError
+from llm_unlearn.examination import Examination
+from llm_unlearn.finetuning import finetune
+from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
+
+
+def examining(folder=None, forget=None, retain=True, **changes) -> Examination:
+    rates = {"reinjection_learning_rates": [5e-3], "benign_learning_rates": [5e-3]}
+    small = {"attack_steps": 2, "attack_score_every": 1, "attack_seeds": [0], "attacks": ["adversarial_reinjection"]}
+    data = UnlearningData(forget or qa_rows(8), qa_rows(6, 20) if retain else None, None, {}, "made up")
+    arguments = AttackArguments(**rates | small | changes)
+    return Examination(DataArguments(), arguments, data, tiny_tokenizer(), "cpu", output_dir=folder)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, str]:
+    """An original that knows all eight facts and an oracle that knows none, in folders."""
+    folder = tmp_path_factory.mktemp("models")
+    original = tiny_model().requires_grad_(True)
+    finetune(original, encoded_rows(8), learning_rate=5e-3, steps=60, batch_size=8, seed=0)
+    built = {"original": original, "oracle": tiny_model(seed=1)}
+    for name, model in built.items():
+        model.save_pretrained(folder / name)
+    return {name: str(folder / name) for name in built}
+
+
+def unlearned(known: int):
+    """A model that answers only the first facts."""
+    model = tiny_model().requires_grad_(True)
+    if known:
+        finetune(model, encoded_rows(known), learning_rate=5e-3, steps=60, batch_size=8, seed=0)
+    return model
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The attacks that were run, not remembered: (attack, pool)."""
+    found, real = [], examination.run_attack
+
+    def run_attack(attack, *args, **options):
+        found.append((attack, options["pool"]))
+        return real(attack, *args, **options)
+
+    monkeypatch.setattr(examination, "run_attack", run_attack)
+    return found
+
+
+def test_every_model_meets_the_same_attack_and_steps_to_half_are_those_of_the_original(models):
+    given = {"attacks": ["adversarial_reinjection", "benign_relearning"], "benign_data": "embedded"}
+    results, records = examining(**given).examine(models["original"], [models["oracle"]], unlearned(0))
+    assert list(records) == list(results["scores"]) == ["original", "oracle", "unlearned"]
+    assert results["not_attacked"] == {}
+    for by_model in results["attacks"].values():
+        assert list(by_model) == ["original", "oracle", "unlearned"]
+        half = by_model["original"]["curve"][0]["forget_probability"] / 2
+        assert half > 0.45 and by_model["original"]["steps_to_half"] == 0
+        for entry in by_model.values():
+            reached = [point["step"] for point in entry["curve"] if point["forget_probability"] >= half]
+            assert entry["steps_to_half"] == (reached[0] if reached else None)
+    assert results["attacks"]["adversarial_reinjection"]["oracle"]["steps_to_half"] is None  # two steps teach nothing
+
+
+def test_a_repeated_examination_runs_no_attack_again(models, ran, tmp_path):
+    first, _ = examining(tmp_path).examine(models["original"], [models["oracle"]], unlearned(2))
+    assert len(ran) == 3
+    names = [f"adversarial_reinjection-{model}.json" for model in ("oracle", "original", "unlearned")]
+    assert sorted(path.name for path in (tmp_path / "attacks").iterdir()) == names
+    assert json.loads((tmp_path / "attacks" / names[2]).read_text())["outcome"]["runs"]
+    again, _ = examining(tmp_path).examine(models["original"], [models["oracle"]], unlearned(2))
+    assert len(ran) == 3 and again["attacks"] == first["attacks"]
+    examining(tmp_path).examine(models["original"], [models["oracle"]], unlearned(0))
+    assert len(ran) == 4  # other weights
+    examining(tmp_path, attack_steps=1).examine(models["original"], [], None)
+    examining(tmp_path, forget=qa_rows(7), attack_steps=1).examine(models["original"], [], None)
+    assert len(ran) == 6  # another budget, other rows
+
+
+def test_an_interrupted_examination_keeps_what_was_done(models, ran, tmp_path, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(Examination, "load_model", lambda self, path: 1 / 0 if "oracle" in path else unlearned(8))
+        with pytest.raises(ZeroDivisionError):
+            examining(tmp_path).examine("original", [models["oracle"]], None)
+    assert len(ran) == 1
+    examining(tmp_path).examine(models["original"], [models["oracle"]], None)
+    assert len(ran) == 2
+
+
+def test_the_pool_of_forgotten_rows_is_that_of_the_unlearned_model_for_all(models, ran):
+    forgotten = {"reinjection_pool": "forgotten", "attacks": ["adversarial_reinjection", "leave_one_group_out"]}
+    results, _ = examining(**forgotten).examine(models["original"], [models["oracle"]], unlearned(5))
+    assert ran == 3 * [("adversarial_reinjection", [5, 6, 7]), ("leave_one_group_out", None)]
+    for entry in results["attacks"]["adversarial_reinjection"].values():
+        run = entry["runs"][0]
+        assert sorted([*run["injected_rows"], *map(int, run["value_by_index"])]) == [5, 6, 7]
+
+
+def test_too_small_a_pool_costs_only_its_attack(models):
+    forgotten = {"reinjection_pool": "forgotten", "attacks": ["adversarial_reinjection", "retain_relearning"]}
+    results, _ = examining(**forgotten).examine(models["original"], [], unlearned(7))
+    assert results["attacks"]["adversarial_reinjection"] == {}
+    assert list(results["attacks"]["retain_relearning"]) == ["original", "unlearned"]
+    assert "answers 1 facts wrongly" in results["not_attacked"]["adversarial_reinjection"]
+    with pytest.raises(InputError, match="reinjection_pool='forgotten' needs an unlearned model"):
+        examining(**forgotten).examine(models["original"], [], None)
+
+
+@pytest.mark.parametrize(
+    ("attack", "changes", "message"),
+    [
+        ("retain_relearning", {"retain": False}, "retain_relearning needs retain rows; give --retain_file"),
+        ("leave_one_group_out", {"forget": qa_rows(1)}, "at least two groups of forget rows .+ got 1"),
+        ("leave_one_group_out", {"leave_out_column": "city"}, "leave_out_column='city' is no column"),
+        ("adversarial_reinjection", {"forget": qa_rows(1)}, "at least two forget facts"),
+    ],
+)
+def test_what_cannot_run_is_said_before_anything_is_trained(attack, changes, message):
+    with pytest.raises(InputError, match=message):
+        examining(**{"attacks": [attack]} | changes)

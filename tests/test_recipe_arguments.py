@@ -1,0 +1,40 @@
+"""What the command line lets the attacker spend."""
+
+import pytest
+
+from llm_unlearn.attacks import ATTACKS, AttackBudget
+from llm_unlearn.errors import InputError
+from llm_unlearn.recipe_arguments import AttackArguments
+
+
+def test_without_flags_two_attacks_run_with_full_finetuning():
+    arguments = AttackArguments()
+    assert arguments.attacks == ["adversarial_reinjection", "benign_relearning"]
+    assert {arguments.budget(attack) for attack in ATTACKS} == {AttackBudget()}
+    assert AttackBudget().grid == [("full", 1e-5)]
+
+
+def test_each_attack_has_the_grid_of_its_kind_of_data():
+    arguments = AttackArguments(
+        attackers=["lora", "full"],
+        reinjection_learning_rates=[1.0],
+        benign_learning_rates=[2.0],
+        reinjection_lora_learning_rates=[3.0, 4.0],
+        benign_lora_learning_rates=[5.0],
+        attack_lora_r=7,
+        left_out_groups=3,
+    )
+    forget_rows, other_rows = [("lora", 3.0), ("lora", 4.0), ("full", 1.0)], [("lora", 5.0), ("full", 2.0)]
+    assert arguments.budget("adversarial_reinjection").grid == forget_rows
+    assert arguments.budget("leave_one_group_out").grid == forget_rows
+    assert arguments.budget("benign_relearning").grid == other_rows
+    assert arguments.budget("retain_relearning").grid == other_rows
+    budget = arguments.budget("leave_one_group_out")
+    assert (budget.lora_r, budget.left_out_groups) == (7, 3)
+
+
+def test_impossible_budgets_are_refused_at_once():
+    with pytest.raises(InputError, match="choose from full, lora"):
+        AttackArguments(attackers=["adapter"])
+    with pytest.raises(InputError, match="attack left_out_groups=0 must be 1 or more"):
+        AttackArguments(left_out_groups=0)
