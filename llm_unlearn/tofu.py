@@ -104,8 +104,8 @@ def tofu_benchmark(description: str, argv: list[str] | None = None) -> Summary:
         return {}
     # Whoever is done first waits for the others, however long that takes.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
-    models = _models(arguments)
-    tested = list(models)[-1]
+    models = arguments.models()
+    tested = "unlearned" if "unlearned" in models else "original"
     output = Path(arguments.output_dir)
     records = {
         name: _judge_model(name, path, arguments, data, state, output / "unfinished") for name, path in models.items()
@@ -148,16 +148,6 @@ def _recompute(arguments: TofuArguments) -> Summary:
         print(f"{metric}: {remark}", file=sys.stderr)
     print(json.dumps(recomputed.summary, indent=2, sort_keys=True))
     return recomputed.summary
-
-
-def _models(arguments: TofuArguments) -> dict[str, str]:
-    """Name -> folder or hub id; the model in question is the last."""
-    original, oracles = arguments.model_paths()
-    names = ["oracle", *(f"oracle_{number}" for number in range(1, len(oracles)))]
-    models = dict(zip(names, oracles, strict=False))
-    if arguments.unlearned_model_name_or_path is None:
-        return models | {"original": original}
-    return {"original": original} | models | {"unlearned": arguments.unlearned_model_name_or_path}
 
 
 def _judge_model(

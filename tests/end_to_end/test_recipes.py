@@ -144,6 +144,34 @@ def test_tofu_with_a_local_model_runs_to_the_end(family, recipe, hub_like_models
     assert "no oracle" in done.stdout.lower()
 
 
+def test_the_counterfactual_control_needs_no_oracle_and_is_not_run_twice(cache, tmp_path):
+    flags = (
+        "--data",
+        "fictional:tiny",
+        "--forget_split",
+        "forget10",
+        "--oracle_seeds",
+        "1",
+        "--attack_seeds",
+        "0",
+        "1",
+    )
+    flags += ("--attack_steps", "4", "--derangement_seeds", "0", "1")
+    refused = run("benchmarks/counterfactual.py", *flags, cache=cache, cwd=tmp_path)
+    assert refused.returncode == 2 and "perturbed_answer" in refused.stderr  # one person has nobody to exchange with
+    flags += ("--counterfactual_group_by", "perturbed_answer")
+    outputs = [run("benchmarks/counterfactual.py", *flags, cache=cache, cwd=tmp_path) for _ in range(2)]
+    for done in outputs:
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "excess after the attack" in done.stdout and "…" not in done.stdout
+    assert outputs[0].stdout == outputs[1].stdout
+    assert "counterfactual control of oracle" in outputs[0].stderr
+    assert "counterfactual control of oracle" not in outputs[1].stderr  # remembered
+    results = json.loads((tmp_path / "outputs" / "counterfactual" / "results.json").read_text())
+    low, high = results["models"]["oracle"]["probability"]["interval"]
+    assert low <= results["models"]["oracle"]["probability"]["excess"] <= high
+
+
 def bad_inputs() -> dict[str, tuple[list[str], str]]:
     """Name -> (flags, what the one line on stderr says)."""
     model = ["--model_name_or_path", "missing/model/folder"]
