@@ -101,6 +101,10 @@ class JudgedSet:
             else None
             for column in ("perturbed_answer", "options")
         }
+        if "options" in columns:
+            pairs = enumerate(zip(dataset["answer"], dataset["options"], strict=True))
+            if foreign := [number for number, (answer, options) in pairs if answer not in options]:
+                raise InputError(f"{name}: row {foreign[0]} does not have its answer among its 'options'; add it there")
         answers = gathered.add(dataset, f"{name} answers")
         return cls(name, dataset, answers, paraphrased, lists["perturbed_answer"], lists["options"])
 

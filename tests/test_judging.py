@@ -282,3 +282,6 @@ def test_columns_of_lists_are_checked_before_the_model_runs(perturbed):
     renamed = renamed.remove_columns("paraphrased_answer")
     with pytest.raises(InputError, match="'perturbed_answer' goes with the columns question and answer"):
         judged(None, renamed, "forget")
+    without = [row | {"options": ["in Oslo", row["answer"] if i else "cake"]} for i, row in enumerate(qa_rows(3))]
+    with pytest.raises(InputError, match="forget: row 0 does not have its answer among its 'options'"):
+        judged(None, Dataset.from_list(without), "forget")
