@@ -14,7 +14,7 @@ from llm_unlearn.attacks import counterfactual_rows, knowledge_excess
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.embedded import RECIPE_DEFAULTS, embedded_model
 from llm_unlearn.examination import Examination
-from llm_unlearn.modeling import load_model, load_tokenizer
+from llm_unlearn.modeling import check_model_path, load_model, load_tokenizer
 from llm_unlearn.outcomes import remember, weights_digest
 from llm_unlearn.recipe import prepare_process, write_json, write_results, write_rows
 from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
@@ -38,6 +38,10 @@ class BenchmarkArguments(DataArguments):
     batch_size: int = field(default=64, metadata={"help": "Rows that are scored at once."})
 
     def model_paths(self) -> tuple[str, list[str]]:
+        given = (self.model_name_or_path, self.unlearned_model_name_or_path, *(self.oracle_model_name_or_path or []))
+        for path in given:  # before the first of them is judged, which may take hours
+            if path is not None:
+                check_model_path(path)
         original, oracles = super().model_paths()
         if self.model_name_or_path is None and self.oracle_model_name_or_path is None:
             split = self.forget_split or "forget10"

@@ -32,7 +32,7 @@ def load_model(name_or_path: str, dtype: str = "auto", **kwargs) -> PreTrainedMo
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
-    _check_path(name_or_path, "config.json", "adapter_config.json")
+    check_model_path(name_or_path)
     if Path(name_or_path).is_dir():
         name_or_path = str(Path(name_or_path).resolve())  # an adapter saved later remembers where its base is
     is_model_folder = (Path(name_or_path) / "config.json").is_file()
@@ -68,6 +68,11 @@ def with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBas
             raise InputError("the tokenizer has neither a pad nor an end token; set processing_class.eos_token")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_model_path(name_or_path: str) -> None:
+    """Raise InputError for what can be neither a folder with a model or adapter nor a hub id; loads nothing."""
+    _check_path(name_or_path, "config.json", "adapter_config.json")
 
 
 def _check_path(name_or_path: str, *expected: str) -> None:

@@ -156,3 +156,12 @@ def test_a_dry_run_trains_and_judges_nothing(script, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "data: fictional:tiny" in done.stdout and "21 forget, 231 retain, 21 holdout" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_model_is_an_error_before_any_other_is_judged(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLM_UNLEARN_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(SystemExit):
+        run_main(lambda: tofu_benchmark("TOFU", [*TINY, "--unlearned_model_name_or_path", "no/such/folder"]))
+    assert "model path 'no/such/folder' does not exist" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # no model was trained, no journal begun
