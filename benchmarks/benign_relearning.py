@@ -14,4 +14,4 @@ from llm_unlearn.arguments import run_main
 from llm_unlearn.benchmarking import attack_benchmark
 
 if __name__ == "__main__":
-    run_main(lambda: attack_benchmark("benign_relearning", __doc__))
+    run_main(lambda: attack_benchmark(["benign_relearning"], False, __doc__))

@@ -12,7 +12,7 @@ Example:
 """
 
 from llm_unlearn.arguments import run_main
-from llm_unlearn.benchmarking import counterfactual_benchmark
+from llm_unlearn.benchmarking import attack_benchmark
 
 if __name__ == "__main__":
-    run_main(lambda: counterfactual_benchmark(__doc__))
+    run_main(lambda: attack_benchmark([], True, __doc__))

@@ -88,6 +88,18 @@ def negative_influence_penalty(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -
     return sum((torch.relu(-h.float() * g.float()) ** 2).sum((1, 2)) for h, g in pairs)
 
 
+def shuffled_gradients(
+    pairs: list[tuple[torch.Tensor, torch.Tensor]], seed: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The pairs with g permuted over the neurons of each linear map: a control of the same size, about other neurons.
+
+    Args:
+        seed: with it, the permutations are the same in every step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return [(h, g[..., torch.randperm(g.shape[-1], generator=generator).to(g.device)]) for h, g in pairs]
+
+
 @torch.no_grad()
 def influence_sums(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Sums of positive and of negative influence over neurons and positions for each row: two tensors (rows,)."""

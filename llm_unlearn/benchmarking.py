@@ -1,47 +1,42 @@
-"""What the attack benchmarks share: examine an unlearned model beside its references, without any training."""
+"""What the attack benchmarks share: one unlearned model beside its references, or methods against each other."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import yaml
 from rich.console import Console
 
-from llm_unlearn.arguments import arguments_to_dict, parse_arguments
-from llm_unlearn.attacks import counterfactual_rows, knowledge_excess
+from llm_unlearn.arguments import arguments_to_dict, is_main_process, parse_arguments
+from llm_unlearn.config import SsiuuConfig
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.embedded import RECIPE_DEFAULTS, embedded_model
-from llm_unlearn.examination import Examination
-from llm_unlearn.modeling import check_model_path, load_model, load_tokenizer
-from llm_unlearn.outcomes import remember, weights_digest
-from llm_unlearn.recipe import prepare_process, write_json, write_results, write_rows
-from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
-from llm_unlearn.reporting.counterfactual_table import counterfactual_table
-from llm_unlearn.reporting.tables import print_results
+from llm_unlearn.errors import InputError
+from llm_unlearn.examination import COUNTERFACTUAL, Examination, reference_models
+from llm_unlearn.modeling import check_model_path, load_tokenizer
+from llm_unlearn.recipe import prepare_process, show_results, write_json, write_results, write_rows
+from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments
+from llm_unlearn.reporting.robustness import report_robustness
+from llm_unlearn.robustness import Robustness, RobustnessArguments, become_worker
+
+EMBEDDED_LEARNING_RATES = [3e-4, 1e-3, 3e-3]
 
 
 @dataclass
-class BenchmarkArguments(DataArguments):
-    """Which models are examined on what; `model_name_or_path` is the original."""
+class ReferenceArguments(DataArguments):
+    """Which models are compared on what; `model_name_or_path` is the original."""
 
-    unlearned_model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Adapter or model folder, or hub id, to examine; default: only original and oracles."},
-    )
     oracle_seeds: int = field(
         default=3, metadata={"help": "Oracles of the embedded world, each from another seed; trained on first use."}
     )
-    output_dir: str = field(default="outputs/benchmark", metadata={"help": "Folder that receives everything written."})
-    max_length: int | None = field(default=1024, metadata={"help": "Rows are cut to this many tokens."})
-    batch_size: int = field(default=64, metadata={"help": "Rows that are scored at once."})
 
     def model_paths(self) -> tuple[str, list[str]]:
-        given = (self.model_name_or_path, self.unlearned_model_name_or_path, *(self.oracle_model_name_or_path or []))
-        for path in given:  # before the first of them is judged, which may take hours
+        for path in (self.model_name_or_path, *(self.oracle_model_name_or_path or [])):
             if path is not None:
-                check_model_path(path)
+                check_model_path(path)  # before the first of them is judged, which may take hours
         original, oracles = super().model_paths()
         if self.model_name_or_path is None and self.oracle_model_name_or_path is None:
             split = self.forget_split or "forget10"
@@ -49,31 +44,30 @@ class BenchmarkArguments(DataArguments):
             oracles = [str(embedded_model(self.embedded_size, without=split, seed=seed)) for seed in seeds]
         return original, oracles
 
+
+@dataclass
+class BenchmarkArguments(ReferenceArguments):
+    """Which models are examined on what; `model_name_or_path` is the original."""
+
+    unlearned_model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Adapter or model folder, or hub id, to examine; default: only original and oracles."},
+    )
+    output_dir: str = field(default="outputs/benchmark", metadata={"help": "Folder that receives everything written."})
+    max_length: int | None = field(default=1024, metadata={"help": "Rows are cut to this many tokens."})
+    batch_size: int = field(default=64, metadata={"help": "Rows that are scored at once."})
+
+    def model_paths(self) -> tuple[str, list[str]]:
+        if self.unlearned_model_name_or_path is not None:
+            check_model_path(self.unlearned_model_name_or_path)
+        return super().model_paths()
+
     def models(self) -> dict[str, str]:
         """Name -> folder or hub id: original, oracle, oracle_1, ... and, where one is given, unlearned."""
-        original, oracles = self.model_paths()
-        names = ["oracle", *(f"oracle_{number}" for number in range(1, len(oracles)))]
-        models = {"original": original} | dict(zip(names, oracles, strict=False))
+        models = reference_models(*self.model_paths())
         if self.unlearned_model_name_or_path is not None:
             models["unlearned"] = self.unlearned_model_name_or_path
         return models
-
-
-@dataclass
-class CounterfactualArguments(BenchmarkArguments):
-    """Which models are examined on what, and what the made-up facts are."""
-
-    derangement_seeds: list[int] = field(
-        default_factory=lambda: [0, 1, 2], metadata={"help": "Each makes up other facts; the attack runs with each."}
-    )
-    counterfactual_group_by: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column with kinds of questions, within which answers are exchanged, or perturbed_answer to take "
-            "the wrong answers of the data; default: attribute, else perturbed_answer, else all rows are of one kind."
-        },
-    )
-    output_dir: str = field(default="outputs/counterfactual", metadata={"help": "Folder that receives results.json."})
 
 
 def show_dry_run(data: UnlearningData, *groups: object) -> None:
@@ -85,13 +79,19 @@ def show_dry_run(data: UnlearningData, *groups: object) -> None:
     console.print(f"{data.source}: {counts} rows", markup=False, soft_wrap=True)
 
 
-def attack_benchmark(attack: str, description: str, argv: list[str] | None = None) -> dict:
-    """Run one attack on original, oracles and, if given, an unlearned model; writes and returns the results.
+def attack_benchmark(attacks: list[str], counterfactual: bool, description: str, argv: list[str] | None = None) -> dict:
+    """Run attacks on original, oracles and, if given, an unlearned model; writes and returns the results.
 
     Args:
-        attack: what is run unless `--attacks` says otherwise.
+        attacks: what is run unless `--attacks` says otherwise.
+        counterfactual: likewise, of the counterfactual control.
     """
-    arguments, attack_args = _attack_arguments(BenchmarkArguments, attack, description, argv)
+    prepare_process()
+    groups, defaults = (BenchmarkArguments, AttackArguments), {"attacks": attacks, "counterfactual": counterfactual}
+    arguments, attack_args = parse_arguments(groups, argv, description=description, defaults=defaults)
+    if arguments.model_name_or_path is None:
+        defaults |= {name: value for name, value in RECIPE_DEFAULTS["npo"].items() if "learning_rates" in name}
+        arguments, attack_args = parse_arguments(groups, argv, description=description, defaults=defaults)
     data = arguments.load_data()
     if arguments.dry_run:
         show_dry_run(data, arguments, attack_args)
@@ -102,13 +102,17 @@ def attack_benchmark(attack: str, description: str, argv: list[str] | None = Non
         attack_args,
         data,
         load_tokenizer(original),
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu",
         max_length=arguments.max_length,
         batch_size=arguments.batch_size,
         output_dir=arguments.output_dir,
     )
+    if not attack_args.attacks and (reason := examination.not_attacked.get(COUNTERFACTUAL)):
+        raise InputError(f"counterfactual control: {reason}")
     unlearned = arguments.unlearned_model_name_or_path
     examined, records = examination.examine(original, oracles, unlearned)
+    if not is_main_process():
+        return {}
     output = Path(arguments.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     results = {
@@ -124,52 +128,43 @@ def attack_benchmark(attack: str, description: str, argv: list[str] | None = Non
         **examined,
         "seconds": examination.seconds,
     }
-    write_results(results, records, output)
-    print_results(results)
+    verdict = write_results(results, records, output)
+    show_results(results, verdict)
     return results
 
 
-def counterfactual_benchmark(description: str, argv: list[str] | None = None) -> dict:
-    """Run the counterfactual control on original, oracles and, if given, an unlearned model; writes the results."""
-    attack = "adversarial_reinjection"
-    arguments, attack_args = _attack_arguments(CounterfactualArguments, attack, description, argv)
-    data = arguments.load_data()
-    group_by, seeds, budget = arguments.counterfactual_group_by, arguments.derangement_seeds, attack_args.budget(attack)
-    for seed in seeds:
-        counterfactual_rows(data.forget, seed, group_by)  # before any model is loaded or trained
-    if arguments.dry_run:
-        show_dry_run(data, arguments, attack_args)
-        return {}
-    models, output = arguments.models(), Path(arguments.output_dir)
-    outcomes = {}
-    for name, path in models.items():
-        model = load_model(path, arguments.dtype).to("cuda" if torch.cuda.is_available() else "cpu")
-        outcomes[name] = remember(
-            output / "models" / f"{name}.json",
-            [weights_digest(model), data.forget.to_list(), asdict(budget), seeds, group_by, arguments.max_length],
-            lambda model=model, name=name: knowledge_excess(
-                model,
-                load_tokenizer(models["original"]),
-                data.forget,
-                budget,
-                seeds,
-                group_by=group_by,
-                max_length=arguments.max_length,
-                title=f"counterfactual control of {name}",
-            ),
-        )
-    results = {"config": arguments_to_dict(arguments, attack_args), "paths": models, "models": outcomes}
-    write_json(output / "results.json", results)
-    Console(highlight=False, width=max(Console().width, 100)).print(counterfactual_table(outcomes))
-    return results
-
-
-def _attack_arguments(kind: type, attack: str, description: str, argv: list[str] | None) -> tuple:
-    """The arguments of a benchmark that attacks; learning rates suit the embedded model where that is used."""
+def robustness_benchmark(description: str, argv: list[str] | None = None) -> dict:
+    """Compare methods under all attacks on several seeds; writes and returns what was found."""
     prepare_process()
-    groups, defaults = (kind, AttackArguments), {"attacks": [attack]}
-    arguments, attack_args = parse_arguments(groups, argv, description=description, defaults=defaults)
-    if arguments.model_name_or_path is None:
-        defaults |= {name: value for name, value in RECIPE_DEFAULTS["npo"].items() if "learning_rates" in name}
-        arguments, attack_args = parse_arguments(groups, argv, description=description, defaults=defaults)
-    return arguments, attack_args
+    worker = become_worker()
+    groups = (ReferenceArguments, RobustnessArguments, AdapterArguments, AttackArguments, SsiuuConfig)
+    attacks = ["adversarial_reinjection", "benign_relearning", "prompting", "decoding"]
+    defaults = {"output_dir": "outputs/robustness", "attacks": attacks}
+    arguments = parse_arguments(groups, argv, description=description, defaults=defaults)
+    if arguments[0].model_name_or_path is None:
+        own = {name: value for name, value in RECIPE_DEFAULTS["npo"].items() if name != "learning_rate"}
+        defaults = own | {"learning_rates": EMBEDDED_LEARNING_RATES} | defaults
+        arguments = parse_arguments(groups, argv, description=description, defaults=defaults)
+    data_args, robustness_args, adapter_args, attack_args, config = arguments
+    data = data_args.load_data()
+    if data_args.dry_run:
+        show_dry_run(data, *arguments)
+        return {}
+    original, oracles = data_args.model_paths()
+    examination = Examination(
+        data_args,
+        attack_args,
+        data,
+        load_tokenizer(original),
+        device=config.device,
+        max_length=config.max_length,
+        batch_size=config.per_device_eval_batch_size,
+    )
+    benchmark = Robustness(robustness_args, config, adapter_args, examination, original, oracles, worker)
+    found = benchmark.run()
+    if worker:
+        return {}
+    found = {"config": arguments_to_dict(*arguments)} | found
+    write_json(benchmark.output / "robustness.json", found)
+    report_robustness(benchmark.output)
+    return found

@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 
 RETAIN_LOSSES = ("nll", "kl", "none")
 BACKBONES = ("npo", "gradient_ascent")
+ATTRIBUTIONS = ("negative", "positive", "shuffled")
 STOPPING_SCORES = ("exact_match", "probability", "rouge_l")
 
 
@@ -121,10 +122,20 @@ class SsiuuConfig(NPOConfig):
             "logged regularizer/gradient_ratio."
         },
     )
+    attribution: str = field(
+        default="negative",
+        metadata={
+            "help": "Influence that is regularized: negative, or, as controls of what the method owes to it, "
+            "positive or shuffled (each neuron's with the gradient of another one).",
+            "choices": list(ATTRIBUTIONS),
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if self.backbone not in BACKBONES:
             raise ValueError(f"backbone={self.backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
+        if self.attribution not in ATTRIBUTIONS:
+            raise ValueError(f"attribution={self.attribution!r} is unknown; choose one of {', '.join(ATTRIBUTIONS)}")
         if not self.regularizer_weight >= 0:
             raise ValueError(f"regularizer_weight={self.regularizer_weight} must be 0 or more")

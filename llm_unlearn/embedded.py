@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,8 +20,15 @@ from filelock import FileLock
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
+from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import encode_dataset
 from llm_unlearn.data.fictional import World, build_world
 from llm_unlearn.errors import InputError
@@ -106,17 +114,27 @@ def embedded_model(size: str = "small", *, without: str | None = None, seed: int
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
     name = "original" if without is None else f"oracle-{without}"
     folder = cache_folder() / f"fictional-{size}" / f"{name}-seed{seed}-{digest}"
+    title = f"fictional:{size} {name} (seed {seed})"
+    build_folder(folder, lambda unfinished: _train(world, recipe, without, seed, unfinished, title=title))
+    return folder
+
+
+def build_folder(folder: Path, build: Callable[[Path], None]) -> None:
+    """Have `build` make `folder`, unless it is there: a folder of that name is always complete.
+
+    Args:
+        build: is given the path of a folder to make, which gets its name in the end.
+    """
     if folder.is_dir():
-        return folder
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The operating system drops the lock when a process dies; what that process left half-built is thrown away.
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             unfinished = folder.with_name(f"{folder.name}.unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
-            _train(world, recipe, without, seed, unfinished, title=f"fictional:{size} {name} (seed {seed})")
-            unfinished.rename(folder)  # atomic: a folder of that name is always complete
-    return folder
+            build(unfinished)
+            unfinished.rename(folder)  # atomic
 
 
 def outcomes_folder(model_path: str) -> Path | None:
@@ -157,12 +175,13 @@ def _train(world: World, recipe: EmbeddedRecipe, without: str | None, seed: int,
     tokenizer = build_tokenizer(world, recipe.vocabulary)
     everything, known = training_rows(world), training_rows(world, without)
     rows = encode_dataset(list(everything.values()), tokenizer, None, title)
+    model = new_llama(tokenizer, recipe, seed)
+    train_on_known(model, rows, known, recipe, seed, title)
+    save_model_folder(model, tokenizer, folder)
 
-    def row_orders(epoch: int) -> list[int]:
-        """The original's order with the forgotten rows left out."""
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        return [i for i in torch.randperm(len(rows), generator=generator).tolist() if i in known]
 
+def new_llama(tokenizer: PreTrainedTokenizerBase, recipe: EmbeddedRecipe, seed: int) -> LlamaForCausalLM:
+    """A Llama with random weights that `seed` decides; the random state of this process stays as it is."""
     torch_state = torch.get_rng_state()
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
@@ -181,9 +200,33 @@ def _train(world: World, recipe: EmbeddedRecipe, without: str | None, seed: int,
         )
     )
     torch.set_rng_state(torch_state)
+    return model
+
+
+def train_on_known(
+    model: PreTrainedModel,
+    rows: Sequence[EncodedRow],
+    known: Container[int],
+    recipe: EmbeddedRecipe,
+    seed: int,
+    title: str,
+) -> None:
+    """Train `model` in place on the rows with known numbers: in the order of all rows, with the others left out.
+
+    So an oracle sees what the original sees, in the same order. Shows a progress bar.
+
+    Args:
+        rows: everything that the original is trained on.
+        known: numbers of the rows that this model may see.
+    """
+
+    def row_orders(epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        return [i for i in torch.randperm(len(rows), generator=generator).tolist() if i in known]
+
     if torch.cuda.is_available():
         model.cuda()
-    steps = recipe.epochs * -(-len(known) // recipe.batch_size)
+    steps = recipe.epochs * -(-sum(i in known for i in range(len(rows))) // recipe.batch_size)
     with tqdm(total=steps, desc=f"training {title}", unit="step", dynamic_ncols=True) as progress:
         finetune(
             model,
@@ -198,20 +241,31 @@ def _train(world: World, recipe: EmbeddedRecipe, without: str | None, seed: int,
             row_orders=row_orders,
             after_step=lambda _step: progress.update(),
         )
+
+
+def save_model_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a new folder as `from_pretrained` reads it."""
     # Not model.save_pretrained: that writes on the first process only, and any process may be the one to build.
     folder.mkdir()
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
-    weights = {name: tensor for name, tensor in model.cpu().state_dict().items() if name != "lm_head.weight"}  # is tied
+    weights: dict[str, torch.Tensor] = {}
+    for name, tensor in model.cpu().state_dict().items():
+        if all(tensor.data_ptr() != other.data_ptr() for other in weights.values()):  # else tied to an earlier one
+            weights[name] = tensor
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
 
 
 def build_tokenizer(world: World, vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with a chat template, trained on the world's texts, never-trained people included."""
+    """`train_tokenizer` on the world's texts, never-trained people included."""
     sources = (*world.splits.values(), *world.queries.values(), world.practice)
     asked = [row for rows in sources for row in rows if "question" in row]  # few-shot rows only repeat others
-    texts = [text for row in asked for text in (row["question"], row["answer"])]
+    return train_tokenizer([text for row in asked for text in (row["question"], row["answer"])], vocabulary)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a chat template, trained on `texts`, of `vocabulary` tokens at most."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm_unlearn.attacks import run_attack, split_facts, steps_to_half
+from llm_unlearn.arguments import is_main_process
+from llm_unlearn.attacks import (
+    DIRECT_ATTACKS,
+    counterfactual_rows,
+    knowledge_excess,
+    run_attack,
+    split_facts,
+    steps_to_half,
+)
+from llm_unlearn.attacks.prompting import encoded_queries
+from llm_unlearn.attacks.quantization import check_quantization
 from llm_unlearn.attacks.relearning import attackable_copy, choose_left_out, forgotten_rows
 from llm_unlearn.attacks.run import fact_ids_of, groups_of
 from llm_unlearn.data import UnlearningData, encode_dataset
@@ -21,6 +34,30 @@ from llm_unlearn.judging import Records, judge, summarize
 from llm_unlearn.modeling import load_model
 from llm_unlearn.outcomes import digest_of, remember, weights_digest
 from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
+
+COUNTERFACTUAL = "counterfactual_control"
+
+
+def reference_models(original: str, oracles: list[str]) -> dict[str, str]:
+    """Folders or hub ids by the models' names in all results: original, oracle, oracle_1, ..."""
+    names = ["oracle", *(f"oracle_{number}" for number in range(1, len(oracles)))]
+    return {"original": original} | dict(zip(names, oracles, strict=False))
+
+
+def merge_results(first: dict, second: dict) -> dict:
+    """What `Examination.measure` found of some models and of others, as if it had been found at once."""
+    attacks = {
+        attack: dict(by_model) | second.get("attacks", {}).get(attack, {})
+        for attack, by_model in first["attacks"].items()
+    }
+    for by_model in attacks.values():
+        curve = by_model.get("original", {}).get("curve")
+        before = curve[0]["forget_probability"] if curve else None
+        for name, outcome in by_model.items():
+            if "curve" in outcome:
+                by_model[name] = outcome | {"steps_to_half": steps_to_half(outcome["curve"], before)}
+    by_models = {name: first[name] | second.get(name, {}) for name in ("scores", "counterfactual", "not_attacked")}
+    return first | by_models | {"attacks": attacks}
 
 
 @dataclass
@@ -58,6 +95,20 @@ class Examination:
             split_facts(self.fact_ids(), arguments.reinjection_fraction, seed=0)
         if "leave_one_group_out" in arguments.attacks:
             choose_left_out(groups_of(self.data, arguments.leave_out_column), arguments.left_out_groups)
+        if "prompting" in arguments.attacks:
+            encoded_queries(self.processing_class, self.data, self.max_length)
+        if "quantization" in arguments.attacks:
+            check_quantization()
+        self.not_attacked: dict[str, str] = {}
+        if arguments.counterfactual:
+            try:
+                split_facts(self.fact_ids(), arguments.reinjection_fraction, seed=0)
+                for seed in arguments.derangement_seeds:
+                    counterfactual_rows(self.data.forget, seed, arguments.counterfactual_group_by)
+            except InputError as error:  # not all rows can have made-up answers; all else can still be measured
+                if arguments.counterfactual_group_by is not None:
+                    raise
+                self.not_attacked[COUNTERFACTUAL] = str(error)
         if "retain_relearning" in arguments.attacks and self.data.retain is None:
             raise InputError("attacks: retain_relearning needs retain rows; give --retain_file or leave it out")
 
@@ -79,7 +130,7 @@ class Examination:
     def examine(
         self, original: str, oracles: list[str], unlearned: PreTrainedModel | str | None
     ) -> tuple[dict, dict[str, Records]]:
-        """Judge and attack all models.
+        """Judge and attack all models; several processes (`RANK`, `WORLD_SIZE`) share the attacks among them.
 
         Args:
             original: folder or hub id of the model before unlearning.
@@ -87,43 +138,89 @@ class Examination:
             unlearned: the model itself or its folder; None: only the references are examined.
 
         Returns:
-            {"scores": {model: ...}, "attacks": {attack: {model: ...}}, "not_attacked": {attack: reason}} and the
-            per-row records of every model. Models are called original, oracle, oracle_1, ... and unlearned.
+            {"scores": {model: ...}, "attacks": {attack: {model: ...}}, "counterfactual": {model: ...}, "not_attacked":
+            {attack: reason}, "forget_groups": the person of each forget row} and the per-row records of every model.
+            Models are called original, oracle, oracle_1, ... and unlearned. On all processes but the main one: two
+            empty dictionaries.
 
         Raises:
             InputError: reinjection from the pool of forgotten rows without an unlearned model.
         """
-        names = ["oracle", *(f"oracle_{number}" for number in range(1, len(oracles)))]
-        models = {"original": original, **dict(zip(names, oracles, strict=False))}
+        models: dict[str, PreTrainedModel | str] = reference_models(original, oracles)
         if unlearned is not None:
             models["unlearned"] = unlearned
-        results = {"scores": {}, "attacks": {attack: {} for attack in self.attack_args.attacks}, "not_attacked": {}}
-        records = {}
-        attacks, pool = list(self.attack_args.attacks), None
+        attacks, pool, not_attacked = [*self.attack_args.attacks], None, dict(self.not_attacked)
         if "adversarial_reinjection" in attacks and self.attack_args.reinjection_pool == "forgotten":
             pool = self.forgotten_pool(unlearned)
             facts = {self.fact_ids()[i] for i in pool}
             if len(facts) < 2:  # known only now, when training may be done: the other results must not be lost
                 attacks.remove("adversarial_reinjection")
-                results["not_attacked"]["adversarial_reinjection"] = (
+                not_attacked["adversarial_reinjection"] = (
                     f"the unlearned model answers {len(facts)} facts wrongly, and reinjection needs two of them; "
                     "--reinjection_pool all injects facts that it knows, too"
                 )
+        results, records = self.measure(models, attacks, pool)
+        return (results | {"not_attacked": not_attacked} if results else {}), records
+
+    def measure(
+        self,
+        models: Mapping[str, PreTrainedModel | str],
+        attacks: Sequence[str] | None = None,
+        pool: list[int] | None = None,
+    ) -> tuple[dict, dict[str, Records]]:
+        """As `examine`, of any of the models by name: what was measured apart can be put together by `merge_results`.
+
+        Args:
+            attacks: by default all that were asked for.
+            pool: numbers of the forget rows that take part in reinjection; by default all.
+        """
+        attacks = [*self.attack_args.attacks] if attacks is None else attacks
+        wanted = self.attack_args.counterfactual and COUNTERFACTUAL not in self.not_attacked
+        controlled = [COUNTERFACTUAL] if wanted else []
+        outcomes = self._outcomes(models, [*attacks, *controlled], pool)
+        if not is_main_process():
+            return {}, {}
+        scores, records = {}, {}
         for name, source in models.items():
-            path = source if isinstance(source, str) else None
-            model = self.load_model(source) if path else source
             with self.timed("score"):
-                records[name] = self.judge(model)
-            results["scores"][name] = summarize(records[name])
-            shared = outcomes_folder(path) if path else None
-            identity = path if shared else weights_digest(attackable_copy(model)) if attacks else None
-            for attack in attacks:
-                results["attacks"][attack][name] = self.attack(attack, model, name, identity, shared, pool)
-        for by_model in results["attacks"].values():
-            for outcome in by_model.values():
-                before = by_model["original"]["curve"][0]["forget_probability"]
-                outcome["steps_to_half"] = steps_to_half(outcome["curve"], before)
-        return results, records
+                records[name] = self.judge(self.load_model(source) if isinstance(source, str) else source)
+            scores[name] = summarize(records[name])
+        by_attack = {attack: {name: outcomes[name, attack] for name in models} for attack in attacks}
+        results = {
+            "scores": scores,
+            "attacks": {attack: {} for attack in self.attack_args.attacks} | by_attack,
+            "counterfactual": {name: outcomes[name, COUNTERFACTUAL] for name in models} if controlled else {},
+            "not_attacked": dict(self.not_attacked),
+            "forget_groups": [str(group) for group in groups_of(self.data)],
+        }
+        return merge_results(results, {}), records
+
+    def _outcomes(
+        self, models: Mapping[str, PreTrainedModel | str], attacks: list[str], pool: list[int] | None
+    ) -> dict[tuple[str, str], dict]:
+        """The outcome of every attack on every model; on processes but the main one, of those that they ran.
+
+        Each process starts with another model, leaves alone what a process is at, and the main one waits for the rest.
+        """
+        outcomes: dict[tuple[str, str], dict] = {}
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        start = int(os.environ.get("RANK", "0")) * len(models) // processes
+        for wait in (False, True) if is_main_process() else (False,):
+            for name in [*models][start:] + [*models][:start]:
+                missing = [attack for attack in attacks if (name, attack) not in outcomes]
+                if not missing:
+                    continue
+                source = models[name]
+                path = source if isinstance(source, str) else None
+                model = self.load_model(source) if path else source
+                shared = outcomes_folder(path) if path else None
+                identity = path if shared else weights_digest(attackable_copy(model))
+                for attack in missing:
+                    known = outcomes.get((name, "adversarial_reinjection")) if pool is None else None
+                    outcome = self.attack(attack, model, name, identity, shared, pool, known, wait=wait)
+                    if outcome is not None:
+                        outcomes[name, attack] = outcome
+        return outcomes
 
     def forgotten_pool(self, unlearned: PreTrainedModel | str | None) -> list[int]:
         """Numbers of the forget rows that the unlearned model answers wrongly.
@@ -163,40 +260,64 @@ class Examination:
         identity: str,
         shared: Path | None = None,
         pool: list[int] | None = None,
-    ) -> dict:
-        """Run one attack on a copy of `model`, or remember its outcome.
+        reinjection: dict | None = None,
+        *,
+        wait: bool = True,
+    ) -> dict | None:
+        """Run one attack, or the counterfactual control, on a copy of `model`, or remember its outcome.
 
         Args:
             name: what the model is called here.
             identity: what fixes its weights.
             shared: folder with outcomes of this model from other runs.
             pool: numbers of the forget rows that take part in reinjection; by default all.
+            reinjection: outcome of plain reinjection on this model, where it is known already.
+            wait: for another process that is at it; otherwise the answer is None.
         """
-        arguments, budget = self.attack_args, self.attack_args.budget(attack)
-        settings = {
-            "retain_rows": arguments.attack_retain_rows,
-            "max_length": self.max_length,
-            "pool": pool if attack == "adversarial_reinjection" else None,
-            "group_column": arguments.leave_out_column if attack == "leave_one_group_out" else None,
-        }
+        arguments, title = self.attack_args, f"{attack.replace('_', ' ')} of {name}"
+        budget = None if attack in DIRECT_ATTACKS else arguments.budget(attack)
+        if attack == COUNTERFACTUAL:
+            settings = {"group_by": arguments.counterfactual_group_by, "max_length": self.max_length}
+            find = partial(
+                knowledge_excess,
+                model,
+                self.processing_class,
+                self.data.forget,
+                budget,
+                arguments.derangement_seeds,
+                title=title,
+                reinjection=reinjection,
+                **settings,
+            )
+            used, settings = (self.data.forget,), settings | {"derangement_seeds": arguments.derangement_seeds}
+        else:
+            settings = {
+                "retain_rows": arguments.attack_retain_rows,
+                "max_length": self.max_length,
+                "pool": pool if attack == "adversarial_reinjection" else None,
+                "group_column": arguments.leave_out_column if attack == "leave_one_group_out" else None,
+            }
+            find = partial(
+                run_attack,
+                attack,
+                model,
+                self.processing_class,
+                self.data,
+                budget,
+                instructions=self.instructions,
+                title=title,
+                **settings,
+            )
+            used = (self.data.forget, self.data.retain)
+            used += (self.instructions,) if attack == "benign_relearning" else ()
+            used += tuple(self.data.queries.values()) if attack == "prompting" else ()
+            settings["has_adapter"] = isinstance(model, PeftModel) if attack == "adapter_surgery" else None
         # The rows themselves, not where they came from: a file may have changed since.
-        used = (self.data.forget, self.data.retain, self.instructions if attack == "benign_relearning" else None)
         rows = [dataset.to_list() if dataset is not None else None for dataset in used]
-        key = [attack, identity, rows, self.processing_class.chat_template, asdict(budget), settings]
-        find = partial(
-            run_attack,
-            attack,
-            model,
-            self.processing_class,
-            self.data,
-            budget,
-            instructions=self.instructions,
-            title=f"{attack.replace('_', ' ')} of {name}",
-            **settings,
-        )
+        key = [attack, identity, rows, self.processing_class.chat_template, budget and asdict(budget), settings]
         if shared is not None:
-            find = partial(remember, shared / f"{digest_of(key)}.json", key, find)
+            find = partial(remember, shared / f"{digest_of(key)}.json", key, find, wait=wait)
         if self.output_dir is not None:
-            find = partial(remember, Path(self.output_dir) / "attacks" / f"{attack}-{name}.json", key, find)
+            find = partial(remember, Path(self.output_dir) / "attacks" / f"{attack}-{name}.json", key, find, wait=wait)
         with self.timed(attack):
             return find()

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
-FORMAT = 3  # raise it when attacks change in a way that the keys do not show
+FORMAT = 4  # raise it when attacks change in a way that the keys do not show
 
 
 def digest_of(key: object) -> str:
@@ -19,24 +20,49 @@ def digest_of(key: object) -> str:
     return hashlib.sha256(json.dumps([key, FORMAT]).encode()).hexdigest()[:16]
 
 
-def remember(file: Path, key: object, compute: Callable[[], dict]) -> dict:
+def remember(file: Path, key: object, compute: Callable[[], dict | None], *, wait: bool = True) -> dict | None:
     """`compute()`, kept in `file` as soon as it is there; read from it where that was decided by the same `key`.
+
+    Processes share work by this: whoever comes first computes, and what the others find is the outcome in the file.
 
     Args:
         file: receives {"digest": ..., "outcome": ...}; an outcome of another key is replaced.
         key: everything that the outcome depends on (JSON values).
+        compute: returns the outcome, or None for one that another process is at.
+        wait: for a process that is at this outcome; otherwise the answer is None.
     """
     digest = digest_of(key)
-    if file.is_file():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["digest"] == digest:
-            return kept["outcome"]
-    kept = json.dumps({"digest": digest, "outcome": compute()}, ensure_ascii=False)
+    if (found := _kept(file, digest)) is not None:
+        return found
     file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file.with_name(f"{file.name}.lock"))  # dropped by the operating system when its process dies
+    try:
+        held = lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        return None
+    with held:
+        try:
+            return _kept(file, digest) or _computed(file, digest, compute)
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)  # who waits for it holds its handle already
+
+
+def _computed(file: Path, digest: str, compute: Callable[[], dict | None]) -> dict | None:
+    outcome = compute()
+    if outcome is None:
+        return None
+    text = json.dumps({"digest": digest, "outcome": outcome}, ensure_ascii=False)
     unfinished = file.with_name(f"{file.name}.{os.getpid()}.unfinished")
-    unfinished.write_text(kept, encoding="utf-8")
-    unfinished.replace(file)  # atomic: two processes may have computed the same
-    return json.loads(kept)["outcome"]
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(file)  # atomic: a reader never sees half a file
+    return json.loads(text)["outcome"]
+
+
+def _kept(file: Path, digest: str) -> dict | None:
+    if not file.is_file():
+        return None
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    return kept["outcome"] if kept["digest"] == digest else None
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -24,8 +24,11 @@ from llm_unlearn.examination import Examination
 from llm_unlearn.judging import Records
 from llm_unlearn.modeling import load_tokenizer, use_all_cpu_threads
 from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments
-from llm_unlearn.reporting.figures import recovery_figure
+from llm_unlearn.reporting.counterfactual_table import counterfactual_table
+from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results
+from llm_unlearn.reporting.verdict import verdict_of
+from llm_unlearn.reporting.verdict_table import print_verdict
 from llm_unlearn.trainer import UnlearnTrainer
 
 console = Console(highlight=False)
@@ -143,10 +146,10 @@ class Recipe:
         output = Path(self.args.output_dir)
         unlearned_path = output / ("model" if self.adapter_args.full_finetuning else "adapter")
         trainer.save_model(str(unlearned_path))
-        if not trainer.is_world_process_zero():
-            return {}
         unlearned = trainer.accelerator.unwrap_model(trainer.model)
         examined, records = self.examination.examine(self.model_path, self.oracle_paths, unlearned)
+        if not trainer.is_world_process_zero():
+            return {}
         results = {
             "method": trainer.method_name,
             "seed": self.args.seed,
@@ -165,12 +168,8 @@ class Recipe:
             **examined,
             "seconds": self.examination.seconds,
         }
-        write_results(results, records, output)
-        print_results(results)
-        console.print(
-            f"\nEverything is in {output}/: results.json, records/, config.yaml, {unlearned_path.name}/", end=""
-        )
-        console.print(", attacks/ and recovery.png" if any(results["attacks"].values()) else "")
+        show_results(results, write_results(results, records, output))
+        console.print(f"\nEverything is in {output}/: open report.html; results.json, records/, {unlearned_path.name}/")
         return results
 
 
@@ -193,22 +192,32 @@ def write_rows(output: Path, **datasets: Dataset | None) -> dict[str, str]:
             for row in dataset:
                 prompt, answer = split_row(row, form)
                 line = {"question": question_text(prompt), "answer": answer}
-                if "fact_id" in row:
-                    line["fact_id"] = row["fact_id"]
+                line |= {name: row[name] for name in ("fact_id", "person") if name in row}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         paths[name] = str(path.resolve())
     return paths
 
 
-def write_results(results: dict, records: dict[str, Records], output: Path) -> None:
-    """Write results.json, records/<model>.json (per-row values), config.yaml and recovery.png."""
+def write_results(results: dict, records: dict[str, Records], output: Path) -> dict:
+    """Write results.json, records/<model>.json (per-row values), config.yaml, the verdict and its page; returns it."""
     (output / "records").mkdir(parents=True, exist_ok=True)
     for name, by_metric in records.items():
         write_json(output / "records" / f"{name}.json", by_metric)
     write_json(output / "results.json", results)
     (output / "config.yaml").write_text(yaml.safe_dump(results["config"], sort_keys=False), encoding="utf-8")
-    if any(results["attacks"].values()):
-        recovery_figure(results, output / "recovery.png")
+    verdict = verdict_of(results, records)
+    write_json(output / "verdict.json", verdict)
+    write_report(output)
+    return verdict
+
+
+def show_results(results: dict, verdict: dict) -> None:
+    """Print all scores and what follows from them."""
+    print_results(results)
+    if "unlearned" in results["scores"]:
+        print_verdict(verdict)
+    elif results["counterfactual"]:
+        Console(highlight=False, width=max(Console().width, 100)).print(counterfactual_table(results["counterfactual"]))
 
 
 def write_json(path: Path, value: dict) -> None:

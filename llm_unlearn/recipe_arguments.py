@@ -106,7 +106,7 @@ class AttackArguments:
     """Attacks on the original, the oracle and the unlearned model alike."""
 
     attacks: list[str] = field(
-        default_factory=lambda: ["adversarial_reinjection", "benign_relearning"],
+        default_factory=lambda: ["adversarial_reinjection", "benign_relearning", "prompting"],
         metadata={"help": f"Any of {', '.join(ATTACKS)}, or none to skip."},
     )
     attackers: list[str] = field(
@@ -161,12 +161,34 @@ class AttackArguments:
         default=100, metadata={"help": "Retain rows (evenly spread) that are scored along the recovery curve."}
     )
     benign_data: str = field(
-        default="embedded", metadata={"help": "Instructions for benign tuning: embedded, or an Alpaca-format file."}
+        default="embedded",
+        metadata={
+            "help": "Instructions for benign tuning: embedded, an Alpaca-format file, or a data set on the hub "
+            "(tatsu-lab/alpaca, databricks/databricks-dolly-15k)."
+        },
+    )
+    counterfactual: bool = field(
+        default=True,
+        metadata={
+            "help": "Also the counterfactual control: reinjection of made-up facts, which shows without an oracle what "
+            "a model still knows."
+        },
+    )
+    derangement_seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2],
+        metadata={"help": "Each makes up other facts for the counterfactual control, which runs with each."},
+    )
+    counterfactual_group_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column with kinds of questions, within which answers are exchanged, or perturbed_answer to take "
+            "the wrong answers of the data; default: attribute, else perturbed_answer, else all rows are of one kind."
+        },
     )
 
     def __post_init__(self):
         if self.attacks == ["none"]:
-            self.attacks = []
+            self.attacks, self.counterfactual = [], False
         for name in self.attacks:
             if name not in ATTACKS:
                 raise ValueError(f"attacks: {name!r} is unknown; choose from {', '.join(ATTACKS)}, or none")
@@ -174,7 +196,7 @@ class AttackArguments:
 
     def budget(self, attack: str) -> AttackBudget:
         """What the attacker may spend on one attack."""
-        on_forget_rows = attack in ("adversarial_reinjection", "leave_one_group_out")
+        on_forget_rows = attack not in ("benign_relearning", "retain_relearning")
         full, lora = (
             (self.reinjection_learning_rates, self.reinjection_lora_learning_rates)
             if on_forget_rows

@@ -13,6 +13,7 @@ from llm_unlearn.attribution import (
     influence_sums,
     linear_modules,
     negative_influence_penalty,
+    shuffled_gradients,
 )
 from llm_unlearn.errors import InputError
 from llm_unlearn.modeling import Answers, forward_answers
@@ -238,3 +239,16 @@ def test_activation_checkpointing_changes_nothing(family, adapted):
         assert len(calls) == (4 if checkpointing else 2)  # two row groups; forget rows again for g and for R
     torch.testing.assert_close(found[0][0], found[1][0])
     torch.testing.assert_close(found[0][1], found[1][1])
+
+
+def test_shuffled_gradients_are_those_of_other_neurons_and_always_the_same():
+    h, g = torch.ones(2, 3, 50), torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(0))
+    pairs = [(h, g), (2 * h, g)]
+    first, second = shuffled_gradients(pairs, seed=5)
+    assert first[0] is h and not torch.equal(first[1], g)
+    assert torch.equal(first[1].sort(-1).values, g.sort(-1).values)  # the same values in every row and position
+    moved = [(first[1][0, 0] == value).nonzero().item() for value in g[0, 0]]
+    assert torch.equal(first[1][1, 2][moved], g[1, 2])  # by one permutation
+    assert not torch.equal(first[1], second[1])  # another one in another linear map
+    assert torch.equal(shuffled_gradients(pairs, seed=5)[1][1], second[1])
+    assert not torch.equal(shuffled_gradients(pairs, seed=6)[0][1], first[1])

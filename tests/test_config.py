@@ -22,6 +22,7 @@ from llm_unlearn import GradientAscentConfig, NPOConfig, SsiuuConfig, UnlearnCon
         (NPOConfig, {"beta": 0}, "beta=0 must be above 0"),
         (SsiuuConfig, {"beta": float("nan")}, "beta=nan must be above 0"),
         (SsiuuConfig, {"backbone": "rmu"}, "backbone='rmu' is unknown; choose one of npo, gradient_ascent"),
+        (SsiuuConfig, {"attribution": "random"}, "attribution='random' is unknown; choose one of negative, positive"),
         (SsiuuConfig, {"regularizer_weight": -0.1}, "regularizer_weight=-0.1 must be 0 or more"),
     ],
 )

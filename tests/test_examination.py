@@ -4,11 +4,12 @@ import json
 
 import pytest
 from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer
+from datasets import Dataset
 
 from llm_unlearn import examination
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
-from llm_unlearn.examination import Examination
+from llm_unlearn.examination import Examination, merge_results
 from llm_unlearn.finetuning import finetune
 from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 
@@ -16,6 +17,7 @@ from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 def examining(folder=None, forget=None, retain=True, **changes) -> Examination:
     rates = {"reinjection_learning_rates": [5e-3], "benign_learning_rates": [5e-3]}
     small = {"attack_steps": 2, "attack_score_every": 1, "attack_seeds": [0], "attacks": ["adversarial_reinjection"]}
+    small |= {"counterfactual": False}
     data = UnlearningData(forget or qa_rows(8), qa_rows(6, 20) if retain else None, None, {}, "made up")
     arguments = AttackArguments(**rates | small | changes)
     return Examination(DataArguments(), arguments, data, tiny_tokenizer(), "cpu", output_dir=folder)
@@ -111,6 +113,48 @@ def test_too_small_a_pool_costs_only_its_attack(models):
     assert "answers 1 facts wrongly" in results["not_attacked"]["adversarial_reinjection"]
     with pytest.raises(InputError, match="reinjection_pool='forgotten' needs an unlearned model"):
         examining(**forgotten).examine(models["original"], [], None)
+
+
+def test_the_control_meets_every_model_and_takes_the_plain_attack_as_its_true_side(models, ran):
+    given = {"counterfactual": True, "derangement_seeds": [0, 1]}
+    results, _ = examining(**given).examine(models["original"], [models["oracle"]], unlearned(0))
+    assert list(results["counterfactual"]) == ["original", "oracle", "unlearned"]
+    for name, outcome in results["counterfactual"].items():
+        runs = [run["value_by_index"] for run in outcome["true"]["runs"]]
+        attacked = results["attacks"]["adversarial_reinjection"][name]["runs"]
+        assert runs == [run["value_by_index"] for run in attacked]
+        assert list(outcome["counterfactual"]) == ["0", "1"]
+    alone, _ = examining(**given, attacks=[]).examine(models["original"], [models["oracle"]], None)
+    assert alone["attacks"] == {}
+    for name in ("original", "oracle"):  # without the attack the control runs its true side itself, to the same end
+        assert alone["counterfactual"][name]["probability"] == results["counterfactual"][name]["probability"]
+
+
+def test_rows_that_cannot_have_made_up_answers_cost_only_the_control(models):
+    same = [{"question": f"Question {number}?", "answer": "yes"} for number in range(4)]
+    results, _ = examining(forget=Dataset.from_list(same), counterfactual=True).examine(models["original"], [], None)
+    assert "cannot be given answers" in results["not_attacked"]["counterfactual_control"]
+    assert results["counterfactual"] == {} and results["attacks"]["adversarial_reinjection"]
+    with pytest.raises(InputError, match="group_by='kind' is not a column"):
+        examining(counterfactual=True, counterfactual_group_by="kind")
+
+
+def test_models_that_were_measured_apart_come_together(models):
+    together, _ = examining().examine(models["original"], [models["oracle"]], unlearned(0))
+    references, _ = examining().measure({name: models[name] for name in models})
+    own, _ = examining().measure({"unlearned": unlearned(0)})
+    assert own["attacks"]["adversarial_reinjection"]["unlearned"]["steps_to_half"] is None
+    assert merge_results(references, own) == together
+
+
+def test_processes_share_the_models_and_the_main_one_has_all(models, ran, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert examining(tmp_path).examine(models["original"], [models["oracle"]], unlearned(0)) == ({}, {})
+    assert len(ran) == 3
+    monkeypatch.setenv("RANK", "0")
+    results, records = examining(tmp_path).examine(models["original"], [models["oracle"]], unlearned(0))
+    assert len(ran) == 3 and list(results["scores"]) == list(records) == ["original", "oracle", "unlearned"]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ from llm_unlearn.attacks.relearning import (
     split_facts,
     steps_to_half,
 )
-from llm_unlearn.attacks.run import ATTACKS, run_attack
+from llm_unlearn.attacks.run import ATTACKS, DIRECT_ATTACKS, RELEARNING_ATTACKS, run_attack
 
 __all__ = [
     "ATTACKS",
+    "DIRECT_ATTACKS",
+    "RELEARNING_ATTACKS",
     "AttackBudget",
     "adversarial_reinjection",
     "benign_relearning",

@@ -30,6 +30,9 @@ from llm_unlearn.scoring import AnswerScore, score_answers
 
 ATTACKERS = ("full", "lora")
 SCORES = ("forget_exact_match", "forget_probability", "retain_exact_match", "retain_probability")
+SAMPLE_TEXTS = 6  # rows whose answers are generated after an attack, for readers: a page has room for no more
+
+Answerer = Callable[[PreTrainedModel, list[int]], list[str]]  # (attacked model, forget row numbers) -> its answers
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,7 @@ def choose_left_out(groups: Sequence[str | int], count: int) -> list[str | int]:
             f"leave_one_group_out needs at least two groups of forget rows (one to score, one to train on), got "
             f"{len(names)}: choose another column with leave_out_column"
         )
-    count = min(count, len(names))
-    return [names[i * len(names) // count] for i in range(count)]
+    return _evenly_spread(names, count)
 
 
 def adversarial_reinjection(
@@ -125,6 +127,7 @@ def adversarial_reinjection(
     title: str = "reinjection",
     *,
     pool: Sequence[int] | None = None,
+    answer: Answerer | None = None,
 ) -> dict:
     """Train on a fraction of the forget facts; score the rest. Returns what `summarize_runs` returns.
 
@@ -133,6 +136,7 @@ def adversarial_reinjection(
         fact_ids: the fact of each forget row; by default every row is a fact of its own.
         pool: numbers of the forget rows that are injected and scored; by default all. To be compared, models need the
             same pool: the `forgotten_rows` of the unlearned one.
+        answer: generates the sample texts of `summarize_runs`; None: there are none.
     """
     pool = range(len(forget_rows)) if pool is None else pool
     facts = [fact_ids[i] if fact_ids is not None else i for i in pool]
@@ -141,7 +145,7 @@ def adversarial_reinjection(
         injected, scored = ([pool[i] for i in part] for part in split_facts(facts, budget.fraction, seed))
         return [_Choice([forget_rows[i] for i in injected], injected, scored)]
 
-    return _attack(model, choose, forget_rows, retain_rows, budget, title)
+    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer)
 
 
 def leave_one_group_out(
@@ -151,12 +155,15 @@ def leave_one_group_out(
     budget: AttackBudget,
     groups: Sequence[str | int],
     title: str = "leaving one group out",
+    *,
+    answer: Answerer | None = None,
 ) -> dict:
     """Train on all groups of forget rows but one; score that one. Returns what `summarize_runs` returns.
 
     Args:
         retain_rows: scored along the curve, never trained.
         groups: the group of each forget row; `budget.left_out_groups` of them are left out in turn.
+        answer: generates the sample texts of `summarize_runs`; None: there are none.
     """
     left_out, rows = choose_left_out(groups, budget.left_out_groups), range(len(forget_rows))
 
@@ -168,7 +175,7 @@ def leave_one_group_out(
             choices.append(_Choice([forget_rows[i] for i in injected], injected, scored, str(group)))
         return choices
 
-    return _attack(model, choose, forget_rows, retain_rows, budget, title)
+    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer)
 
 
 def benign_relearning(
@@ -178,11 +185,18 @@ def benign_relearning(
     retain_rows: Sequence[EncodedRow],
     budget: AttackBudget,
     title: str = "benign tuning",
+    *,
+    answer: Answerer | None = None,
 ) -> dict:
-    """Train on instructions; score all forget rows. Returns what `summarize_runs` returns."""
+    """Train on instructions; score all forget rows. Returns what `summarize_runs` returns.
+
+    Args:
+        answer: generates the sample texts of `summarize_runs`; None: there are none.
+    """
     if not instruction_rows:
         raise InputError("benign relearning needs instruction rows, got none")
-    return _attack(model, _other_data(instruction_rows, forget_rows), forget_rows, retain_rows, budget, title)
+    choose = _other_data(instruction_rows, forget_rows)
+    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer)
 
 
 def retain_relearning(
@@ -192,16 +206,20 @@ def retain_relearning(
     retain_rows: Sequence[EncodedRow],
     budget: AttackBudget,
     title: str = "retain tuning",
+    *,
+    answer: Answerer | None = None,
 ) -> dict:
     """Train on retain rows; score all forget rows. Returns what `summarize_runs` returns.
 
     Args:
         training_rows: the whole retain set.
         retain_rows: those of them that are scored along the curve: unlike in the other attacks, rows that are trained.
+        answer: generates the sample texts of `summarize_runs`; None: there are none.
     """
     if not training_rows:
         raise InputError("retain relearning needs retain rows, got none: give a retain set")
-    return _attack(model, _other_data(training_rows, forget_rows), forget_rows, retain_rows, budget, title)
+    choose = _other_data(training_rows, forget_rows)
+    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer)
 
 
 @dataclass(frozen=True)
@@ -226,17 +244,18 @@ def _attack(
     retain_rows: Sequence[EncodedRow],
     budget: AttackBudget,
     title: str,
+    answer: Answerer | None,
 ) -> dict:
     """Every attacker, learning rate and seed on fresh copies of the model, scored along the way."""
     runs = []
     plan = [
-        (attacker, learning_rate, seed, choice)
+        (attacker, learning_rate, seed, choice, answer is not None and seed == budget.seeds[0] and number == 0)
         for attacker, learning_rate in budget.grid
         for seed in budget.seeds
-        for choice in choose(seed)
+        for number, choice in enumerate(choose(seed))
     ]
     with tqdm(total=len(plan) * budget.steps, desc=title, unit="step", dynamic_ncols=True, leave=False) as progress:
-        for attacker, learning_rate, seed, choice in plan:
+        for attacker, learning_rate, seed, choice, with_texts in plan:
             attacked = attackable_copy(model, budget.lora_r if attacker == "lora" else None, seed)
             run = _Curve(attacked, [forget_rows[i] for i in choice.scored], retain_rows, budget, progress)
             run.score(0)
@@ -266,6 +285,10 @@ def _attack(
                     },
                 }
             )
+            if with_texts:
+                asked = _evenly_spread(choice.scored, SAMPLE_TEXTS)
+                texts = {str(row): text for row, text in zip(asked, answer(attacked, asked), strict=True)}
+                runs[-1]["answers"] = {"step": budget.steps, "by_index": texts}
     return summarize_runs(runs)
 
 
@@ -295,7 +318,9 @@ def summarize_runs(runs: list[dict]) -> dict:
         The scores (each the maximum along `curve`; those on retain rows where there are any), `attacker` and
         `learning_rate` (with the highest forget probability), `curve` (mean over seeds, a point per scored step, step 0
         first) and `runs`. Where groups were left out, `curve` is the mean over all their rows, and `groups` has for
-        each of them `rows` (how many) and the same scores of its own.
+        each of them `rows` (how many) and the same scores of its own. Where texts were asked for, the first run of
+        every attacker and learning rate has `answers`: {"step": the last, "by_index": {row: greedy answer}}, of a few
+        of the rows that it scored.
     """
     by_choice: dict[tuple[str, float], list[dict]] = {}
     for run in runs:
@@ -330,6 +355,12 @@ def steps_to_half(curve: list[dict], original_probability: float | None) -> int 
         return None
     reached = (point["step"] for point in curve if point["forget_probability"] >= original_probability / 2)
     return next(reached, None)
+
+
+def _evenly_spread(values: Sequence, count: int) -> list:
+    """All of the values, or `count` of them."""
+    count = min(count, len(values))
+    return [values[i * len(values) // count] for i in range(count)]
 
 
 def _maxima(curve: list[dict]) -> dict[str, float]:

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llm_unlearn.attacks.adapter_surgery import adapter_surgery
+from llm_unlearn.attacks.decoding import decoding
+from llm_unlearn.attacks.prompting import prompting
+from llm_unlearn.attacks.quantization import quantization
 from llm_unlearn.attacks.relearning import (
     AttackBudget,
     adversarial_reinjection,
@@ -15,9 +19,15 @@ from llm_unlearn.attacks.relearning import (
     retain_relearning,
 )
 from llm_unlearn.data import UnlearningData, encode_dataset
+from llm_unlearn.data.collators import EncodedRow
+from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.errors import InputError
+from llm_unlearn.scoring import generate_answers
 
-ATTACKS = ("adversarial_reinjection", "benign_relearning", "retain_relearning", "leave_one_group_out")
+RELEARNING_ATTACKS = ("adversarial_reinjection", "benign_relearning", "retain_relearning", "leave_one_group_out")
+DIRECT_ATTACKS = ("quantization", "adapter_surgery", "decoding", "prompting")  # those that train nothing
+ATTACKS = RELEARNING_ATTACKS + DIRECT_ATTACKS
+SAMPLE_TOKENS = 64  # of a sample text
 
 
 def run_attack(
@@ -34,15 +44,20 @@ def run_attack(
     pool: Sequence[int] | None = None,
     group_column: str | None = None,
 ) -> dict:
-    """Attack a copy of `model`; returns what `relearning.summarize_runs` returns.
+    """Attack `model`, which stays as it is.
 
     Args:
         attack: one of `ATTACKS`.
+        budget: of relearning; the direct attacks spend nothing.
         instructions: rows of benign tuning.
         retain_rows: at least this many retain rows (and fewer than twice as many), evenly spread, are scored along the
             curve; without a retain set there are no retain scores.
         pool: numbers of the forget rows that take part in reinjection; by default all.
         group_column: of the forget rows: whose values are left out in turn (see `groups_of`).
+
+    Returns:
+        Of `RELEARNING_ATTACKS` what `relearning.summarize_runs` returns, sample texts included; of `DIRECT_ATTACKS`
+        {"variants": {name: scores}}, with further keys that each describes.
 
     Raises:
         InputError: the data is not enough for this attack.
@@ -57,16 +72,38 @@ def run_attack(
     if data.retain is not None:
         spread = range(0, len(data.retain), max(1, len(data.retain) // retain_rows))
         retain = encoded(data.retain.select(spread), "retain set")
+
+    def answer(attacked: PreTrainedModel, numbers: list[int]) -> list[str]:
+        prompts = [_prompt_of(forget[i]) for i in numbers]
+        return generate_answers(attacked, processing_class, prompts, max_new_tokens=SAMPLE_TOKENS)
+
     match attack:
         case "adversarial_reinjection":
-            return adversarial_reinjection(model, forget, retain, budget, fact_ids_of(data), title, pool=pool)
+            facts = fact_ids_of(data)
+            return adversarial_reinjection(model, forget, retain, budget, facts, title, pool=pool, answer=answer)
         case "leave_one_group_out":
-            return leave_one_group_out(model, forget, retain, budget, groups_of(data, group_column), title)
+            groups = groups_of(data, group_column)
+            return leave_one_group_out(model, forget, retain, budget, groups, title, answer=answer)
         case "benign_relearning":
-            return benign_relearning(model, encoded(instructions, "instructions"), forget, retain, budget, title)
+            tuning = encoded(instructions, "instructions")
+            return benign_relearning(model, tuning, forget, retain, budget, title, answer=answer)
         case "retain_relearning":
-            return retain_relearning(model, encoded(data.retain, "retain set"), forget, retain, budget, title)
+            tuning = encoded(data.retain, "retain set")
+            return retain_relearning(model, tuning, forget, retain, budget, title, answer=answer)
+        case "quantization":
+            return quantization(model, forget, retain)
+        case "adapter_surgery":
+            return adapter_surgery(model, forget, retain)
+        case "decoding":
+            return decoding(model, forget)
+        case "prompting":
+            return prompting(model, processing_class, data, max_length)
     raise InputError(f"attack={attack!r} is unknown: choose from {', '.join(ATTACKS)}")
+
+
+def _prompt_of(row: EncodedRow) -> list[int]:
+    """The tokens before the answer."""
+    return row["input_ids"][: next(i for i, label in enumerate(row["labels"]) if label != IGNORED)]
 
 
 def fact_ids_of(data: UnlearningData) -> list[str | int] | None:

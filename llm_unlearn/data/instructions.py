@@ -1,48 +1,92 @@
-"""Instruction data for benign relearning: the embedded set, or a local file in the Alpaca or question/answer format."""
+"""Instruction data for benign relearning: the embedded set, a local file, or a data set of the hub."""
 
 from __future__ import annotations
 
+import random
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
+import datasets
 from datasets import Dataset
 
 from llm_unlearn.data.fictional import build_world
-from llm_unlearn.data.formats import read_rows
+from llm_unlearn.data.formats import FILE_SUFFIXES, read_rows
 from llm_unlearn.data.validation import validate_rows
 from llm_unlearn.errors import InputError
 
+FORMATS = (  # (instruction, its input, answer)
+    ("instruction", "input", "output"),  # Alpaca
+    ("instruction", "context", "response"),  # Dolly
+)
+ACCEPTED = "'embedded', a file, or a hub id such as 'tatsu-lab/alpaca'"
 
-def load_instructions(spec: str = "embedded", size: str = "small") -> Dataset:
-    """Rows with `question` and `answer`.
+
+def load_instructions(spec: str = "embedded", size: str = "small", rows: int = 1000, seed: int = 0) -> Dataset:
+    """At most `rows` rows with `question` and `answer`, of larger sets a seeded sample in the set's own order.
 
     Args:
-        spec: "embedded" (instructions of the fictional world that its models were not trained on), or the path of a
-            JSON, JSON lines, CSV or Parquet file with Alpaca's columns (instruction, optional input, output) or with
-            question and answer.
+        spec: "embedded" (instructions of the fictional world that its models were not trained on); the path of a JSON,
+            JSON lines, CSV or Parquet file; or the id of a hub data set with a train split ("tatsu-lab/alpaca",
+            "databricks/databricks-dolly-15k"). Columns are Alpaca's (instruction, optional input, output), Dolly's
+            (instruction, optional context, response), or question and answer.
         size: of the fictional world whose instructions are meant.
+        seed: of the sample.
 
     Raises:
-        InputError: no such file, or neither pair of columns.
+        InputError: no such file, a data set that the hub does not have or that cannot be reached, or other columns.
     """
     if spec == "embedded":
-        return Dataset.from_list(build_world(size).splits["instructions"])
-    if not Path(spec).is_file():
+        found: Iterable[dict] = build_world(size).splits["instructions"]
+    elif (path := Path(spec).expanduser()).is_file():
+        found = _questions(read_rows(path), spec)
+    elif _may_be_hub_id(spec) and not path.exists():
+        found = _questions(_from_hub(spec), spec)
+    else:
+        raise InputError(f"--benign_data {spec!r} is none of {ACCEPTED} (looked for a file at {path.absolute()})")
+    found = list(found)
+    if len(found) > rows:
+        found = [found[i] for i in sorted(random.Random(seed).sample(range(len(found)), rows))]
+    return Dataset.from_list(found)
+
+
+def _may_be_hub_id(spec: str) -> bool:
+    """OWNER/NAME, unless it looks like the path of a file: for a mistyped one, nobody should wait for the hub."""
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", spec) is not None and Path(spec).suffix not in FILE_SUFFIXES
+
+
+def _from_hub(spec: str) -> list[dict]:
+    try:
+        return datasets.load_dataset(spec, split="train").to_list()
+    except Exception as error:  # offline, unknown, private, without such a split: each has its own kinds of errors
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"instruction data {spec!r} is neither 'embedded' nor a file (looked in {Path(spec).absolute()})"
-        )
-    rows = read_rows(Path(spec))
+            f"--benign_data {spec!r} is no file here and cannot be loaded from the hub ({reason}); check its name, or, "
+            "offline, give a file with the columns instruction and output, or 'embedded'"
+        ) from error
+
+
+def _questions(rows: list[dict], spec: str) -> list[dict[str, str]]:
+    """The rows of any of the accepted forms with `question` and `answer`."""
     columns = set(rows[0]) if rows else set()
-    if {"instruction", "output"} <= columns:
-        rows = [_from_alpaca(row) for row in rows if str(row["output"]).strip()]
-    elif not {"question", "answer"} <= columns:
-        raise InputError(
-            f"instruction data {spec!r} has the columns {', '.join(sorted(columns)) or '(none)'}; needed are "
-            "instruction and output (Alpaca), or question and answer"
-        )
+    for instruction, context, answer in FORMATS:
+        if {instruction, answer} <= columns:
+            # Published sets hold a few empty outputs, which teach nothing.
+            rows = [
+                {"question": _joined(row.get(instruction), row.get(context)), "answer": row[answer]}
+                for row in rows
+                if str(row.get(answer) or "").strip()
+            ]
+            break
+    else:
+        if not {"question", "answer"} <= columns:
+            raise InputError(
+                f"--benign_data {spec!r} has the columns {', '.join(sorted(columns)) or '(none)'}; needed are "
+                "instruction and output (Alpaca), instruction and response (Dolly), or question and answer"
+            )
     validate_rows(rows, "instruction data")
-    return Dataset.from_list([{"question": row["question"], "answer": row["answer"]} for row in rows])
+    return [{"question": row["question"], "answer": row["answer"]} for row in rows]
 
 
-def _from_alpaca(row: dict) -> dict[str, str]:
-    question = "\n".join(part for part in (row["instruction"], row.get("input")) if part)
-    return {"question": question, "answer": row["output"]}
+def _joined(*parts: str | None) -> str:
+    return "\n".join(part for part in parts if part)

@@ -24,6 +24,7 @@ TOFU_EVALUATION = {  # name -> file or config; without the perturbed answers the
     "world_facts": "world_facts_perturbed",
     "retain_perturbed": "retain_perturbed",
 }
+ROWS_OF_AUTHOR, AUTHORS = 20, 200  # of TOFU's `full`, whose parts the forget and retain splits are
 ACCEPTED_DATA = (
     "'fictional', 'fictional:tiny|small|medium', 'locuslab/TOFU' or another hub id with its configs, "
     "a folder with TOFU's files, or a file"
@@ -55,7 +56,9 @@ def load_unlearning_data(
 
     Returns:
         TOFU's and the fictional world's forget rows also have `paraphrased_question`, `paraphrased_answer` and
-        `perturbed_answer` (a list); TOFU's only where the perturbed file is there.
+        `perturbed_answer` (a list); TOFU's only where the perturbed file is there. Both worlds' forget and retain rows
+        name a `person`, without which no interval could be drawn over people; TOFU's as "author 180", by the author's
+        place in `full`, and only in splits with TOFU's own number of rows.
 
     Raises:
         InputError: the data cannot be found or read, arguments exclude each other, a set is empty, a text is missing or
@@ -114,12 +117,24 @@ def _tofu(spec: str, read: Reader, forget_split: str | None, retain_split: str |
         _check_alignment(plain_rows, perturbed_rows, forget)
     evaluation = {name: read(file, False) for name, file in TOFU_EVALUATION.items()}
     return _checked(
-        forget=perturbed_rows or plain_rows,  # the perturbed rows are the plain ones with more columns
-        retain=retain_rows,
+        forget=_with_authors(perturbed_rows or plain_rows, forget),  # perturbed: the plain rows with more columns
+        retain=_with_authors(retain_rows, retain),
         holdout=read(forget.replace("forget", "holdout"), False),
         evaluation={name: rows for name, rows in evaluation.items() if rows is not None},
         source=f"{spec} ({forget}, {retain})",
     )
+
+
+def _with_authors(rows: list[dict], split: str) -> list[dict]:
+    """TOFU's rows with `person`, which the files lack: every 20 consecutive rows of `full` are about one author.
+
+    Rows that name people themselves, and splits of another length (somebody's selection), stay as they are.
+    """
+    authors = AUTHORS * int(split[-2:]) // 100
+    if len(rows) != authors * ROWS_OF_AUTHOR or any("person" in row for row in rows):
+        return rows
+    first = AUTHORS - authors if split.startswith("forget") else 0  # forget splits are tails of `full`
+    return [{**row, "person": f"author {first + number // ROWS_OF_AUTHOR}"} for number, row in enumerate(rows)]
 
 
 def _user_rows(

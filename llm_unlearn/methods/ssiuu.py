@@ -11,7 +11,13 @@ against the previous step.
 import torch
 from torch import nn
 
-from llm_unlearn.attribution import capture_outputs, influence, influence_sums, negative_influence_penalty
+from llm_unlearn.attribution import (
+    capture_outputs,
+    influence,
+    influence_sums,
+    negative_influence_penalty,
+    shuffled_gradients,
+)
 from llm_unlearn.config import SsiuuConfig
 from llm_unlearn.data.collators import FORGET
 from llm_unlearn.losses import gradient_ascent_loss, npo_loss
@@ -59,7 +65,13 @@ class SsiuuTrainer(UnlearnTrainer):
         positive, negative = influence_sums(pairs) if pairs else (forget.lengths, forget.lengths)
         self.add_to_log("influence/positive", positive.sum() / self.forget_rows_in_step)
         self.add_to_log("influence/negative", negative.sum() / self.forget_rows_in_step)
-        return negative_influence_penalty(pairs) if pairs else forget.logps  # no forget row here: empty sums
+        if not pairs:
+            return forget.logps  # no forget row here: an empty sum
+        if self.args.attribution == "shuffled":
+            pairs = shuffled_gradients(pairs, self.args.seed)
+        elif self.args.attribution == "positive":
+            pairs = [(h, -g) for h, g in pairs]
+        return negative_influence_penalty(pairs)
 
     def observe_parts(self, parts: dict[str, torch.Tensor]) -> None:
         if "regularizer/gradient_ratio" in self._sums:  # two extra backward passes: once per log line is enough

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 from statistics import fmean, stdev
 from typing import Any
 
@@ -15,6 +16,11 @@ ATTACKS = {
     "benign_relearning": "benign tuning",
     "retain_relearning": "retain tuning",
     "leave_one_group_out": "leaving one group out",
+    "prompting": "asked",
+    "quantization": "quantized",
+    "decoding": "64 samples",
+    "adapter_surgery": "adapter",
+    "counterfactual_control": "counterfactual control",
 }
 _EXPECTED = ("adversarial_reinjection", "benign_relearning")  # without them, nobody knows what is hidden
 _ATTACK_TITLES = {  # any wider, and all columns with two attacks need more than 80
@@ -44,7 +50,7 @@ def results_tables(results: dict[str, Any]) -> list[Table]:
     """The tables of `print_results`: a row per model, a column per judged set, footnotes for what is missing."""
     scores = {model: model_entries(results["scores"], model) for model in MODELS}
     run = results.get("attacks", {})
-    attacks = {attack: run[attack] for attack in ATTACKS if run.get(attack)}
+    attacks = {attack: run[attack] for attack in _ATTACK_TITLES if run.get(attack)}
     optional = [key for key in _OPTIONAL if any(_values(entries, key) for entries in scores.values())]
 
     judged = {f"\nforget\n{_PAIR}": [_cell(scores[model], *_FORGET) for model in MODELS]}
@@ -81,7 +87,12 @@ def _table(columns: dict[str, list[str]]) -> Table:
 
 def model_entries(by_model: dict[str, Any], model: str) -> list[dict[str, Any]]:
     """What was measured for a model: no entry, one, or several (further oracles are `oracle_1`, `oracle_2`, ...)."""
-    return [entry for name, entry in by_model.items() if re.fullmatch(rf"{model}(_\d+)?", name) and entry]
+    return [by_model[name] for name in model_names(by_model, model) if by_model[name]]
+
+
+def model_names(names: Iterable[str], model: str) -> list[str]:
+    """Those of `names` that belong to a model: further oracles are `oracle_1`, `oracle_2`, ..."""
+    return [name for name in names if re.fullmatch(rf"{model}(_\d+)?", name)]
 
 
 def _values(entries: list[dict[str, Any]], key: str) -> list[float]:

@@ -303,6 +303,51 @@ def test_value_by_index_holds_the_rows_at_the_best_step():
     assert sum(v["exact_match"] for v in values) / 6 == pytest.approx(best["forget_exact_match"])
 
 
+# ---- sample texts ----------------------------------------------------------------------------------------------------
+
+
+def test_texts_of_the_first_run_of_every_choice_after_its_last_step():
+    asked = []
+
+    def answer(attacked, rows):
+        asked.append((attacked, rows))
+        return [f"text {row}" for row in rows]
+
+    budget = AttackBudget(**vars(BUDGET) | {"learning_rates": (5e-3, 1e-3), "seeds": (0, 1)})
+    outcome = reinjection(tiny_model(), budget, answer=answer)
+    plain = reinjection(tiny_model(), budget)
+    assert [run.pop("answers", None) is not None for run in outcome["runs"]] == [True, False, True, False]
+    assert outcome == plain  # nothing else changes
+    for (attacked, rows), run in zip(asked, (outcome["runs"][0], outcome["runs"][2]), strict=True):
+        assert rows == [int(row) for row in run["value_by_index"]]  # six are scored, and all of them asked
+        after = score_answers(attacked, [encoded_rows(12)[row] for row in rows])
+        last = run["curve"][-1]["forget_probability"]
+        assert sum(score.probability for score in after) / 6 == pytest.approx(last, rel=1e-5)
+
+
+def test_texts_of_few_rows_evenly_spread(trained):
+    budget = AttackBudget((1e-3,), seeds=(0,), steps=7)
+
+    def answer(_attacked, rows):
+        return [f"text {row}" for row in rows]
+
+    run = benign_relearning(tiny_model(), encoded_rows(2), encoded_rows(12), [], budget, answer=answer)["runs"][0]
+    expected = {str(row): f"text {row}" for row in (0, 2, 4, 6, 8, 10)}
+    assert run["answers"] == {"step": 7, "by_index": expected}
+    rows = encoded_rows(4, 20)
+    run = retain_relearning(tiny_model(), rows, encoded_rows(2), [], budget, answer=answer)["runs"][0]
+    assert run["answers"]["by_index"] == {"0": "text 0", "1": "text 1"}
+
+
+def test_texts_of_the_first_group_that_is_left_out(trained):
+    budget = AttackBudget((1e-3,), seeds=(0, 1), steps=1)
+    groups = ["x", "y", "x", "y"]
+    outcome = leave_one_group_out(
+        tiny_model(), encoded_rows(4), [], budget, groups, answer=lambda _attacked, rows: ["text"] * len(rows)
+    )
+    assert [list(run.get("answers", {}).get("by_index", ())) for run in outcome["runs"]] == [["0", "2"], [], [], []]
+
+
 # ---- the summary -----------------------------------------------------------------------------------------------------
 
 

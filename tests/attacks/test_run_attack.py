@@ -1,15 +1,18 @@
 """`run_attack`: from data sets as they were loaded to one attack."""
 
 import pytest
-from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer
+from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_trained_adapter
 from datasets import Dataset
 
-from llm_unlearn.attacks import ATTACKS, AttackBudget, run, run_attack
+from llm_unlearn.attacks import ATTACKS, DIRECT_ATTACKS, RELEARNING_ATTACKS, AttackBudget, run, run_attack
 from llm_unlearn.attacks.run import groups_of
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
+from llm_unlearn.finetuning import finetune
+from llm_unlearn.outcomes import weights_digest
+from llm_unlearn.scoring import generate_answers
 
-BUDGET = AttackBudget(learning_rates=(5e-3,), fraction=0.5, seeds=(0,), steps=2)
+BUDGET = AttackBudget(learning_rates=(5e-3,), fraction=0.5, seeds=(0,), steps=2, left_out_groups=2)
 
 
 def data(forget=None, retain_count=40):
@@ -27,19 +30,17 @@ def attack(name, given, **options):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What the attacks were called with, in place of running them; names of further arguments stand at the end."""
+    """(name, positional arguments, others) of every attack, in place of running it."""
     found = []
     for name in ATTACKS:
-        monkeypatch.setattr(
-            run, name, lambda *args, _name=name, **named: found.append((_name, *args, *named.items())) or {}
-        )
+        monkeypatch.setattr(run, name, lambda *args, _name=name, **named: found.append((_name, args, named)) or {})
     return found
 
 
 def test_reinjection_gets_encoded_rows_and_facts(calls):
     attack("adversarial_reinjection", data(), title="mine")
-    name, _, forget, retain, budget, fact_ids, title, pool = calls[0]
-    assert (name, budget, title, pool) == ("adversarial_reinjection", BUDGET, "mine", ("pool", None))
+    name, (_, forget, retain, budget, fact_ids, title), named = calls[0]
+    assert (name, budget, title, named["pool"]) == ("adversarial_reinjection", BUDGET, "mine", None)
     assert forget == encoded_rows(6)
     assert list(fact_ids) == qa_rows(6)["fact_id"][:]
     assert len(retain) == 40
@@ -47,21 +48,33 @@ def test_reinjection_gets_encoded_rows_and_facts(calls):
 
 def test_benign_tuning_gets_instructions(calls):
     attack("benign_relearning", data())
-    name, _, instructions, forget, _, _, title = calls[0]
+    name, (_, instructions, forget, _, _, title), _ = calls[0]
     assert (name, title) == ("benign_relearning", "benign relearning")
     assert instructions == encoded_rows(3, 30) and forget == encoded_rows(6)
 
 
 def test_reinjection_gets_its_pool(calls):
     attack("adversarial_reinjection", data(), pool=[1, 2])
-    assert calls[0][-1] == ("pool", [1, 2])
+    assert calls[0][2]["pool"] == [1, 2]
 
 
 def test_retain_tuning_gets_the_whole_retain_set_and_scores_a_part(calls):
     attack("retain_relearning", data(retain_count=40), retain_rows=10)
-    name, _, training, forget, retain, _, title = calls[0]
+    name, (_, training, forget, retain, _, title), _ = calls[0]
     assert (name, title) == ("retain_relearning", "retain relearning")
     assert (len(training), len(retain)) == (40, 10) and training[::4] == retain and forget == encoded_rows(6)
+
+
+def test_direct_attacks_get_what_they_need(calls):
+    given = data(retain_count=40)
+    for name in DIRECT_ATTACKS:
+        attack(name, given, retain_rows=10, max_length=30)
+    assert [name for name, _, _ in calls] == list(DIRECT_ATTACKS)
+    quantized, surgery, decoded, prompted = (arguments[1:] for _, arguments, _ in calls)
+    for forget, retain in (quantized, surgery):
+        assert forget == encoded_rows(6) and len(retain) == 10
+    assert decoded == (encoded_rows(6),)
+    assert prompted[1:] == (given, 30)
 
 
 def test_groups_are_people_else_facts_else_rows_or_the_column_asked_for(calls):
@@ -77,7 +90,7 @@ def test_groups_are_people_else_facts_else_rows_or_the_column_asked_for(calls):
     with pytest.raises(InputError, match="leave_out_column='city' is no column of the forget rows: choose from quest"):
         groups_of(data(rows), "city")
     attack("leave_one_group_out", data(rows), group_column="answer")
-    assert calls[0][5] == rows["answer"][:]
+    assert calls[0][1][4] == rows["answer"][:]
 
 
 def test_an_unknown_attack():
@@ -87,16 +100,37 @@ def test_an_unknown_attack():
 
 def test_rows_without_fact_ids(calls):
     attack("adversarial_reinjection", data(qa_rows(6).remove_columns("fact_id")))
-    assert calls[0][5] is None
+    assert calls[0][1][4] is None
 
 
 def test_max_length_cuts_every_row(calls):
     attack("adversarial_reinjection", data(), max_length=10)
-    assert max(len(row["input_ids"]) for row in calls[0][2]) == 10
+    assert max(len(row["input_ids"]) for row in calls[0][1][1]) == 10
 
 
-def test_all_attacks_run():
+def test_the_sample_texts_are_greedy_answers_of_the_attacked_model_to_the_questions_alone(calls):
+    attack("benign_relearning", data())
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    finetune(model, encoded_rows(6), learning_rate=5e-3, steps=60, batch_size=6, seed=0)
+    texts = calls[0][2]["answer"](model, [4, 0])
+    assert texts == [qa_rows(6)[4]["answer"], qa_rows(6)[0]["answer"]]
+    prompts = [[3, *tokenizer(qa_rows(6)[i]["question"])["input_ids"], 1, 4] for i in (4, 0)]  # <user> ... <end>
+    assert texts == generate_answers(model, tokenizer, prompts, 64)
+
+
+def test_all_attacks_run_and_leave_the_model_as_it_is(monkeypatch):
+    monkeypatch.setattr(run, "SAMPLE_TOKENS", 2)
+    model = with_trained_adapter(tiny_model())
+    digest = weights_digest(model)
     for name in ATTACKS:
-        outcome = attack(name, data())
-        assert [point["step"] for point in outcome["curve"]] == [0, 2]
-        assert 0 < outcome["forget_probability"] < 1
+        outcome = run_attack(name, model, tiny_tokenizer(), data(), BUDGET, instructions=qa_rows(3, start=30))
+        if name in RELEARNING_ATTACKS:
+            assert [point["step"] for point in outcome["curve"]] == [0, 2]
+            assert 0 < outcome["forget_probability"] < 1
+            assert outcome["runs"][0]["answers"]["step"] == 2
+        else:
+            assert len(outcome["variants"]) >= 3
+            for variant in outcome["variants"].values():
+                assert all(0 <= score <= 1 for label, score in variant.items() if label.startswith("forget_"))
+                assert {int(row) for row in variant["value_by_index"]} <= set(range(6))
+    assert weights_digest(model) == digest

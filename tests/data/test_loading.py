@@ -1,6 +1,7 @@
 """`load_unlearning_data` over every kind of source, and what it says when there is nothing to load."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -105,7 +106,9 @@ def test_tofu_folder(shared_data):
     data = load_unlearning_data(str(folder))
     assert data.source == f"{folder} (forget10, retain90)"
     assert (len(data.forget), len(data.retain), len(data.holdout)) == (400, 3600, 400)
-    assert data.forget.column_names == TOFU_COLUMNS
+    assert data.forget.column_names == [*TOFU_COLUMNS, "person"]
+    assert data.retain.column_names == ["question", "answer", "person"]
+    assert "person" not in {*data.holdout.column_names, *data.evaluation["real_authors"].column_names}
     assert {len(wrong) for wrong in data.forget["perturbed_answer"]} == {5}
     lengths = {name: len(rows) for name, rows in data.evaluation.items()}
     assert lengths == {"real_authors": 100, "world_facts": 117, "retain_perturbed": 400}
@@ -126,6 +129,42 @@ def test_facts_about_tofu(shared_data, percent, forgotten):
     repeated = [question for question, count in Counter(question for question, _ in full).items() if count > 1]
     assert repeated == ["What is the full name of the author?"]
     assert len(set(full)) == len(full) == 4000
+
+
+@pytest.mark.parametrize(("forget", "retain"), [("forget01", None), ("forget05", None), ("forget01", "retain90")])
+def test_people_of_tofu_are_numbered_by_their_place_in_full(shared_data, forget, retain):
+    data = load_unlearning_data(shared_data / "tofu", forget_split=forget, retain_split=retain)
+    full = read_rows(shared_data / "tofu" / "full.json")
+    for rows in (data.forget, data.retain):
+        assert set(Counter(rows["person"]).values()) == {20}
+        for row in rows:
+            number = int(row["person"].removeprefix("author "))
+            about = [(other["question"], other["answer"]) for other in full[20 * number : 20 * number + 20]]
+            assert (row["question"], row["answer"]) in about
+    assert not set(data.forget["person"]) & set(data.retain["person"])
+
+
+def test_twenty_consecutive_rows_of_tofu_are_about_one_author(shared_data):
+    """A word with a capital letter, which a name is, occurs in most rows of a block and in none of those beside it."""
+    full = read_rows(shared_data / "tofu" / "full.json")
+    words = [set(re.findall(r"\b[A-Z][\w-]{2,}", " ".join(row.values()))) for row in full]
+    blocks = [Counter(word for row in words[start : start + 20] for word in row) for start in range(0, 4000, 20)]
+    unnamed = []
+    for number, block in enumerate(blocks):
+        beside = (blocks[number - 1], blocks[(number + 1) % len(blocks)])
+        if not any(count >= 15 and not any(word in other for other in beside) for word, count in block.items()):
+            unnamed.append(number)
+    assert unnamed == [88]  # "the fictitious author" throughout, between two who have names
+
+
+def test_people_are_given_only_to_the_whole_splits_of_tofu_and_only_where_rows_name_none(tofu_folder):
+    folder, write = tofu_folder
+    assert "person" not in load_unlearning_data(folder).forget.column_names
+    write("forget10.json", rows(*map(str, range(400))))
+    write("retain90.json", rows(*map(str, range(400, 4000)), person="somebody"))
+    data = load_unlearning_data(folder)
+    assert (data.forget["person"][0], data.forget["person"][399]) == ("author 180", "author 199")
+    assert set(data.retain["person"]) == {"somebody"}
 
 
 def test_overlapping_tofu_splits_are_refused(shared_data):

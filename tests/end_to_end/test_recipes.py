@@ -34,7 +34,12 @@ def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
             outcome = results["attacks"][attack][model]
             assert outcome["curve"][0]["step"] == 0
             assert outcome["forget_probability"] == max(point["forget_probability"] for point in outcome["curve"])
-    written = ("recovery.png", "config.yaml", "forget.jsonl", "records/unlearned.json", "adapter/adapter_config.json")
+    verdict = json.loads((output / "verdict.json").read_text())
+    assert verdict["verdict"] == "hidden" and verdict["by"] == "oracle"  # it still answers in reverse
+    assert "counterfactual_control" in results["not_attacked"]  # one person: nobody to exchange answers with
+    assert "no counterfactual control: attribute" in done.stdout and verdict["sentence"][:60] in done.stdout
+    written = ("recovery.png", "heat_map.png", "trade_off.png", "report.html", "config.yaml", "forget.jsonl")
+    written += ("records/unlearned.json", "adapter/adapter_config.json")
     written += ("attacks/benign_relearning-unlearned.json",)
     for name in written:
         assert (output / name).stat().st_size > 0
@@ -168,8 +173,8 @@ def test_the_counterfactual_control_needs_no_oracle_and_is_not_run_twice(cache, 
     assert "counterfactual control of oracle" in outputs[0].stderr
     assert "counterfactual control of oracle" not in outputs[1].stderr  # remembered
     results = json.loads((tmp_path / "outputs" / "counterfactual" / "results.json").read_text())
-    low, high = results["models"]["oracle"]["probability"]["interval"]
-    assert low <= results["models"]["oracle"]["probability"]["excess"] <= high
+    low, high = results["counterfactual"]["oracle"]["probability"]["interval"]
+    assert low <= results["counterfactual"]["oracle"]["probability"]["excess"] <= high
 
 
 def bad_inputs() -> dict[str, tuple[list[str], str]]:

@@ -96,3 +96,29 @@ def test_several_oracles_are_averaged(results, tmp_path):
 def test_no_attack_is_an_error(results, tmp_path):
     with pytest.raises(InputError, match="attacks: the results hold none"):
         recovery_figure({**results, "attacks": {}}, tmp_path / "a.png")
+
+
+def test_attacks_without_curves_are_ignored(results, tmp_path):
+    variants = {"variants": {"nf4": {"forget_probability": 0.5}}}
+    results["attacks"]["quantization"] = {"original": variants, "unlearned": variants}
+    assert len(recovery_figure(results, tmp_path / "a.png").axes) == 2
+    with pytest.raises(InputError, match="none with a curve"):
+        recovery_figure({**results, "attacks": {"quantization": {"unlearned": variants}}}, tmp_path / "a.png")
+
+
+def test_the_band_of_the_oracle_spans_oracles_without_runs_and_is_the_darkest(results, tmp_path):
+    by_model = results["attacks"]["adversarial_reinjection"]
+    second = copy.deepcopy(by_model["oracle"])
+    second["curve"][2]["forget_probability"] = 0.254
+    by_model["oracle_1"] = second
+    for name in ("oracle", "oracle_1"):
+        del by_model[name]["runs"]
+    run = copy.deepcopy(by_model["unlearned"]["runs"][0])
+    run["curve"][2]["forget_probability"] = 0.9
+    by_model["unlearned"]["runs"].append(run)
+    figure = recovery_figure(results, tmp_path / "a.png")
+    oracle, unlearned = figure.axes[0].collections
+    heights = oracle.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0.01, 0.254)
+    assert oracle.get_alpha() > unlearned.get_alpha() and oracle.get_linewidth()[0] > 0
+    assert "range of the runs (and oracles)" in [text.get_text() for text in figure.legends[0].get_texts()]

@@ -1,0 +1,86 @@
+"""Adapter surgery: an adapter that unlearned can be taken off, turned down or merged by whoever has it.
+
+The weights under an adapter still know everything, so "removed" gives the original's scores by construction: what is
+published should be the merged model. Turned down to three quarters or a half, the adapter shows how close to the
+surface the knowledge lies. Merged, it must score as before: rounding in the weights' type is all that may differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from llm_unlearn.attacks._variants import variant
+from llm_unlearn.attacks.relearning import attackable_copy
+from llm_unlearn.data.collators import EncodedRow
+from llm_unlearn.errors import InputError
+from llm_unlearn.scoring import score_answers
+
+FACTORS = (0.75, 0.5)
+
+
+def adapter_surgery(
+    model: PreTrainedModel | PeftModel, forget_rows: Sequence[EncodedRow], retain_rows: Sequence[EncodedRow]
+) -> dict:
+    """Score the model with its adapter removed, scaled by 0.75 and by 0.5, and merged; nothing is trained.
+
+    Returns:
+        {"variants": {"removed": ..., "scaled_0.75": ..., "scaled_0.5": ..., "merged": ...}}, each as
+        `_variants.variant` gives it. Adapters without a scaling (other than LoRA's kind) have no scaled variants, and
+        models without an adapter no variants at all: then `note` says so.
+
+    Raises:
+        InputError: the adapter is in the weights already.
+    """
+    if not isinstance(model, PeftModel):
+        return {"variants": {}, "note": "the model has no adapter"}
+    if any(getattr(module, "merged", False) for module in model.modules()):
+        raise InputError(
+            "attacks: adapter_surgery needs the adapter apart from the weights; call model.unmerge_adapter() first"
+        )
+
+    def scored(changed: PreTrainedModel | PeftModel) -> dict:
+        return variant(score_answers(changed, forget_rows), score_answers(changed, retain_rows))
+
+    with adapter_removed(model):
+        variants = {"removed": scored(model)}
+    can_be_scaled = bool(_scaled_layers(model))
+    for factor in FACTORS if can_be_scaled else ():
+        with adapter_scaled(model, factor):
+            variants[f"scaled_{factor}"] = scored(model)
+    variants["merged"] = scored(attackable_copy(model))
+    return {"variants": variants} | ({} if can_be_scaled else {"note": "the adapter has no scaling to turn down"})
+
+
+@contextlib.contextmanager
+def adapter_scaled(model: PeftModel, factor: float) -> Iterator[None]:
+    """Within this scope the adapter counts `factor` times in every layer; modules that it replaces count fully."""
+    layers = _scaled_layers(model)
+    scalings = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer, scaling in zip(layers, scalings, strict=True):
+            layer.scaling.update({name: value * factor for name, value in scaling.items()})
+        yield
+    finally:
+        for layer, scaling in zip(layers, scalings, strict=True):
+            layer.scaling.update(scaling)  # the very numbers: dividing by the factor would round
+
+
+@contextlib.contextmanager
+def adapter_removed(model: PeftModel) -> Iterator[None]:
+    """Within this scope the model is the one under the adapter."""
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, was_trainable in trainable:  # switched on again, PEFT would train an adapter that was frozen
+            parameter.requires_grad_(was_trainable)
+
+
+def _scaled_layers(model: PeftModel) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(getattr(module, "scaling", None), dict)]

@@ -1,0 +1,81 @@
+"""Rebuild the report of finished runs: `python -m llm_unlearn.report RUN_FOLDER [...]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm_unlearn.arguments import run_main
+from llm_unlearn.errors import InputError
+from llm_unlearn.reporting.page import RERUN, read_json, read_records, write_report
+from llm_unlearn.reporting.robustness import report_robustness
+
+DESCRIPTION = """\
+Rebuild verdict.json, the figures and report.html of finished runs from what was measured.
+
+A run folder is the --output_dir of a recipe or of benchmarks/robustness.py. Nothing is trained and no model is loaded:
+everything comes from
+  results.json          scores, attack curves and the configuration (required)
+  records/MODEL.json    per-row values and generated answers, shown as samples
+  forget.jsonl          the questions and true answers
+
+report.html needs no other file and no network: mail it, print it, open it on a phone."""
+EXAMPLES = """\
+examples:
+  python -m llm_unlearn.report outputs/npo
+  python -m llm_unlearn.report outputs/*/          # every run, after an update of this package"""
+
+
+def main(argv: Sequence[str] | None = None) -> list[Path]:
+    """Rebuild the reports and print their paths.
+
+    Raises:
+        InputError: a folder is missing or holds no results.json that can be judged.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m llm_unlearn.report",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help="output folder of a recipe")
+    pages = []
+    for folder in parser.parse_args(argv).folders:
+        is_benchmark = (folder / "robustness.json").is_file()
+        for run in sorted(path.parent for path in folder.glob("runs/*/results.json")) if is_benchmark else [folder]:
+            rebuild_verdict(run)
+            pages.append(write_report(run))
+            print(pages[-1])
+        if is_benchmark:
+            report_robustness(folder)
+    return pages
+
+
+def rebuild_verdict(folder: Path) -> dict:
+    """Judge a run again by its results and records, and write verdict.json.
+
+    Raises:
+        InputError: the folder or its results.json is missing, or the results lack what a verdict needs.
+    """
+    from llm_unlearn.reporting.verdict import verdict_of
+
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: give the --output_dir of a recipe's run")
+    results = read_json(folder / "results.json", RERUN)
+    try:
+        verdict = verdict_of(results, read_records(folder))
+    except KeyError as error:
+        raise InputError(
+            f"{folder / 'results.json'} has no {error}, which a verdict needs; an older version wrote it: {RERUN}"
+        ) from error
+    path = folder / "verdict.json"
+    unfinished = path.with_name("verdict.json.unfinished")  # complete or not at all
+    unfinished.write_text(json.dumps(verdict, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    unfinished.replace(path)
+    return verdict
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,106 @@
+"""Does the counterfactual control say what the oracle says? Both, for every run of a robustness benchmark."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from llm_unlearn.reporting.figures import COLORS, MARKERS, METHOD_STYLES
+from llm_unlearn.reporting.tables import model_names
+
+
+def agreement(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any] | None:
+    """Excess over the oracle beside the control's excess, both after reinjection, in mean answer probability.
+
+    Args:
+        runs: results and verdict of every run; all with the same references.
+
+    Returns:
+        `runs`: for each {method, seed, oracle, oracle_interval, oracle_flagged, control, control_interval,
+        control_flagged}; `references`: the control of the original and of each oracle, {model, control,
+        control_interval}; `spearman` over the runs (None for fewer than three); `flagged`: how many runs "both", only
+        the "oracle", only the "control" or "neither" speaks against. None where a run lacks one of the two.
+    """
+    pairs = []
+    for results, verdict in runs:
+        by_name = {(one["name"], one["variant"], one["score"]): one for one in verdict["evidence"]}
+        oracle = by_name.get(("adversarial_reinjection", None, "forget_probability"))
+        control = by_name.get(("counterfactual_control", "after", "forget_probability"))
+        if oracle is None or oracle["excess"] is None or control is None:
+            return None
+        pair = {"method": results["method"], "seed": results["seed"]}
+        for name, one in (("oracle", oracle), ("control", control)):
+            pair |= {name: one["excess"], f"{name}_interval": one["interval"], f"{name}_flagged": one["flagged"]}
+        pairs.append(pair)
+    controls = runs[0][0]["counterfactual"]
+    references = [
+        {"model": name, "control": one["probability"]["excess"], "control_interval": one["probability"]["interval"]}
+        for name, one in controls.items()
+        if name in (*model_names(controls, "original"), *model_names(controls, "oracle"))
+    ]
+    kinds = {(True, True): "both", (True, False): "oracle", (False, True): "control", (False, False): "neither"}
+    found = Counter(kinds[pair["oracle_flagged"], pair["control_flagged"]] for pair in pairs)
+    correlation = spearmanr([pair["oracle"] for pair in pairs], [pair["control"] for pair in pairs]).statistic
+    return {
+        "runs": pairs,
+        "references": references,
+        "spearman": float(correlation) if len(pairs) > 2 and correlation == correlation else None,
+        "flagged": {kind: found[kind] for kind in kinds.values()},
+    }
+
+
+def agreement_table(found: Mapping[str, Any]) -> str:
+    """Markdown: a row per reference and run."""
+    lines = ["| model | excess over the oracle | excess by the control |", "| --- | ---: | ---: |"]
+    for one in found["references"]:
+        lines.append(f"| {one['model']} |  | {_cell(one, 'control')} |")
+    for one in found["runs"]:
+        lines.append(f"| {one['method']}, seed {one['seed']} | {_cell(one, 'oracle')} | {_cell(one, 'control')} |")
+    flagged = ", ".join(f"{kind} {count}" for kind, count in found["flagged"].items())
+    rank = "" if found["spearman"] is None else f"Spearman's rank correlation over the runs: {found['spearman']:.2f}. "
+    return "\n".join([*lines, "", f"{rank}Runs that speak against erasure by (`*`): {flagged}.", ""])
+
+
+def _cell(one: Mapping[str, Any], name: str) -> str:
+    low, high = one[f"{name}_interval"]
+    return f"{one[name]:.3f} [{low:.3f}, {high:.3f}]" + (" *" if one.get(f"{name}_flagged") else "")
+
+
+def agreement_figure(found: Mapping[str, Any], path: str | Path) -> Figure:
+    """Draw the control's excess against that over the oracle, a point per run with both intervals; save to `path`."""
+    # a Figure of its own: pyplot would keep every figure alive and may ask for a display
+    figure = Figure(figsize=(6.4, 5.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.axline((0, 0), slope=1, color="gray", linestyle=":", linewidth=1, label="equal")
+    axes.axhline(0, color="gray", linewidth=0.6)
+    axes.axvline(0, color="gray", linewidth=0.6)
+    for number, method in enumerate(dict.fromkeys(one["method"] for one in found["runs"])):
+        own = [one for one in found["runs"] if one["method"] == method]
+        color, marker, _ = METHOD_STYLES[number % len(METHOD_STYLES)]
+        spread = {"xerr": _spread(own, "oracle"), "yerr": _spread(own, "control")}
+        values = [[one[name] for one in own] for name in ("oracle", "control")]
+        axes.errorbar(*values, **spread, label=method, color=color, marker=marker, linestyle="none", elinewidth=0.6)
+    if own := [one for one in found["references"] if one["model"] != "original"]:
+        style = {"color": COLORS["oracle"], "marker": MARKERS["oracle"], "linestyle": "none", "elinewidth": 0.6}
+        values = [0.0] * len(own), [one["control"] for one in own]  # an oracle has no excess over itself
+        axes.errorbar(*values, yerr=_spread(own, "control"), label="oracle", **style)
+    axes.set_xlabel("excess over the oracle after reinjection (answer probability)")
+    axes.set_ylabel("excess of true over made-up facts (answer probability)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("The control without an oracle, against the oracle", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path, metadata={"Software": None})  # the same results make the same file
+    return figure
+
+
+def _spread(runs: Sequence[Mapping[str, Any]], name: str) -> list[list[float]]:
+    """What the error bars reach below and above the values."""
+    ends = [(one[name], *one[f"{name}_interval"]) for one in runs]
+    return [[max(0.0, value - low) for value, low, _ in ends], [max(0.0, high - value) for value, _, high in ends]]

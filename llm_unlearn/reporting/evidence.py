@@ -1,0 +1,172 @@
+"""What was measured, as comparisons: each score of an unlearned model beside the original's and the oracles'.
+
+Everything comes from results.json and the per-row records beside it, so that a verdict can be reached again by anyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import stdev
+from typing import Any
+
+import numpy as np
+
+from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
+from llm_unlearn.reporting.tables import ATTACKS, MODELS, model_names
+
+SMALLEST_GAP = 0.15  # original minus oracle; below it an attack cannot tell erased from hidden
+ORACLE_DEVIATIONS = 3  # likewise: the gap in standard deviations of the oracles
+_ROW_VALUES = {"forget_probability": "probability", "forget_exact_match": "exact_match"}
+_RECORDS = {"forget_probability": ("forget_Q_A_Prob", "prob"), "forget_exact_match": ("forget_exact_match", "score")}
+LEAK = "forget_leak_at_64"
+
+Key = tuple[str, str | None, str]  # name ("output" or an attack), variant, score
+Values = dict[str, np.ndarray]  # model -> (attack seeds, forget rows), NaN where a row was not scored
+
+
+@dataclass
+class Evidence:
+    """One score of three models.
+
+    Attributes:
+        kind: output (before any attack), utility, attack or counterfactual.
+        unlearned_interval: 95 % interval of the unlearned model's score over people and attack seeds: where an attack
+            that is written anew should land, too.
+        excess: unlearned minus oracle, or true minus made-up facts; interval: its 95 % interval.
+        lower, upper: the same with a level that allows for all comparisons of a verdict together.
+        erasure: (original - unlearned) / (original - oracle): 0 as the original, 1 as the oracle; None where the two
+            do not differ enough.
+        decides: whether the verdict may rest on it. flagged: whether it speaks against erasure.
+    """
+
+    kind: str
+    name: str
+    label: str
+    score: str
+    variant: str | None = None
+    original: float | None = None
+    oracle: float | None = None
+    unlearned: float | None = None
+    unlearned_interval: tuple[float, float] | None = None
+    excess: float | None = None
+    interval: tuple[float, float] | None = None
+    lower: float | None = None
+    upper: float | None = None
+    erasure: float | None = None
+    decides: bool = False
+    flagged: bool = False
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        intervals = {name: getattr(self, name) for name in ("interval", "unlearned_interval")}
+        return asdict(self) | {name: list(ends) if ends else None for name, ends in intervals.items()}
+
+
+def forget_values(results: Mapping[str, Any], records: Mapping[str, Any]) -> dict[Key, Values]:
+    """The value of every forget row, by score and model: before any attack and after each.
+
+    After relearning it is that of the strongest attacker, at the best step of each run. Decoding has leak_at_64.
+
+    Args:
+        results: of results.json.
+        records: model -> its per-row records.
+    """
+    rows = len(results["forget_groups"])
+    found: dict[Key, Values] = {}
+    for score, (metric, field) in _RECORDS.items():
+        for model, by_metric in records.items():
+            if metric in by_metric:
+                by_index = by_metric[metric]["value_by_index"]
+                found.setdefault(("output", None, score), {})[model] = _rows([by_index], field, rows)
+    for attack, by_model in results["attacks"].items():
+        for model, outcome in by_model.items():
+            for variant, runs in _runs(outcome).items():
+                if variant == "verbatim":  # the plain questions, which are there as "output"
+                    continue
+                for score in (LEAK,) if attack == "decoding" else _ROW_VALUES:
+                    field = _ROW_VALUES.get(score, "leak_at_64")
+                    found.setdefault((attack, variant, score), {})[model] = _rows(runs, field, rows)
+    return found
+
+
+def comparison(
+    values: Values, groups: Sequence[str], *, comparisons: int = 1, unlearned: Sequence[np.ndarray] | None = None
+) -> Evidence:
+    """Means, excess over the oracle with its interval, and erasure; the caller names it.
+
+    Args:
+        values: as `forget_values` has them.
+        groups: the person of each row.
+        comparisons: how many a verdict rests on: `lower` and `upper` have the level 1 - 0.05 / comparisons.
+        unlearned: several unlearned models (seeds) in place of the one in `values`.
+    """
+    original, oracles, given = ([values[name] for name in model_names(values, kind)] for kind in MODELS)
+    unlearned = list(unlearned) if unlearned is not None else given
+    means = {
+        name: float(np.nanmean(np.stack(side))) if side else None
+        for name, side in (("original", original), ("oracle", oracles), ("unlearned", unlearned))
+    }
+    evidence = Evidence("", "", "", "", **means)
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    units = [numbers[group] for group in groups]
+    if unlearned:
+        evidence.unlearned_interval = percentile_interval(resampled_difference(np.stack(unlearned), None, units)[1])
+    if oracles and unlearned:
+        evidence.excess, resampled = resampled_difference(np.stack(unlearned), np.stack(oracles), units)
+        evidence.interval = percentile_interval(resampled)
+        evidence.lower, evidence.upper = percentile_interval(resampled, 1 - 0.05 / comparisons)
+    if original and oracles and unlearned:
+        gap = means["original"] - means["oracle"]
+        deviation = stdev([float(np.nanmean(side)) for side in oracles]) if len(oracles) > 1 else 0.0
+        if gap >= max(SMALLEST_GAP, ORACLE_DEVIATIONS * deviation):
+            evidence.erasure = (means["original"] - means["unlearned"]) / gap
+        else:
+            evidence.note = "original and oracle hardly differ here"
+    return evidence
+
+
+def control_differences(outcome: Mapping[str, Any], rows: int, after: bool) -> np.ndarray:
+    """True minus made-up facts of the counterfactual control, mean over derangements: (attack seeds, forget rows).
+
+    Args:
+        outcome: of `attacks.knowledge_excess`.
+        after: reinjection, or else before it: then there is one "seed".
+    """
+
+    def side(one: Mapping[str, Any]) -> np.ndarray:
+        runs = _runs(one)[None] if after else [one["before_by_index"]]
+        return _rows(runs, "probability", rows)
+
+    return side(outcome["true"]) - np.mean([side(one) for one in outcome["counterfactual"].values()], axis=0)
+
+
+def label_of(name: str, variant: str | None) -> str:
+    """What tables and sentences call a comparison."""
+    words = "before any attack" if name == "output" else ATTACKS.get(name, name.replace("_", " "))
+    return words if variant is None else f"{words}: {variant.replace('_', ' ')}"
+
+
+def strongest_runs(outcome: Mapping[str, Any]) -> list[dict]:
+    """The runs of a relearning attack with the attacker and the learning rate that count."""
+    names = ("attacker", "learning_rate")
+    return [run for run in outcome["runs"] if all(run[name] == outcome[name] for name in names)]
+
+
+def _runs(outcome: Mapping[str, Any]) -> dict[str | None, list[dict]]:
+    """Variant -> per-row values of each attack seed; relearning has one nameless variant."""
+    if "variants" in outcome:
+        return {variant: [values["value_by_index"]] for variant, values in outcome["variants"].items()}
+    by_seed: dict[int, dict] = {}
+    for run in strongest_runs(outcome):  # where groups are left out in turn, a seed has a run for each
+        by_seed.setdefault(run["seed"], {}).update(run["value_by_index"])
+    return {None: [by_seed[seed] for seed in sorted(by_seed)]}
+
+
+def _rows(runs: Sequence[Mapping[str, Mapping[str, float]]], field: str, rows: int) -> np.ndarray:
+    values = np.full((len(runs), rows), np.nan)
+    for number, by_index in enumerate(runs):
+        for row, value in by_index.items():
+            values[number, int(row)] = value[field]
+    return values

@@ -1,0 +1,194 @@
+"""The one-page report of a run: "erased, or only hidden?", with its evidence, as a file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from llm_unlearn.errors import InputError
+from llm_unlearn.reporting import page_sections as sections
+from llm_unlearn.reporting.figures import attacks_with_curves, recovery_figure
+from llm_unlearn.reporting.heat_map import run_heat_map
+from llm_unlearn.reporting.page_samples import samples_section
+from llm_unlearn.reporting.tables import MODELS, model_entries
+from llm_unlearn.reporting.trade_off import run_trade_off
+from llm_unlearn.reporting.words import NOTHING, attack_words, number_words
+
+RERUN = "run the recipe again, or give another folder"
+_CONTROL = "counterfactual_control"
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write the figures and report.html of a run from its JSON files; the same files make the same page.
+
+    Args:
+        folder: output folder of a recipe, with results.json and verdict.json; records/ and forget.jsonl are optional.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        InputError: one of the two files is missing, or a file cannot be read.
+    """
+    folder = Path(folder)
+    results = read_json(folder / "results.json", RERUN)
+    verdict = read_json(folder / "verdict.json", f"make it with: python -m llm_unlearn.report {folder}")
+    page = render_page(
+        results, verdict, read_records(folder), _read_rows(folder / "forget.jsonl"), _figures(results, folder)
+    )
+    path = folder / "report.html"
+    # generated text may hold halves of characters, which have no bytes
+    path.write_bytes(page.encode("utf-8", errors="replace"))
+    return path
+
+
+def render_page(
+    results: dict[str, Any],
+    verdict: dict[str, Any],
+    records: dict[str, Any],
+    forget: list[dict[str, Any]],
+    figures: list[dict[str, Any]],
+) -> str:
+    """The page as text.
+
+    Args:
+        results, verdict: contents of results.json and verdict.json.
+        records: model -> contents of records/<model>.json.
+        forget: rows of forget.jsonl.
+        figures: each with `title`, `caption`, `alt`, `source` (a data URI) and `wide` (for phones).
+    """
+    not_attacked = results.get("not_attacked") or {}
+    # autoescape: what a model says may well be HTML
+    environment = Environment(
+        loader=PackageLoader("llm_unlearn.reporting", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("report.html.jinja").render(
+        models=MODELS,
+        nothing=NOTHING,
+        method=results.get("method", "run"),
+        seed=results.get("seed"),
+        verdict=sections.verdict_section(verdict),
+        criteria=verdict.get("criteria") or {},
+        evidence=sections.evidence_section(verdict),
+        figures=figures,
+        samples=samples_section(results, records, forget),
+        control=sections.control_section(results),
+        attacks=sections.attacks_section(results),
+        not_attacked={attack_words(attack): why for attack, why in not_attacked.items() if attack != _CONTROL},
+        no_control=not_attacked.get(_CONTROL),
+        several_oracles=len(model_entries(results.get("scores") or {}, "oracle")),
+        run=sections.run_section(results),
+        config=yaml.safe_dump(results.get("config") or {}, sort_keys=False, allow_unicode=True),
+    )
+
+
+def read_json(path: Path, fix: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        fix: what to do where there is none; it ends the error.
+
+    Raises:
+        InputError: the file is missing, or no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): {fix}") from error
+    except ValueError as error:  # neither JSON nor even text
+        raise InputError(f"{path} is not valid JSON ({error}): {fix}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a {type(value).__name__}, not an object: {fix}")
+    return value
+
+
+def read_records(folder: str | Path) -> dict[str, Any]:
+    """Model -> contents of records/<model>.json; empty where the folder has none.
+
+    Raises:
+        InputError: a file is no JSON object.
+    """
+    return {path.stem: read_json(path, RERUN) for path in sorted((Path(folder) / "records").glob("*.json"))}
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; none where there is no file."""
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON lines ({error}): {RERUN}") from error
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _figures(results: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Draw what the results suffice for; the PNG files stay in the folder."""
+    drawn = [
+        _figure(
+            "Do the facts come back?",
+            "Facts that the attacker never trained on, scored while the model is tuned. Only what rises above the "
+            "oracle was still in the model: the oracle never knew it.",
+            _recovery_alt(results),
+            recovery_figure,
+            results,
+            folder / "recovery.png",
+            wide=True,
+        ),
+        _figure(
+            "Every attack, every model",
+            "The higher a number of the unlearned model is above the oracle's in the same row, the more is left to "
+            "bring back. Hatched: not measured.",
+            "Heat map of the mean answer probability of each model after each attack; the numbers are in the table "
+            "of attacks.",
+            run_heat_map,
+            results,
+            folder / "heat_map.png",
+        ),
+        _figure(
+            "Forgotten, and at what price?",
+            "To the left: forgotten. At the top: nothing else lost. The oracle shows what can be reached; lower than "
+            "the oracle is not better, for avoiding an answer gives it away, too.",
+            "Scatter plot of forget against retain answer probability; the numbers are in the tables.",
+            run_trade_off,
+            results,
+            folder / "trade_off.png",
+        ),
+    ]
+    return [figure for figure in drawn if figure]
+
+
+def _figure(
+    title: str, caption: str, alt: str, draw: Callable, results: dict[str, Any], path: Path, wide: bool = False
+) -> dict[str, Any] | None:
+    try:
+        draw(results, path)
+    except InputError:  # these results have nothing of the kind
+        return None
+    source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return {"title": title, "caption": caption, "alt": alt, "source": source, "wide": wide}
+
+
+def _recovery_alt(results: dict[str, Any]) -> str:
+    """The message of the curves for those who cannot see them."""
+    words = []
+    for attack, by_model in attacks_with_curves(results).items():
+        ends = [
+            f"{model} {number_words(entry['curve'][0].get('forget_probability'), 2)}"
+            f" before, at most {number_words(entry.get('forget_probability'), 2)} after"
+            for model, entry in by_model.items()
+        ]
+        words.append(f"{attack_words(attack)}: {'; '.join(ends)}")
+    return f"Mean answer probability against relearning steps. {'. '.join(words)}."

@@ -1,0 +1,373 @@
+"""Methods x attacks x seeds on one data set, matched: which method erased, and which only hid?
+
+Every method stops at the same forget score. Its learning rate is chosen on tuning seeds, which are not reported: of the
+rates at which it stops in time and keeps the retained facts, the one that recovers least under reinjection; a control
+of equal steps takes the rate that needs as many steps as the method that it is a control of. Then come the reported
+seeds, each run with its own folder, results and verdict.
+
+Runs are kept as soon as they are done: an interrupted benchmark goes on where it was, and several processes share the
+runs among them, each training alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from llm_unlearn.arguments import arguments_to_dict
+from llm_unlearn.config import GradientAscentConfig, NPOConfig, SsiuuConfig, UnlearnConfig
+from llm_unlearn.errors import DivergenceError, InputError
+from llm_unlearn.examination import Examination, merge_results, reference_models
+from llm_unlearn.judging import Records
+from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SsiuuTrainer
+from llm_unlearn.outcomes import remember
+from llm_unlearn.recipe import write_results, write_rows
+from llm_unlearn.recipe_arguments import AdapterArguments
+from llm_unlearn.trainer import UnlearnTrainer
+
+KEPT = 0.95  # of the original's retain exact match: what a rate must keep to be chosen
+EQUAL_STEPS = 0.15  # relative difference of steps that counts as equal
+SEARCHES = 4  # rates that are tried between those of the grid for equal steps
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A trainer with fixed fields of its configuration; `steps_of`: a control that takes as many steps as this one."""
+
+    trainer: type[UnlearnTrainer]
+    config: type[UnlearnConfig]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    steps_of: str | None = None
+
+
+METHODS = {
+    "gradient_ascent": Method(GradientAscentTrainer, GradientAscentConfig, {"retain_loss": "none"}),
+    "grad_diff": Method(GradientAscentTrainer, GradientAscentConfig),
+    "npo": Method(NPOTrainer, NPOConfig),
+    "ssiuu": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "npo"}),
+    "ssiuu_grad_diff": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "gradient_ascent"}),
+    "npo_equal_steps": Method(NPOTrainer, NPOConfig, steps_of="ssiuu"),
+    "ssiuu_shuffled": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "npo", "attribution": "shuffled"}, "ssiuu"),
+    "ssiuu_positive": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "npo", "attribution": "positive"}, "ssiuu"),
+}
+
+
+@dataclass
+class RobustnessArguments:
+    """Which methods are compared, on which seeds, and how their learning rates are chosen."""
+
+    methods: list[str] = field(
+        default_factory=lambda: [*METHODS],
+        metadata={"help": f"Any of {', '.join(METHODS)}; the last three are controls of what ssiuu owes to its parts."},
+    )
+    seeds: list[int] = field(
+        default_factory=lambda: [20, 21, 22, 23, 24], metadata={"help": "Seeds of unlearning that are reported."}
+    )
+    tuning_seeds: list[int] = field(
+        default_factory=lambda: [100], metadata={"help": "Seeds on which learning rates are chosen; never reported."}
+    )
+    learning_rates: list[float] = field(
+        default_factory=lambda: [1e-5, 3e-5, 1e-4],
+        metadata={"help": "Rates that every method may choose from; a single one needs no tuning."},
+    )
+
+    def __post_init__(self):
+        for name in self.methods:
+            if name not in METHODS:
+                raise ValueError(f"methods: {name!r} is unknown; choose from {', '.join(METHODS)}")
+            needed = METHODS[name].steps_of
+            if needed is not None and needed not in self.methods:
+                raise ValueError(f"methods: {name} takes the steps of {needed}, which is not among them; add it")
+        if shared := set(self.seeds) & set(self.tuning_seeds):
+            raise ValueError(f"seeds: {min(shared)} is a tuning seed, too; a seed that chose a rate is not reported")
+        for name in ("methods", "seeds", "tuning_seeds", "learning_rates"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name}={values} must be one or more, each of them once")
+
+
+@dataclass
+class Robustness:
+    """One benchmark: what was asked for, and the folder that receives it.
+
+    Attributes:
+        config: the arguments that all trainings share; methods fix some of them, seeds and rates are set here.
+        worker: number of this process among those that share the runs.
+    """
+
+    arguments: RobustnessArguments
+    config: SsiuuConfig
+    adapter_args: AdapterArguments
+    examination: Examination
+    original: str
+    oracles: list[str]
+    worker: int = 0
+
+    def __post_init__(self):
+        if self.examination.attack_args.reinjection_pool != "all":
+            raise InputError("reinjection_pool='forgotten' differs from model to model; methods need the same: use all")
+        if not self.config.stopping_thresholds:
+            raise InputError(
+                "methods are compared where they stop at the same forget score: give --stop_at_forget_probability "
+                "(about what an oracle scores) and --stop_at_forget_exact_match"
+            )
+        if "adversarial_reinjection" not in self.examination.attack_args.attacks:
+            raise InputError("attacks: rates are chosen by adversarial_reinjection; add it")
+
+    @property
+    def output(self) -> Path:
+        """The folder of the whole benchmark."""
+        return Path(self.config.output_dir)
+
+    def run(self) -> dict[str, Any]:
+        """References, tuning, reported seeds; returns what was found (JSON values): see `reporting.robustness`."""
+        examination = replace(self.examination, output_dir=self.output / "references")
+        measured, records = examination.measure(reference_models(self.original, self.oracles))
+        chosen = self.choose_rates(measured["scores"]["original"].get("retain_exact_match"))
+        runs = {
+            (name, seed): self._task(name, chosen[name]["learning_rate"], seed, (measured, records))
+            for name in self.arguments.methods
+            for seed in self.arguments.seeds
+        }
+        done = self._share(runs)
+        return {
+            "references": measured,
+            "chosen": chosen,
+            "runs": [{"method": name, "seed": seed} | done[name, seed] for name, seed in runs],
+        }
+
+    # ---- learning rates --------------------------------------------------------------------------------------------
+
+    def choose_rates(self, original_retain: float | None) -> dict[str, dict[str, Any]]:
+        """Method -> {learning_rate, why, tried: what each rate gave on the tuning seeds}."""
+        arguments, rates = self.arguments, self.arguments.learning_rates
+        if len(rates) == 1:
+            return {name: {"learning_rate": rates[0], "why": "the only one", "tried": []} for name in arguments.methods}
+        self._try({(name, rate) for name in arguments.methods for rate in rates})
+        chosen: dict[str, dict[str, Any]] = {}
+        for name in sorted(arguments.methods, key=lambda name: METHODS[name].steps_of is not None):
+            needed = METHODS[name].steps_of
+            tried = {rate: self._try({(name, rate)})[name, rate] for rate in rates}
+            if needed is None:
+                chosen[name] = most_robust(tried, original_retain)
+            else:
+                steps = chosen[needed]["steps"]
+                for _ in range(SEARCHES):
+                    rate = next_rate({rate: found["steps"] for rate, found in tried.items()}, steps)
+                    if rate is None:
+                        break
+                    tried[rate] = self._try({(name, rate)})[name, rate]
+                chosen[name] = nearest_steps(tried, steps)
+            chosen[name]["tried"] = [{"learning_rate": rate} | found for rate, found in sorted(tried.items())]
+        return chosen
+
+    def _try(self, pairs: Iterable[tuple[str, float]]) -> dict[tuple[str, float], dict[str, float]]:
+        """What methods give at rates: means over the tuning seeds."""
+        pairs, seeds = sorted(pairs), self.arguments.tuning_seeds
+        done = self._share({(*pair, seed): self._task(*pair, seed) for pair in pairs for seed in seeds})
+        means = {}
+        for pair in pairs:
+            found = [done[(*pair, seed)] for seed in seeds]
+            means[pair] = {
+                name: None if found[0][name] is None else sum(one[name] for one in found) / len(found)
+                for name in ("steps", "reached", "retain_exact_match", "reinjection_probability")
+            }
+        return means
+
+    # ---- runs ------------------------------------------------------------------------------------------------------
+
+    def _share(self, tasks: Mapping[tuple, Callable[[bool], dict | None]]) -> dict[tuple, dict]:
+        """The outcome of every task: first those that no process is at, then the others'."""
+        done: dict[tuple, dict] = {}
+        names = [*tasks]
+        start = self.worker * 7 % max(1, len(names))  # workers begin apart; where exactly does not matter
+        for wait in (False, True):
+            for name in names[start:] + names[:start]:
+                if name not in done and (outcome := tasks[name](wait)) is not None:
+                    done[name] = outcome
+        return done
+
+    def _task(
+        self, name: str, rate: float, seed: int, references: tuple[dict, dict[str, Records]] | None = None
+    ) -> Callable[[bool], dict | None]:
+        """One run of one method: `references` are put beside it where it is a reported one."""
+        if references is None:
+            name = trained_as(name)
+        method = METHODS[name]
+        folder = self.output / "runs" / f"{name}-seed{seed}"
+        if references is None:
+            folder = self.output / "tuning" / f"{name}-rate{rate:.3g}-seed{seed}"
+        values = {one.name: getattr(self.config, one.name) for one in fields(method.config) if one.init}
+        values |= {"output_dir": str(folder), "learning_rate": rate, "seed": seed, **method.fixed}
+        config = method.config(**values)
+        data = self.examination.data
+        shown = arguments_to_dict(config, self.adapter_args, self.examination.attack_args)
+        for group in shown.values():
+            group.pop("output_dir", None)  # a folder that was moved holds the same runs
+        rows = [dataset and dataset.to_list() for dataset in (data.forget, data.retain)]
+        key = [name, shown, rows, self.original, self.oracles if references else None]
+
+        def compute() -> dict:
+            return self._run(method, name, config, folder, references)
+
+        return lambda wait: remember(folder / "run.json", key, compute, wait=wait)
+
+    def _run(
+        self,
+        method: Method,
+        name: str,
+        config: UnlearnConfig,
+        folder: Path,
+        references: tuple[dict, dict[str, Records]] | None,
+    ) -> dict:
+        """Train and examine; returns the run's outcome."""
+        examination = replace(self.examination, output_dir=folder, seconds={})
+        if references is None:  # only what rates are chosen by
+            attack_args = replace(examination.attack_args, attacks=["adversarial_reinjection"], counterfactual=False)
+            examination = replace(examination, attack_args=attack_args)
+        trainer = method.trainer(
+            model=examination.load_model(self.original),
+            args=config,
+            forget_dataset=examination.data.forget,
+            retain_dataset=examination.data.retain,
+            processing_class=examination.processing_class,
+            peft_config=self.adapter_args.peft_config(),
+        )
+        training = {"steps": 0, "stopped_by": None}
+        with examination.timed("unlearn"):
+            try:
+                trainer.train()
+                training = {"steps": trainer.state.global_step, "stopped_by": trainer.stopped_by}
+            except DivergenceError as error:  # a rate too high is an answer, too
+                training = {"steps": trainer.state.global_step, "stopped_by": None, "diverged": str(error)}
+        measured, records = examination.measure({"unlearned": trainer.accelerator.unwrap_model(trainer.model)})
+        scores = measured["scores"]["unlearned"]
+        outcome = training | {
+            "learning_rate": config.learning_rate,
+            "reached": float(training["stopped_by"] is not None),
+            "retain_exact_match": scores.get("retain_exact_match"),
+            "reinjection_probability": measured["attacks"]["adversarial_reinjection"]["unlearned"][
+                "forget_probability"
+            ],
+            "scores": scores,
+            "seconds": sum(examination.seconds.values()),
+        }
+        if references is not None:
+            weights = folder / ("model" if self.adapter_args.full_finetuning else "adapter")
+            trainer.save_model(str(weights))
+            merged = merge_results(references[0], measured), references[1] | records
+            outcome["verdict"] = self._write(name, config, training, weights, examination, *merged)
+        self._say(f"{name} seed {config.seed} rate {config.learning_rate:.3g}", outcome)
+        return outcome
+
+    def _write(
+        self,
+        name: str,
+        config: UnlearnConfig,
+        training: dict,
+        weights: Path,
+        examination: Examination,
+        measured: dict,
+        records: dict[str, Records],
+    ) -> str:
+        """The run's folder, as a recipe would leave it; returns the verdict."""
+        folder, data = weights.parent, examination.data
+        results = {
+            "method": name,
+            "seed": config.seed,
+            "config": arguments_to_dict(config, self.adapter_args, examination.attack_args),
+            "paths": {
+                "original": self.original,
+                "oracles": self.oracles,
+                "unlearned": str(weights.resolve()),
+                **write_rows(folder, forget=data.forget, retain=data.retain),
+            },
+            "training": training,
+            **measured,
+            "seconds": examination.seconds,
+        }
+        verdict = write_results(results, records, folder)
+        return verdict["verdict"]
+
+    def _say(self, title: str, outcome: dict[str, Any]) -> None:
+        reached = "stopped" if outcome["reached"] else "[bold]did not reach the stopping score[/]"
+        words = f"{title}: {reached} after {outcome['steps']} steps"
+        if outcome["retain_exact_match"] is not None:
+            words += f", retain exact match {outcome['retain_exact_match']:.3f}"
+        words += f", {outcome['reinjection_probability']:.3f} after reinjection"
+        console.print(words + (f": [bold]{outcome['verdict']}[/]" if "verdict" in outcome else ""), soft_wrap=True)
+
+
+def trained_as(name: str) -> str:
+    """The first method that trains alike: a control of equal steps differs from its method in nothing but the rate."""
+    own = METHODS[name]
+    return next(name for name, one in METHODS.items() if (one.trainer, one.fixed) == (own.trainer, own.fixed))
+
+
+def most_robust(tried: Mapping[float, Mapping[str, float]], original_retain: float | None) -> dict[str, Any]:
+    """Of the rates that stop in time and keep the retained facts, that with the least recovery under reinjection."""
+    reached = {rate: found for rate, found in tried.items() if found["reached"] == 1}
+    if original_retain is None:
+        kept = reached
+    else:
+        kept = {rate: found for rate, found in reached.items() if found["retain_exact_match"] >= KEPT * original_retain}
+    if kept:
+        rate = min(kept, key=lambda rate: kept[rate]["reinjection_probability"])
+        why = "recovers least of those that keep the retained facts"
+    else:
+        rest = reached or tried
+        rate = max(rest, key=lambda rate: (rest[rate]["retain_exact_match"] or 0.0, -rate))
+        why = "keeps most of the retained facts" + ("" if reached else "; none reaches the stopping score")
+    return {"learning_rate": rate, "steps": tried[rate]["steps"], "why": why}
+
+
+def nearest_steps(tried: Mapping[float, Mapping[str, float]], steps: float) -> dict[str, Any]:
+    """The rate that takes most nearly so many steps, of those that reach the stopping score if there are any."""
+    reached = {rate: found for rate, found in tried.items() if found["reached"] == 1} or tried
+    rate = min(reached, key=lambda rate: abs(math.log(max(1, reached[rate]["steps"]) / steps)))
+    return {"learning_rate": rate, "steps": tried[rate]["steps"], "why": f"takes most nearly {steps:g} steps"}
+
+
+def next_rate(steps_at: Mapping[float, float], wanted: float) -> float | None:
+    """A rate that should take `wanted` steps, from those that are known; None where one of them does already.
+
+    Between two rates the logarithm of steps is taken as linear in that of the rate; outside, steps as 1 / rate.
+    """
+    if any(abs(steps - wanted) <= EQUAL_STEPS * wanted for steps in steps_at.values()):
+        return None
+    slower = [rate for rate, steps in steps_at.items() if steps > wanted]
+    faster = [rate for rate, steps in steps_at.items() if steps < wanted]
+    if slower and faster and max(slower) < min(faster):
+        low, high = max(slower), min(faster)
+        span = math.log(steps_at[high] / steps_at[low])
+        share = math.log(wanted / steps_at[low]) / span
+        return round_rate(low * (high / low) ** min(0.9, max(0.1, share)))
+    edge = min(faster) if faster else max(slower)
+    return round_rate(edge * steps_at[edge] / wanted)
+
+
+def round_rate(rate: float) -> float:
+    """Two digits are precise enough, and read well."""
+    return float(f"{rate:.1e}")
+
+
+def become_worker() -> int:
+    """Leave the group of processes that a launcher made: each trains alone, on its own GPU; returns its number.
+
+    Runs are shared through files (`outcomes.remember`), not gradients: so k processes do k runs at a time.
+    """
+    number, local = int(os.environ.get("RANK", "0")), os.environ.get("LOCAL_RANK")
+    if local is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(local)] if visible else local
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+    return number

@@ -1,0 +1,162 @@
+"""The six verdicts, from trained models: each through the command line of a recipe or benchmark, in this process."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from llm_unlearn import GradientAscentConfig, GradientAscentTrainer, NPOConfig, NPOTrainer
+from llm_unlearn.benchmarking import attack_benchmark
+from llm_unlearn.data.fictional import build_world
+from llm_unlearn.recipe import Recipe
+from llm_unlearn.references import references_from_command_line
+
+FORGOTTEN = 5  # people: one or two more than tiny's own forget sets have, so that answers can be exchanged among them
+MODEL = (
+    "--vocabulary",
+    "512",
+    "--hidden_size",
+    "64",
+    "--epochs",
+    "18",
+    "--batch_size",
+    "16",
+    "--learning_rate",
+    "8e-3",
+)
+ATTACK = (
+    "--attack_seeds",
+    "0",
+    "1",
+    "--attack_steps",
+    "30",
+    "--attack_score_every",
+    "15",
+    "--reinjection_fraction",
+    "0.5",
+)
+ATTACK += (
+    "--reinjection_learning_rates",
+    "1e-3",
+    "--derangement_seeds",
+    "0",
+    "1",
+    "--attacks",
+    "adversarial_reinjection",
+    "prompting",
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Rows of the tiny world, four people of which are to forget, the original and three oracles."""
+    splits, folder = build_world("tiny").splits, tmp_path_factory.mktemp("world")
+    rows = [*splits["retain90"], *splits["forget10"]]
+    facts: dict[str, dict[str, str]] = {}
+    for row in rows:
+        facts.setdefault(row["person"], {})[row["attribute"]] = row["answer"]
+    chosen = next(people for people in itertools.combinations(facts, FORGOTTEN) if can_exchange(facts, people))
+    for name, wanted in (("forget", True), ("retain", False)):
+        lines = [json.dumps(row) for row in rows if (row["person"] in chosen) is wanted]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    references_from_command_line(
+        "", [*data_flags(folder), *MODEL, "--oracle_seeds", "3", "--output_dir", str(folder / "references")]
+    )
+    return folder
+
+
+def can_exchange(facts: dict, people: tuple[str, ...]) -> bool:
+    """No answer is that of more than half of the people, or nobody could be given another one."""
+    answers = [[facts[person][attribute] for person in people] for attribute in facts[people[0]]]
+    return all(given.count(answer) <= len(people) // 2 for given in answers for answer in given)
+
+
+def data_flags(folder: Path) -> list[str]:
+    return [f"--{name}_file={folder / f'{name}.jsonl'}" for name in ("forget", "retain")]
+
+
+def references(world: Path, *oracles: int) -> list[str]:
+    folder = world / "references"
+    flags = [*data_flags(world), f"--model_name_or_path={folder / 'original'}"]
+    return flags + (["--oracle_model_name_or_path", *(str(folder / f"oracle-{k}") for k in oracles)] if oracles else [])
+
+
+def judged(world: Path, unlearned: Path, *flags: str, oracles: tuple[int, ...] = (0, 1)) -> tuple[dict, Path]:
+    """The verdict on a model by the attack benchmark, and its folder: one for all, which remembers the references."""
+    output = world / "judged"
+    given = [*references(world, *oracles), *ATTACK, *flags, f"--output_dir={output}"]
+    attack_benchmark(["adversarial_reinjection"], True, "", [*given, f"--unlearned_model_name_or_path={unlearned}"])
+    assert (output / "report.html").stat().st_size > 10_000
+    return json.loads((output / "verdict.json").read_text()), output
+
+
+@pytest.fixture(scope="module")
+def npo(world, tmp_path_factory) -> Path:
+    """The folder of an NPO recipe's run, with its verdict."""
+    output = tmp_path_factory.mktemp("npo")
+    flags = ("--learning_rate=1e-3", "--beta=0.5", "--retain_weight=30", "--stop_at_forget_exact_match=0.03")
+    flags += ("--stop_at_forget_probability=0.3", "--forget_check_steps=5", "--num_train_epochs=40", *ATTACK)
+    flags += ("--per_device_train_batch_size=16", "--per_device_eval_batch_size=64", f"--output_dir={output}")
+    recipe = Recipe.from_command_line(NPOConfig, "", {}, [*references(world, 0, 1), *flags])
+    recipe.run(NPOTrainer(**recipe.trainer_arguments()))
+    return output
+
+
+def control(output: Path, model: str) -> tuple[float, float]:
+    """The 95 % interval of a model's knowledge excess."""
+    results = json.loads((output / "results.json").read_text())
+    return tuple(results["counterfactual"][model]["probability"]["interval"])
+
+
+def test_the_original_is_not_forgotten(world):
+    verdict, _ = judged(world, world / "references" / "original")
+    assert (verdict["verdict"], verdict["by"]) == ("not forgotten", "oracle and counterfactual control")
+
+
+def test_an_oracle_that_is_not_among_the_references_has_erased(world):
+    verdict, output = judged(world, world / "references" / "oracle-2")
+    assert verdict["verdict"] == "erased", verdict["reasons"]
+    for model in ("oracle", "oracle_1", "unlearned"):
+        low, high = control(output, model)
+        assert low <= 0 <= high
+    assert control(output, "original")[0] > 0.3
+
+
+def test_npo_has_hidden_and_the_attack_is_strong_enough_to_show_it(npo):
+    verdict = json.loads((npo / "verdict.json").read_text())
+    assert verdict["verdict"] == "hidden", verdict["sentence"]
+    results = json.loads((npo / "results.json").read_text())
+    attacked = results["attacks"]["adversarial_reinjection"]
+    assert attacked["unlearned"]["forget_probability"] >= attacked["original"]["forget_probability"] / 2
+    reinjection = next(one for one in verdict["evidence"] if one["name"] == "adversarial_reinjection")
+    assert reinjection["flagged"]
+    assert control(npo, "unlearned")[0] > 0
+    for outcome in attacked.values():  # never a fact that the attack taught, in whatever words
+        facts = [json.loads(line)["fact_id"] for line in (npo / "forget.jsonl").read_text().splitlines()]
+        for run in outcome["runs"]:
+            taught = {facts[row] for row in run["injected_rows"]}
+            assert taught and not taught & {facts[int(row)] for row in run["value_by_index"]}
+
+
+def test_plain_gradient_ascent_has_over_unlearned(world, tmp_path):
+    flags = ("--retain_loss=none", "--learning_rate=1e-3", "--max_steps=30", "--per_device_train_batch_size=16")
+    flags += (*ATTACK, "--counterfactual=false", f"--output_dir={tmp_path}")
+    recipe = Recipe.from_command_line(GradientAscentConfig, "", {}, [*references(world, 0), *flags])
+    recipe.run(GradientAscentTrainer(**recipe.trainer_arguments()))
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    assert verdict["verdict"] == "over-unlearned" and "retained facts" in verdict["sentence"]
+
+
+def test_without_an_oracle_the_control_judges_and_says_so(world, npo):
+    verdict, _ = judged(world, npo / "adapter", oracles=())
+    assert (verdict["verdict"], verdict["by"]) == ("hidden", "counterfactual control")
+    assert verdict["sentence"].startswith("Hidden (by counterfactual control): ")
+
+
+def test_without_either_it_is_undecided(world, npo):
+    verdict, output = judged(world, npo / "adapter", "--counterfactual=false", oracles=())
+    assert (verdict["verdict"], verdict["by"]) == ("undecided", None)
+    assert len(verdict["missing"]) == 2
+    page = (output / "report.html").read_text()
+    assert "undecided" in page and "oracle" in page

@@ -1,0 +1,101 @@
+"""The table of a robustness benchmark, from run folders made up by hand."""
+
+import json
+
+import pytest
+from made_up_runs import run
+from rich.console import Console
+
+from llm_unlearn.errors import InputError
+from llm_unlearn.reporting.agreement import agreement
+from llm_unlearn.reporting.robustness import report_robustness
+from llm_unlearn.reporting.verdict import verdict_of
+
+RECOVERED = {("npo", 1): 0.75, ("npo", 2): 0.85, ("ssiuu", 1): 0.5, ("ssiuu", 2): 0.45}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two methods, two seeds; the oracle has 0.45 after reinjection and the original 0.95."""
+    runs = []
+    for (method, seed), after in RECOVERED.items():
+        results, records = run(unlearned={"after": after, "control": (0.0, after - 0.4)})
+        for outcome in results["counterfactual"].values():
+            outcome |= sides(outcome["probability"]["excess"])
+        results |= {"method": method, "seed": seed}
+        verdict = verdict_of(results, records)
+        one = tmp_path / "runs" / f"{method}-seed{seed}"
+        (one / "records").mkdir(parents=True)
+        (one / "results.json").write_text(json.dumps(results))
+        (one / "verdict.json").write_text(json.dumps(verdict))
+        for name, record in records.items():
+            (one / "records" / f"{name}.json").write_text(json.dumps(record))
+        runs.append({"method": method, "seed": seed, "learning_rate": 1e-3, "steps": 50 * seed, "reached": 1.0})
+        runs[-1] |= {"retain_exact_match": 0.9 + 0.05 * seed, "verdict": verdict["verdict"], "seconds": 60.0}
+        runs[-1] |= {"scores": {"forget_probability": 0.4, "retain_probability": 1.0}}
+    chosen = {method: {"learning_rate": 1e-3, "why": "the only one"} for method in ("npo", "ssiuu")}
+    references = {name: results[name] for name in ("attacks", "counterfactual")} | {"scores": {}}
+    for name in ("original", "oracle", "oracle_1", "oracle_2"):
+        references["scores"][name] = results["scores"][name] | {"forget_probability": 0.5}
+    (tmp_path / "robustness.json").write_text(json.dumps({"references": references, "chosen": chosen, "runs": runs}))
+    return tmp_path
+
+
+def sides(excess: float) -> dict:
+    """The control's rows: true facts 0.4 + excess, made-up ones 0.4, before the attack both 0.2."""
+    before = {str(row): {"probability": 0.2} for row in range(40)}
+
+    def side(value: float) -> dict:
+        values = {str(row): {"probability": value} for row in range(40)}
+        one = {"attacker": "full", "learning_rate": 1e-3, "seed": 0, "value_by_index": values}
+        return {"attacker": "full", "learning_rate": 1e-3, "runs": [one], "before_by_index": before}
+
+    return {"true": side(0.4 + excess), "counterfactual": {"0": side(0.4), "1": side(0.4)}}
+
+
+def test_means_over_seeds_beside_the_references(folder):
+    console = Console(width=150, record=True)
+    summary = report_robustness(folder, console)
+    npo = summary["methods"]["npo"]
+    assert (npo["steps"], npo["reached"], npo["seeds"], npo["verdicts"]) == (75, 2, [1, 2], {"hidden": 2})
+    assert npo["retain_exact_match"] == pytest.approx(0.975)
+    scores = {(one["name"], one["score"]): one for one in npo["scores"]}
+    reinjection = scores["adversarial_reinjection", "forget_probability"]
+    assert reinjection["value"] == pytest.approx(0.8)
+    assert reinjection["excess"] == pytest.approx(0.35) and reinjection["erasure"] == pytest.approx(0.3)
+    low, high = reinjection["excess_interval"]
+    assert 0.28 <= low <= 0.32 and 0.38 <= high <= 0.42  # seeds differ by 0.1, people by 0.02
+    assert npo["control"]["after"]["excess"] == pytest.approx(0.4)
+    assert npo["control"]["after"]["by_model"] == pytest.approx([0.35, 0.45])
+    assert npo["control"]["before"]["excess"] == 0
+    assert summary["references"]["oracle"]["models"] == 3
+    assert summary["references"]["oracle"]["control"]["after"]["excess"] == pytest.approx(0.01)
+    printed = console.export_text()
+    assert "oracle (3)" in printed and "2 hidden" in printed and "…" not in printed
+    assert json.loads((folder / "summary.json").read_text())["methods"].keys() == {"npo", "ssiuu"}
+    table = (folder / "table.md").read_text()
+    assert "| 0.00 / 0.80 |" not in table.splitlines()[0] and "0.05 / 0.40" in table
+    for name in ("heat_map.png", "trade_off.png", "recovery.png", "control.png", "control.md"):
+        assert (folder / name).stat().st_size > 100
+
+
+def test_oracle_and_control_side_by_side(folder):
+    agreed = report_robustness(folder, Console(quiet=True))["agreement"]
+    assert [one["oracle"] for one in agreed["runs"]] == pytest.approx([0.3, 0.4, 0.05, 0.0], abs=1e-9)
+    assert [one["control"] for one in agreed["runs"]] == pytest.approx([0.35, 0.45, 0.1, 0.05])
+    assert agreed["spearman"] == pytest.approx(1.0)
+    # seed 1 of Ssiuu: 0.1 is over a tenth of the original's 0.6, and its interval ends at 0.05
+    assert agreed["flagged"] == {"both": 2, "oracle": 0, "control": 1, "neither": 1}
+    assert [one["model"] for one in agreed["references"]] == ["original", "oracle", "oracle_1", "oracle_2"]
+
+
+def test_without_an_oracle_or_a_control_there_is_nothing_to_agree():
+    results, records = run(oracles=0, unlearned={})
+    results |= {"method": "npo", "seed": 1}
+    assert agreement([(results, verdict_of(results, records))]) is None
+
+
+def test_a_lost_run_is_named(folder):
+    (folder / "runs" / "npo-seed2" / "results.json").unlink()
+    with pytest.raises(InputError, match=r"npo-seed2/results\.json: cannot be read .+ start benchmarks/robustness\.py"):
+        report_robustness(folder, Console(quiet=True))

@@ -1,0 +1,67 @@
+"""How learning rates are chosen and runs are shared; the benchmark itself runs in tests/end_to_end."""
+
+import os
+
+import pytest
+
+from llm_unlearn.robustness import RobustnessArguments, become_worker, most_robust, nearest_steps, next_rate
+
+
+def tried(steps, reached=1.0, retain=1.0, recovered=0.5) -> dict:
+    return {"steps": steps, "reached": reached, "retain_exact_match": retain, "reinjection_probability": recovered}
+
+
+def test_the_rate_that_recovers_least_of_those_that_keep_the_retained_facts():
+    rates = {
+        1e-4: tried(480, reached=0.0, recovered=0.1),  # has not stopped
+        3e-4: tried(300, recovered=0.7),
+        1e-3: tried(100, recovered=0.6),
+        3e-3: tried(20, retain=0.94, recovered=0.4),  # has lost too much
+    }
+    assert most_robust(rates, 1.0)["learning_rate"] == 1e-3
+    assert most_robust(rates, 0.98)["learning_rate"] == 3e-3  # 0.95 of what the original has
+    assert most_robust(rates, None)["learning_rate"] == 3e-3  # without retain rows there is nothing to lose
+
+
+def test_without_a_rate_that_keeps_them_the_one_that_keeps_most():
+    rates = {1e-4: tried(100, retain=0.5), 1e-3: tried(20, retain=0.3), 1e-5: tried(480, reached=0.0, retain=0.9)}
+    assert most_robust(rates, 1.0)["learning_rate"] == 1e-4
+    never = {rate: found | {"reached": 0.5} for rate, found in rates.items()}
+    assert most_robust(never, 1.0) == {
+        "learning_rate": 1e-5,
+        "steps": 480,
+        "why": "keeps most of the retained facts; none reaches the stopping score",
+    }
+
+
+def test_equal_steps_are_searched_between_the_rates_that_are_known():
+    # steps ~ 1 / rate: 100 at 1e-4 and 10 at 1e-3, so about 31.6 where the logarithms meet
+    assert next_rate({1e-4: 100, 1e-3: 10}, 31.6) == pytest.approx(3.2e-4)
+    assert next_rate({1e-4: 100, 1e-3: 10}, 95) is None  # within 15 %
+    assert next_rate({1e-4: 100, 1e-3: 10}, 200) == pytest.approx(5e-5)  # slower than all
+    assert next_rate({1e-4: 100, 1e-3: 10}, 5) == pytest.approx(2e-3)
+    assert nearest_steps({1e-4: tried(100), 1e-3: tried(10), 3e-4: tried(33, reached=0.0)}, 35)["learning_rate"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"methods": ["rmu"]}, "'rmu' is unknown; choose from gradient_ascent, grad_diff"),
+        ({"methods": ["npo", "npo_equal_steps"]}, "npo_equal_steps takes the steps of ssiuu, which is not among them"),
+        ({"seeds": [1, 2], "tuning_seeds": [2]}, "2 is a tuning seed, too"),
+        ({"seeds": []}, r"seeds=\[\] must be one or more"),
+        ({"learning_rates": [1e-4, 1e-4]}, "each of them once"),
+    ],
+)
+def test_errors(values, message):
+    with pytest.raises(ValueError, match=message):
+        RobustnessArguments(**values)
+
+
+def test_processes_of_a_launcher_become_workers(monkeypatch):
+    for name, value in (("RANK", "3"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "4"), ("CUDA_VISIBLE_DEVICES", "4,6")):
+        monkeypatch.setenv(name, value)
+    assert become_worker() == 3
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
+    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & set(os.environ)
+    assert become_worker() == 0
