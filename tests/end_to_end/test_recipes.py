@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def run(script: str, *flags: str, cache: Path, cwd: Path, launcher: bool = False) -> subprocess.CompletedProcess:
+def run(script: str, *flags: str, cache: Path, cwd: Path, launcher: str = "") -> subprocess.CompletedProcess:
     environment = os.environ | {"LLM_UNLEARN_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
-    start = [sys.executable, "-m", "accelerate.commands.launch"] if launcher else [sys.executable]
+    start = [sys.executable, *(["-m", *launcher.split()] if launcher else [])]
     return subprocess.run(
         [*start, str(ROOT / script), *flags], cwd=cwd, env=environment, capture_output=True, text=True, timeout=400
     )
@@ -21,7 +21,15 @@ def run(script: str, *flags: str, cache: Path, cwd: Path, launcher: bool = False
 
 def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
     attack = ("--attack_seeds", "0", "1", "--attack_steps", "30")
-    done = run("recipes/ssiuu.py", "--data", "fictional:tiny", *attack, cache=cache, cwd=tmp_path, launcher=True)
+    done = run(
+        "recipes/ssiuu.py",
+        "--data",
+        "fictional:tiny",
+        *attack,
+        cache=cache,
+        cwd=tmp_path,
+        launcher="accelerate.commands.launch",
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     output = tmp_path / "outputs" / "ssiuu"
     results = json.loads((output / "results.json").read_text())
@@ -44,7 +52,7 @@ def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
     for name in written:
         assert (output / name).stat().st_size > 0
     assert "original" in done.stdout and "after an attack" in done.stdout
-    # Anyone can judge the run again from the paths in results.json.
+    # Anyone can judge the run again from the paths in results.json; two processes share the attacks.
     again = run(
         "benchmarks/adversarial_reinjection.py",
         *("--data", "fictional:tiny", "--oracle_seeds", "1", "--attack_seeds", "0", "--attack_steps", "5"),
@@ -52,6 +60,7 @@ def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
         *("--attacks", "leave_one_group_out", "retain_relearning", "--attackers", "lora", "--left_out_groups", "2"),
         cache=cache,
         cwd=tmp_path,
+        launcher="torch.distributed.run --nproc_per_node 2",
     )
     assert again.returncode == 0, again.stderr[-2000:]
     judged = json.loads((tmp_path / "outputs" / "benchmark" / "results.json").read_text())

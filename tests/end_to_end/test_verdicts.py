@@ -2,9 +2,14 @@
 
 import itertools
 import json
+import random
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_unlearn import GradientAscentConfig, GradientAscentTrainer, NPOConfig, NPOTrainer
 from llm_unlearn.benchmarking import attack_benchmark
@@ -94,13 +99,13 @@ def judged(world: Path, unlearned: Path, *flags: str, oracles: tuple[int, ...] =
 @pytest.fixture(scope="module")
 def npo(world, tmp_path_factory) -> Path:
     """The folder of an NPO recipe's run, with its verdict."""
-    output = tmp_path_factory.mktemp("npo")
+    output = world / "judged"  # where attacks on the references may be remembered
     flags = ("--learning_rate=1e-3", "--beta=0.5", "--retain_weight=30", "--stop_at_forget_exact_match=0.03")
     flags += ("--stop_at_forget_probability=0.3", "--forget_check_steps=5", "--num_train_epochs=40", *ATTACK)
     flags += ("--per_device_train_batch_size=16", "--per_device_eval_batch_size=64", f"--output_dir={output}")
     recipe = Recipe.from_command_line(NPOConfig, "", {}, [*references(world, 0, 1), *flags])
     recipe.run(NPOTrainer(**recipe.trainer_arguments()))
-    return output
+    return Path(shutil.copytree(output, tmp_path_factory.mktemp("npo") / "run"))
 
 
 def control(output: Path, model: str) -> tuple[float, float]:
@@ -139,10 +144,54 @@ def test_npo_has_hidden_and_the_attack_is_strong_enough_to_show_it(npo):
             assert taught and not taught & {facts[int(row)] for row in run["value_by_index"]}
 
 
-def test_plain_gradient_ascent_has_over_unlearned(world, tmp_path):
+def test_an_attack_written_anew_lands_in_the_interval_that_is_reported(npo):
+    """With other facts injected: a plain loop over what results.json points to, and nothing of this package."""
+    paths = json.loads((npo / "results.json").read_text())["paths"]
+    tokenizer = AutoTokenizer.from_pretrained(paths["original"])
+    rows = [json.loads(line) for line in Path(paths["forget"]).read_text().splitlines()]
+    facts, recovered = sorted({row["fact_id"] for row in rows}), []
+
+    def encode(row):
+        messages = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        labels = ids.clone()
+        labels[:, : len(tokenizer(prompt, add_special_tokens=False).input_ids)] = -100
+        return {"input_ids": ids, "labels": labels}
+
+    def probability(model, scored):
+        with torch.no_grad():
+            return sum(float(torch.exp(-model(**encode(row)).loss)) for row in scored) / len(scored)
+
+    for seed in (11, 12, 13):
+        generator = random.Random(seed)
+        taught = set(generator.sample(facts, len(facts) // 2))
+        scored = [row for row in rows if row["fact_id"] not in taught]
+        base = AutoModelForCausalLM.from_pretrained(paths["original"])
+        model = PeftModel.from_pretrained(base, paths["unlearned"]).merge_and_unload().requires_grad_(True)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+        best = 0.0
+        for step in range(1, 31):
+            for row in generator.sample([row for row in rows if row["fact_id"] in taught], 8):
+                (model(**encode(row)).loss / 8).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            if step % 15 == 0:
+                best = max(best, probability(model, scored))
+        recovered.append(best)
+    evidence = json.loads((npo / "verdict.json").read_text())["evidence"]
+    reported = next(one for one in evidence if one["name"] == "adversarial_reinjection")
+    low, high = reported["unlearned_interval"]
+    assert low <= sum(recovered) / 3 <= high
+
+
+def test_plain_gradient_ascent_has_over_unlearned(world, npo, tmp_path):
+    shutil.copytree(npo / "attacks", tmp_path / "attacks")  # those on the references are remembered
     flags = ("--retain_loss=none", "--learning_rate=1e-3", "--max_steps=30", "--per_device_train_batch_size=16")
     flags += (*ATTACK, "--counterfactual=false", f"--output_dir={tmp_path}")
-    recipe = Recipe.from_command_line(GradientAscentConfig, "", {}, [*references(world, 0), *flags])
+    recipe = Recipe.from_command_line(GradientAscentConfig, "", {}, [*references(world, 0, 1), *flags])
     recipe.run(GradientAscentTrainer(**recipe.trainer_arguments()))
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     assert verdict["verdict"] == "over-unlearned" and "retained facts" in verdict["sentence"]
