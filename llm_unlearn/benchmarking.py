@@ -10,7 +10,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from llm_unlearn.arguments import arguments_to_dict, is_main_process, parse_arguments
+from llm_unlearn.arguments import arguments_to_dict, is_main_process
 from llm_unlearn.config import SsiuuConfig
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.embedded import RECIPE_DEFAULTS, embedded_model
@@ -18,7 +18,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.examination import COUNTERFACTUAL, Examination, reference_models
 from llm_unlearn.modeling import check_model_path, load_tokenizer
 from llm_unlearn.recipe import prepare_process, show_results, write_json, write_results, write_rows
-from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments
+from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 from llm_unlearn.reporting.robustness import report_robustness
 from llm_unlearn.robustness import Robustness, RobustnessArguments, become_worker
 
@@ -87,11 +87,13 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
         counterfactual: likewise, of the counterfactual control.
     """
     prepare_process()
-    groups, defaults = (BenchmarkArguments, AttackArguments), {"attacks": attacks, "counterfactual": counterfactual}
-    arguments, attack_args = parse_arguments(groups, argv, description=description, defaults=defaults)
-    if arguments.model_name_or_path is None:
-        defaults |= {name: value for name, value in RECIPE_DEFAULTS["npo"].items() if "learning_rates" in name}
-        arguments, attack_args = parse_arguments(groups, argv, description=description, defaults=defaults)
+    arguments, attack_args = parse_for_model(
+        (BenchmarkArguments, AttackArguments),
+        argv,
+        description=description,
+        defaults={"attacks": attacks, "counterfactual": counterfactual},
+        embedded_defaults={name: value for name, value in RECIPE_DEFAULTS["npo"].items() if "learning_rates" in name},
+    )
     data = arguments.load_data()
     if arguments.dry_run:
         show_dry_run(data, arguments, attack_args)
@@ -137,14 +139,14 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
     """Compare methods under all attacks on several seeds; writes and returns what was found."""
     prepare_process()
     worker = become_worker()
-    groups = (ReferenceArguments, RobustnessArguments, AdapterArguments, AttackArguments, SsiuuConfig)
     attacks = ["adversarial_reinjection", "benign_relearning", "prompting", "decoding"]
-    defaults = {"output_dir": "outputs/robustness", "attacks": attacks}
-    arguments = parse_arguments(groups, argv, description=description, defaults=defaults)
-    if arguments[0].model_name_or_path is None:
-        own = {name: value for name, value in RECIPE_DEFAULTS["npo"].items() if name != "learning_rate"}
-        defaults = own | {"learning_rates": EMBEDDED_LEARNING_RATES} | defaults
-        arguments = parse_arguments(groups, argv, description=description, defaults=defaults)
+    arguments = parse_for_model(
+        (ReferenceArguments, RobustnessArguments, AdapterArguments, AttackArguments, SsiuuConfig),
+        argv,
+        description=description,
+        defaults={"output_dir": "outputs/robustness", "attacks": attacks},
+        embedded_defaults=RECIPE_DEFAULTS["npo"] | {"learning_rates": EMBEDDED_LEARNING_RATES},
+    )
     data_args, robustness_args, adapter_args, attack_args, config = arguments
     data = data_args.load_data()
     if data_args.dry_run:

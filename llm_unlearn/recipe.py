@@ -7,6 +7,7 @@ A recipe is `Recipe.from_command_line(...)`, a trainer made of `trainer_argument
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,15 @@ from datasets import Dataset
 from rich.console import Console
 from rich.markup import escape
 
-from llm_unlearn.arguments import arguments_to_dict, is_main_process, parse_arguments
+from llm_unlearn.arguments import arguments_to_dict, is_main_process
 from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data import question_text, row_format, split_row
 from llm_unlearn.data.collators import FORGET
+from llm_unlearn.errors import InputError
 from llm_unlearn.examination import Examination
 from llm_unlearn.judging import Records
 from llm_unlearn.modeling import load_tokenizer, use_all_cpu_threads
-from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments
+from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 from llm_unlearn.reporting.counterfactual_table import counterfactual_table
 from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results
@@ -59,12 +61,14 @@ class Recipe:
         """
         prepare_process()
         groups = (DataArguments, AdapterArguments, AttackArguments, config_class)
-        parse = {"argv": argv, "description": description}
-        arguments = parse_arguments(groups, **parse)
-        if arguments[0].model_name_or_path is None:
-            arguments = parse_arguments(groups, **parse, defaults=embedded_defaults)
-        data_args, adapter_args, attack_args, args = arguments
-
+        data_args, adapter_args, attack_args, args = parse_for_model(
+            groups, argv, description=description, defaults={}, embedded_defaults=embedded_defaults
+        )
+        if (started := int(os.environ.get("WORLD_SIZE", "1"))) != args.world_size:
+            raise InputError(
+                f"{started} processes were started, but each of them would train alone (world_size={args.world_size}): "
+                "on a machine without GPUs, give --use_cpu"
+            )
         data = data_args.load_data()
         model_path, oracle_paths = data_args.model_paths()
         examination = Examination(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from peft import LoraConfig
 
+from llm_unlearn.arguments import parse_arguments
 from llm_unlearn.attacks import ATTACKS, AttackBudget
 from llm_unlearn.data import UnlearningData, load_unlearning_data
 from llm_unlearn.embedded import embedded_model
@@ -214,3 +217,25 @@ class AttackArguments:
             lora_r=self.attack_lora_r,
             left_out_groups=self.left_out_groups,
         )
+
+
+def parse_for_model(
+    groups: Sequence[type],
+    argv: Sequence[str] | None,
+    *,
+    description: str,
+    defaults: Mapping[str, Any],
+    embedded_defaults: Mapping[str, Any],
+) -> tuple:
+    """As `parse_arguments`; where no model is named, the defaults are those that suit the embedded one.
+
+    Args:
+        groups: the first has `model_name_or_path`.
+        embedded_defaults: beside `defaults`, in place of the dataclass defaults, which suit models a thousand times the
+            embedded one's size.
+    """
+    arguments = parse_arguments(groups, argv, description=description, defaults=defaults)
+    if arguments[0].model_name_or_path is None:
+        both = {**embedded_defaults, **defaults}
+        arguments = parse_arguments(groups, argv, description=description, defaults=both)
+    return arguments
