@@ -150,7 +150,8 @@ class Robustness:
         """Method -> {learning_rate, why, tried: what each rate gave on the tuning seeds}."""
         arguments, rates = self.arguments, self.arguments.learning_rates
         if len(rates) == 1:
-            return {name: {"learning_rate": rates[0], "why": "the only one", "tried": []} for name in arguments.methods}
+            only = {"learning_rate": rates[0], "why": "the only one", "tried": []}
+            return {name: only | {"control_of": METHODS[name].steps_of} for name in arguments.methods}
         self._try({(name, rate) for name in arguments.methods for rate in rates})
         chosen: dict[str, dict[str, Any]] = {}
         for name in sorted(arguments.methods, key=lambda name: METHODS[name].steps_of is not None):
@@ -165,7 +166,7 @@ class Robustness:
                     if rate is None:
                         break
                     tried[rate] = self._try({(name, rate)})[name, rate]
-                chosen[name] = nearest_steps(tried, steps)
+                chosen[name] = nearest_steps(tried, steps) | {"control_of": needed}
             chosen[name]["tried"] = [{"learning_rate": rate} | found for rate, found in sorted(tried.items())]
         return chosen
 

@@ -64,7 +64,9 @@ def summarize_robustness(found: Mapping[str, Any], runs: Sequence[tuple[dict, di
     Returns:
         `methods`: name -> {learning_rate, why, steps, reached, retain_exact_match, verdicts, seconds, scores: a list of
         {name, variant, label, score, value, interval, original, oracle, excess, excess_interval, erasure}, control:
-        {before, after: {excess, interval}}}; `references`: the same of original and oracles, without excess.
+        {before, after: {excess, interval}}}; `controls`: how much more a control recovers than the method that it is a
+        control of, {control, method, attack, difference, interval}; `references`: the same of original and oracles,
+        without excess.
     """
     methods = list(dict.fromkeys(run["method"] for run in found["runs"]))
     measured = [forget_values(results, records) for results, records in runs]
@@ -100,7 +102,23 @@ def summarize_robustness(found: Mapping[str, Any], runs: Sequence[tuple[dict, di
             "scores": scores,
             "control": _control([runs[i][0].get("counterfactual", {}).get("unlearned") for i in own], units),
         }
-    return {"methods": summary, "references": _references(found, measured[0], units)}
+    controls = []
+    for control in (name for name in methods if found["chosen"][name].get("control_of")):
+        method = found["chosen"][control]["control_of"]
+        for attack in _MAIN_ATTACKS:
+            key = (attack, None, "forget_probability")
+            sides = [
+                np.stack(
+                    [measured[i][key]["unlearned"] for i, run in enumerate(found["runs"]) if run["method"] == name]
+                )
+                for name in (control, method)
+                if key in measured[0]
+            ]
+            if sides:
+                difference, resampled = resampled_difference(*sides, units)
+                controls.append({"control": control, "method": method, "attack": attack, "difference": difference})
+                controls[-1]["interval"] = percentile_interval(resampled)
+    return {"methods": summary, "controls": controls, "references": _references(found, measured[0], units)}
 
 
 def _references(found: Mapping[str, Any], values: Mapping, units: list[int]) -> dict[str, Any]:
@@ -165,6 +183,9 @@ def markdown_tables(summary: Mapping[str, Any]) -> str:
     """The table per method, and one of all attacks with their variants (mean answer probability, excess)."""
     header, rows = _main_cells(summary)
     lines = [_line(header), _line(["---"] + ["---:"] * (len(header) - 1)), *map(_line, rows), "", _CAPTION + ".", ""]
+    for one in summary["controls"]:
+        words = f"{one['control']} recovers {_with_interval(one, 'difference', 'interval')} more than {one['method']}"
+        lines += [f"{words} after {label_of(one['attack'], None)} (answer probability).", ""]
     columns = {"original": "references", "oracle": "references"} | dict.fromkeys(summary["methods"], "methods")
     columns = {name: kind for name, kind in columns.items() if name in summary[kind]}
     lines += [_line(["score after each attack", *columns]), _line(["---"] + ["---:"] * len(columns))]
