@@ -185,7 +185,8 @@ class AttackArguments:
         default=None,
         metadata={
             "help": "Column with kinds of questions, within which answers are exchanged, or perturbed_answer to take "
-            "the wrong answers of the data; default: attribute, else perturbed_answer, else all rows are of one kind."
+            "the wrong answers of the data (person: within each author of TOFU); default: attribute, else "
+            "perturbed_answer, else all rows are of one kind."
         },
     )
 
