@@ -7,7 +7,7 @@ avoids the true answers, which gives them away too.
 
 Where answers are permuted, both sides hold the very same answers. Where they are TOFU's perturbed answers, only the
 form is the same: the true answer may be the likelier one for who knows nothing, so there zero needs a check with a
-model that never saw the rows (the base model). On a small model trained on TOFU it was (docs/results/counterfactual.md).
+model that never saw the rows (the base model): on TOFU and a small model it was (docs/results/counterfactual.md).
 
 Sources: ours, after the oracle comparison of Yang et al., arXiv 2509.22263. Intervals: Owen and Eckles 2012, arXiv
 1106.2125 (independent weights for each crossed factor; mildly conservative). p-value: Fisher's sign-flip randomization.
