@@ -9,7 +9,7 @@ unlearn: $(VENV)/installed
 	$(BIN)/accelerate launch recipes/ssiuu.py
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

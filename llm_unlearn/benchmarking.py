@@ -91,7 +91,11 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
         (BenchmarkArguments, AttackArguments),
         argv,
         description=description,
-        defaults={"attacks": attacks, "counterfactual": counterfactual},
+        defaults={
+            "attacks": attacks,
+            "counterfactual": counterfactual,
+            "output_dir": "outputs/benchmark" if attacks else "outputs/counterfactual",
+        },
         embedded_defaults={name: value for name, value in RECIPE_DEFAULTS["npo"].items() if "learning_rates" in name},
     )
     data = arguments.load_data()
