@@ -7,9 +7,10 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.recipe_arguments import AttackArguments
 
 
-def test_without_flags_two_attacks_run_with_full_finetuning():
+def test_without_flags_two_relearning_attacks_run_with_full_finetuning_and_all_facts_are_asked_otherwise():
     arguments = AttackArguments()
-    assert arguments.attacks == ["adversarial_reinjection", "benign_relearning"]
+    assert arguments.attacks == ["adversarial_reinjection", "benign_relearning", "prompting"]
+    assert arguments.counterfactual and not AttackArguments(attacks=["none"]).counterfactual
     assert {arguments.budget(attack) for attack in ATTACKS} == {AttackBudget()}
     assert AttackBudget().grid == [("full", 1e-5)]
 

@@ -1,73 +1,10 @@
 """Recipes and benchmarks as a user types them: through the command line, on the tiny fictional world and on files."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(script: str, *flags: str, cache: Path, cwd: Path, launcher: str = "") -> subprocess.CompletedProcess:
-    environment = os.environ | {"LLM_UNLEARN_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
-    start = [sys.executable, *(["-m", *launcher.split()] if launcher else [])]
-    return subprocess.run(
-        [*start, str(ROOT / script), *flags], cwd=cwd, env=environment, capture_output=True, text=True, timeout=400
-    )
-
-
-def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
-    attack = ("--attack_seeds", "0", "1", "--attack_steps", "30")
-    done = run(
-        "recipes/ssiuu.py",
-        "--data",
-        "fictional:tiny",
-        *attack,
-        cache=cache,
-        cwd=tmp_path,
-        launcher="accelerate.commands.launch",
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    output = tmp_path / "outputs" / "ssiuu"
-    results = json.loads((output / "results.json").read_text())
-    assert {"original", "oracle", "unlearned"} <= set(results["scores"])
-    assert results["scores"]["original"]["forget_exact_match"] >= 0.95
-    assert results["scores"]["unlearned"]["forget_exact_match"] <= 0.05
-    assert results["scores"]["unlearned"]["retain_exact_match"] >= 0.9
-    for attack in ("adversarial_reinjection", "benign_relearning"):
-        for model in ("original", "oracle", "unlearned"):
-            outcome = results["attacks"][attack][model]
-            assert outcome["curve"][0]["step"] == 0
-            assert outcome["forget_probability"] == max(point["forget_probability"] for point in outcome["curve"])
-    verdict = json.loads((output / "verdict.json").read_text())
-    assert verdict["verdict"] == "hidden" and verdict["by"] == "oracle"  # it still answers in reverse
-    assert "counterfactual_control" in results["not_attacked"]  # one person: nobody to exchange answers with
-    assert "no counterfactual control: attribute" in done.stdout and verdict["sentence"][:60] in done.stdout
-    written = ("recovery.png", "heat_map.png", "trade_off.png", "report.html", "config.yaml", "forget.jsonl")
-    written += ("records/unlearned.json", "adapter/adapter_config.json")
-    written += ("attacks/benign_relearning-unlearned.json",)
-    for name in written:
-        assert (output / name).stat().st_size > 0
-    assert "original" in done.stdout and "after an attack" in done.stdout
-    # Anyone can judge the run again from the paths in results.json; two processes share the attacks.
-    again = run(
-        "benchmarks/adversarial_reinjection.py",
-        *("--data", "fictional:tiny", "--oracle_seeds", "1", "--attack_seeds", "0", "--attack_steps", "5"),
-        *("--unlearned_model_name_or_path", results["paths"]["unlearned"]),
-        *("--attacks", "leave_one_group_out", "retain_relearning", "--attackers", "lora", "--left_out_groups", "2"),
-        cache=cache,
-        cwd=tmp_path,
-        launcher="torch.distributed.run --nproc_per_node 2",
-    )
-    assert again.returncode == 0, again.stderr[-2000:]
-    judged = json.loads((tmp_path / "outputs" / "benchmark" / "results.json").read_text())
-    assert judged["scores"]["unlearned"] == pytest.approx(results["scores"]["unlearned"], abs=1e-4)
-    assert list(judged["attacks"]) == ["leave_one_group_out", "retain_relearning"]
-    assert len(judged["attacks"]["leave_one_group_out"]["unlearned"]["groups"]) == 2
-    assert len(list((tmp_path / "outputs" / "benchmark" / "attacks").iterdir())) == 6  # two attacks on three models
+from command_line import run
 
 
 def test_a_saved_configuration_repeats_its_run(cache, tmp_path):
@@ -156,34 +93,6 @@ def test_tofu_with_a_local_model_runs_to_the_end(family, recipe, hub_like_models
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert set(results["scores"]) == {"original", "unlearned"} and results["training"]["steps"] == 2
     assert "no oracle" in done.stdout.lower()
-
-
-def test_the_counterfactual_control_needs_no_oracle_and_is_not_run_twice(cache, tmp_path):
-    flags = (
-        "--data",
-        "fictional:tiny",
-        "--forget_split",
-        "forget10",
-        "--oracle_seeds",
-        "1",
-        "--attack_seeds",
-        "0",
-        "1",
-    )
-    flags += ("--attack_steps", "4", "--derangement_seeds", "0", "1")
-    refused = run("benchmarks/counterfactual.py", *flags, cache=cache, cwd=tmp_path)
-    assert refused.returncode == 2 and "perturbed_answer" in refused.stderr  # one person has nobody to exchange with
-    flags += ("--counterfactual_group_by", "perturbed_answer")
-    outputs = [run("benchmarks/counterfactual.py", *flags, cache=cache, cwd=tmp_path) for _ in range(2)]
-    for done in outputs:
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert "excess after the attack" in done.stdout and "…" not in done.stdout
-    assert outputs[0].stdout == outputs[1].stdout
-    assert "counterfactual control of oracle" in outputs[0].stderr
-    assert "counterfactual control of oracle" not in outputs[1].stderr  # remembered
-    results = json.loads((tmp_path / "outputs" / "counterfactual" / "results.json").read_text())
-    low, high = results["counterfactual"]["oracle"]["probability"]["interval"]
-    assert low <= results["counterfactual"]["oracle"]["probability"]["excess"] <= high
 
 
 def bad_inputs() -> dict[str, tuple[list[str], str]]:
