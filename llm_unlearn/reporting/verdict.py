@@ -52,8 +52,8 @@ def verdict_of(results: Mapping[str, Any], records: Mapping[str, Any]) -> dict[s
     control = _control(results)
     everything = [*evidence, *utility, *control]
     verdict, reasons, missing = _decide(evidence, utility, control)
-    has_oracle = bool(model_names(results["scores"], "oracle"))
-    carries = ["oracle"] * has_oracle + ["counterfactual control"] * any(one.decides for one in control)
+    # An oracle that differs too little from the original carries nothing, though it is there.
+    carries = ["oracle"] * any(one.decides for one in evidence) + ["counterfactual control"] * any(one.decides for one in control)
     judged = "" if verdict == "undecided" else _judged_by(carries)
     return {
         "verdict": verdict,
@@ -247,5 +247,5 @@ def _remarks(everything: list[Evidence], verdict: str, results: Mapping[str, Any
         remarks.append("whoever removes the adapter has the knowledge back: publish the merged model")
     oracles = len(model_names(results["scores"], "oracle"))
     if 0 < oracles < 3:
-        remarks.append(f"{oracles} oracle: its spread over seeds is not known well; train three")
+        remarks.append(f"only {oracles} of three oracles: how much their seed matters is not known well")
     return list(dict.fromkeys(remarks))

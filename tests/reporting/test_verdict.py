@@ -71,6 +71,16 @@ def test_a_control_that_finds_knowledge_in_the_oracle_does_not_decide():
     assert any("no fair control" in remark for remark in found["remarks"])
 
 
+def test_an_oracle_that_hardly_differs_does_not_carry_the_verdict():
+    results, records = run(unlearned=HIDDEN)
+    for name in ("oracle", "oracle_1", "oracle_2"):  # as if it had seen the facts; the control of the run still stands
+        records[name] = records["original"]
+        results["attacks"]["adversarial_reinjection"][name] = results["attacks"]["adversarial_reinjection"]["original"]
+    found = verdict_of(results, records)
+    assert (found["verdict"], found["by"]) == ("hidden", "counterfactual control")
+    assert found["sentence"].startswith("Hidden (by counterfactual control)")
+
+
 def test_wide_intervals_are_not_called_erased():
     for oracles, verdict in ((0, "undecided"), (3, "erased")):  # beside an oracle, the control has only to agree
         results, records = run(oracles, unlearned={})
