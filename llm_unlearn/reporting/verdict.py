@@ -53,7 +53,9 @@ def verdict_of(results: Mapping[str, Any], records: Mapping[str, Any]) -> dict[s
     everything = [*evidence, *utility, *control]
     verdict, reasons, missing = _decide(evidence, utility, control)
     # An oracle that differs too little from the original carries nothing, though it is there.
-    carries = ["oracle"] * any(one.decides for one in evidence) + ["counterfactual control"] * any(one.decides for one in control)
+    carries = ["oracle"] * any(one.decides for one in evidence) + ["counterfactual control"] * any(
+        one.decides for one in control
+    )
     judged = "" if verdict == "undecided" else _judged_by(carries)
     return {
         "verdict": verdict,

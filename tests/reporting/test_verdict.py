@@ -73,7 +73,7 @@ def test_a_control_that_finds_knowledge_in_the_oracle_does_not_decide():
 
 def test_an_oracle_that_hardly_differs_does_not_carry_the_verdict():
     results, records = run(unlearned=HIDDEN)
-    for name in ("oracle", "oracle_1", "oracle_2"):  # as if it had seen the facts; the control of the run still stands
+    for name in ("oracle", "oracle_1", "oracle_2"):  # as if it had seen the facts; the control still stands
         records[name] = records["original"]
         results["attacks"]["adversarial_reinjection"][name] = results["attacks"]["adversarial_reinjection"]["original"]
     found = verdict_of(results, records)
