@@ -18,6 +18,8 @@ _HOMES = {
     "GradientAscentConfig": "llm_unlearn.config",
     "NPOTrainer": "llm_unlearn.methods",
     "NPOConfig": "llm_unlearn.config",
+    "SAMTrainer": "llm_unlearn.methods",
+    "SAMConfig": "llm_unlearn.config",
     "SsiuuTrainer": "llm_unlearn.methods",
     "SsiuuConfig": "llm_unlearn.config",
     "load_unlearning_data": "llm_unlearn.data",
@@ -27,10 +29,10 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 if TYPE_CHECKING:  # for editors and type checkers; __all__ names them all
-    from llm_unlearn.config import GradientAscentConfig, NPOConfig, SsiuuConfig, UnlearnConfig  # noqa: F401
+    from llm_unlearn.config import GradientAscentConfig, NPOConfig, SAMConfig, SsiuuConfig, UnlearnConfig  # noqa: F401
     from llm_unlearn.data import load_unlearning_data  # noqa: F401
     from llm_unlearn.errors import DivergenceError, InputError  # noqa: F401
-    from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SsiuuTrainer  # noqa: F401
+    from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SAMTrainer, SsiuuTrainer  # noqa: F401
     from llm_unlearn.trainer import UnlearnTrainer  # noqa: F401
 
 

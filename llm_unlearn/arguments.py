@@ -97,6 +97,24 @@ def parse_arguments(
         raise InputError(_one_line(error)) from error
 
 
+def convert_fields(dataclass_type: type, texts: Mapping[str, str], where: str) -> dict[str, Any]:
+    """Values of some fields of a dataclass, given as text as on a command line.
+
+    Args:
+        where: the place of the texts, for errors: "in --methods ...".
+
+    Raises:
+        InputError: a field is unknown or a value is of the wrong type.
+    """
+    types = field_types(dataclass_type)
+    fields = {field.name: field for field in init_fields(dataclass_type)}
+    for name in texts:
+        if name not in types:
+            raise InputError(_unknown(name, where, list(types)))
+    given = {name: _Given([text] if _is_list(types[name]) else text, text, where) for name, text in texts.items()}
+    return {name: _converted(fields[name], types[name], one) for name, one in given.items()}
+
+
 def arguments_to_dict(*instances: Any) -> dict[str, dict[str, Any]]:
     """The full configuration as plain JSON values, one entry per dataclass, without tokens and other secrets."""
     return {group_name(type(instance)): _plain(instance) for instance in instances}
@@ -134,7 +152,7 @@ def _read_flags(parser: HfArgumentParser, argv: list[str], types: dict[str, Any]
         # leave to argparse only the splitting: a default would hide what was given, and conversion comes later
         action.default, action.type, action.choices, action.required = argparse.SUPPRESS, None, None, False
         members = type_members(types[action.dest])
-        if any(_is_sequence(member) for member in members):
+        if _is_list(types[action.dest]):
             action.nargs = "+"
         elif bool in members and action.nargs is None:
             action.nargs, action.const = "?", True
@@ -284,6 +302,10 @@ def _number(value: Any, kind: type) -> int | float:
     if isinstance(value, bool) or math.isnan(number) or (kind is int and not number.is_integer()):
         raise ValueError(value)
     return value if kind is int and isinstance(value, int) else kind(number)
+
+
+def _is_list(hint: Any) -> bool:
+    return any(_is_sequence(member) for member in type_members(hint))
 
 
 def _is_sequence(member: Any) -> bool:

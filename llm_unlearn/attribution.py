@@ -6,13 +6,13 @@ the row's mean answer log-probability with respect to h: positive where the neur
 where it suppresses it.
 
 Source: Yang et al., "Erase or Hide?", arXiv 2509.22263, with the log-probability in place of the probability, which is
-almost constant (and so has no gradient) on a memorized answer.
+almost constant (and so has no gradient) on a memorized answer and again on a forgotten one.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -22,12 +22,20 @@ from transformers.pytorch_utils import Conv1D
 from llm_unlearn.errors import InputError
 from llm_unlearn.modeling import Answers, decoder_layers
 
+Pair = tuple[torch.Tensor, torch.Tensor]  # (h, g), both (rows, length, width)
 
-def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
+
+def linear_modules(
+    model: nn.Module, layers: Sequence[int] | None = None, modules: Sequence[str] | None = None
+) -> dict[str, nn.Module]:
     """Linear maps inside the transformer blocks by name, an adapted one as a whole (base and adapter together).
 
+    Args:
+        layers: only those of these blocks (negative numbers count from the last); by default of all.
+        modules: only those with these last names, as `q_proj` in `0.self_attn.q_proj`; by default all.
+
     Raises:
-        InputError: the blocks hold no linear map.
+        InputError: the blocks hold no linear map, or none of those asked for.
     """
     found: dict[str, nn.Module] = {}
 
@@ -41,29 +49,45 @@ def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
         for child_name, child in module.named_children():
             visit(child, f"{name}.{child_name}")
 
-    for number, block in enumerate(decoder_layers(model)):
+    blocks = decoder_layers(model)
+    for number, block in enumerate(blocks):
         visit(block, str(number))
     if not found:
         raise InputError(f"{type(model).__name__} has no linear maps inside its transformer blocks")
+    if layers is not None:
+        for number in layers:
+            if not -len(blocks) <= number < len(blocks):
+                raise InputError(f"layers: the model has no block {number}; it has blocks 0 to {len(blocks) - 1}")
+        wanted = {str(number % len(blocks)) for number in layers}
+        found = {name: module for name, module in found.items() if name.partition(".")[0] in wanted}
+    if modules is not None:
+        names = dict.fromkeys(name.rpartition(".")[2] for name in found)
+        for name in modules:
+            if name not in names:
+                raise InputError(f"modules: no linear map is called {name!r}; choose from {', '.join(names)}")
+        found = {name: module for name, module in found.items() if name.rpartition(".")[2] in modules}
     return found
 
 
 @contextlib.contextmanager
-def capture_outputs(model: nn.Module) -> Iterator[list[list[torch.Tensor]]]:
+def capture_outputs(
+    model: nn.Module, layers: Sequence[int] | None = None, modules: Sequence[str] | None = None
+) -> Iterator[list[list[torch.Tensor]]]:
     """Within this scope, the outputs of `linear_modules` are kept: one list per pass through the model's blocks.
 
     Take the list right after the forward: under activation checkpointing the hooks fire again on recomputation. Holds
-    one tensor (rows, length, width) per linear map, all of which the ordinary backward keeps anyway.
+    one tensor (rows, length, width) per linear map, all of which the ordinary backward keeps anyway; under activation
+    checkpointing it would not, and `layers` and `modules` bound what is kept then.
     """
-    modules = list(linear_modules(model).values())
+    chosen = list(linear_modules(model, layers, modules).values())
     passes: list[list[torch.Tensor]] = []
 
     def keep(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        if not passes or len(passes[-1]) == len(modules):
+        if not passes or len(passes[-1]) == len(chosen):
             passes.append([])
         passes[-1].append(output)
 
-    hooks = [module.register_forward_hook(keep) for module in modules]
+    hooks = [module.register_forward_hook(keep) for module in chosen]
     try:
         yield passes
     finally:
@@ -71,26 +95,64 @@ def capture_outputs(model: nn.Module) -> Iterator[list[list[torch.Tensor]]]:
             hook.remove()
 
 
-def influence(answers: Answers, outputs: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def answer_scores(answers: Answers, influence_of: str = "log_probability") -> torch.Tensor:
+    """What neurons have influence on, one value per row, (rows,).
+
+    Args:
+        influence_of: "log_probability" (mean over the answer's tokens), "log_odds" (mean over them of log(p / (1 - p)),
+            which has a gradient also where p is near 1) or "probability" (of the whole answer, as published).
+    """
+    if influence_of == "probability":
+        return answers.logps.exp()
+    if influence_of == "log_probability":
+        return answers.logps / answers.lengths
+    logits = answers.logits.to(answers.token_logps.dtype)
+    others = logits.scatter(1, answers.labels[:, None], -torch.inf).logsumexp(-1)
+    odds = logits.gather(1, answers.labels[:, None])[:, 0] - others
+    return odds.new_zeros(len(answers.roles)).index_add(0, answers.token_rows, odds) / answers.lengths
+
+
+def influence(
+    answers: Answers,
+    outputs: list[torch.Tensor],
+    influence_of: str = "log_probability",
+    second_derivative: bool = False,
+) -> list[Pair]:
     """Pairs (h, g) for every captured output that the parameters can change; both have the output's shape.
 
-    `answers` are those of the rows that were captured. g is the gradient of the *sum* over rows of each row's mean
-    answer log-probability, so each row of g belongs to that row alone. It is a constant: no second derivative is taken.
+    `answers` are those of the rows that were captured. g is the gradient of the *sum* over rows of `answer_scores`, so
+    each row of g belongs to that row alone.
+
+    Args:
+        second_derivative: keep g differentiable; by default it is a constant.
     """
     outputs = [output for output in outputs if output.requires_grad]
-    mean_logps = answers.logps / answers.lengths
-    gradients = torch.autograd.grad(mean_logps.sum(), outputs, retain_graph=True)
-    return [(h, g.detach()) for h, g in zip(outputs, gradients, strict=True)]
+    total = answer_scores(answers, influence_of).sum()
+    gradients = torch.autograd.grad(total, outputs, retain_graph=True, create_graph=second_derivative)
+    return list(zip(outputs, gradients, strict=True))
 
 
-def negative_influence_penalty(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Sum over neurons and positions of relu(-h g)^2 for each row, (rows,): what hiding adds and erasing does not."""
-    return sum((torch.relu(-h.float() * g.float()) ** 2).sum((1, 2)) for h, g in pairs)
+def negative_influence_penalty(pairs: list[Pair], token_aggregation: str = "all") -> torch.Tensor:
+    """Sum over neurons of relu(-A)^2 for each row, (rows,): what hiding adds and erasing does not.
+
+    Args:
+        token_aggregation: of A = h g over the positions of a row: "all" (every position counts on its own),
+            "minimum" (a neuron's most negative position, as in the publication's analysis) or "sum".
+    """
+
+    def penalty(h: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        precise = torch.promote_types(h.dtype, torch.float32)
+        products = h.to(precise) * g.to(precise)
+        if token_aggregation == "minimum":
+            products = products.amin(1)
+        elif token_aggregation == "sum":
+            products = products.sum(1)
+        return (torch.relu(-products) ** 2).flatten(1).sum(1)
+
+    return sum(penalty(h, g) for h, g in pairs)
 
 
-def shuffled_gradients(
-    pairs: list[tuple[torch.Tensor, torch.Tensor]], seed: int
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def shuffled_gradients(pairs: list[Pair], seed: int) -> list[Pair]:
     """The pairs with g permuted over the neurons of each linear map: a control of the same size, about other neurons.
 
     Args:
@@ -100,8 +162,26 @@ def shuffled_gradients(
     return [(h, g[..., torch.randperm(g.shape[-1], generator=generator).to(g.device)]) for h, g in pairs]
 
 
+def random_signs(pairs: list[Pair], seed: int) -> list[Pair]:
+    """The pairs with A's sign drawn at random, as many negative as there were: a random mask in place of the sign's.
+
+    Which neurons of which rows and positions have negative influence is permuted over the neurons of each linear map,
+    while |A| stays where it is.
+
+    Args:
+        seed: with it, the permutations are the same in every step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for h, g in pairs:
+        order = torch.randperm(g.shape[-1], generator=generator).to(g.device)
+        sign = (h * g).sign().detach()
+        drawn.append((h, g * sign * sign[..., order]))
+    return drawn
+
+
 @torch.no_grad()
-def influence_sums(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+def influence_sums(pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
     """Sums of positive and of negative influence over neurons and positions for each row: two tensors (rows,)."""
     products = [(h * g).float() for h, g in pairs]
     positive = sum(product.clamp(min=0).sum((1, 2)) for product in products)

@@ -11,7 +11,6 @@ import yaml
 from rich.console import Console
 
 from llm_unlearn.arguments import arguments_to_dict, is_main_process
-from llm_unlearn.config import SsiuuConfig
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.embedded import RECIPE_DEFAULTS, embedded_model
 from llm_unlearn.errors import InputError
@@ -20,7 +19,7 @@ from llm_unlearn.modeling import check_model_path, load_tokenizer
 from llm_unlearn.recipe import prepare_process, show_results, write_json, write_results, write_rows
 from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 from llm_unlearn.reporting.robustness import report_robustness
-from llm_unlearn.robustness import Robustness, RobustnessArguments, become_worker
+from llm_unlearn.robustness import Robustness, RobustnessArguments, RobustnessConfig, become_worker
 
 EMBEDDED_LEARNING_RATES = [3e-4, 1e-3, 3e-3]
 
@@ -145,11 +144,12 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
     worker = become_worker()
     attacks = ["adversarial_reinjection", "benign_relearning", "prompting", "decoding"]
     arguments = parse_for_model(
-        (ReferenceArguments, RobustnessArguments, AdapterArguments, AttackArguments, SsiuuConfig),
+        (ReferenceArguments, RobustnessArguments, AdapterArguments, AttackArguments, RobustnessConfig),
         argv,
         description=description,
         defaults={"output_dir": "outputs/robustness", "attacks": attacks},
-        embedded_defaults=RECIPE_DEFAULTS["npo"] | {"learning_rates": EMBEDDED_LEARNING_RATES},
+        embedded_defaults=RECIPE_DEFAULTS["npo"]
+        | {"learning_rates": EMBEDDED_LEARNING_RATES, "rho": RECIPE_DEFAULTS["sam"]["rho"]},
     )
     data_args, robustness_args, adapter_args, attack_args, config = arguments
     data = data_args.load_data()

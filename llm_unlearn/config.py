@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
 RETAIN_LOSSES = ("nll", "kl", "none")
 BACKBONES = ("npo", "gradient_ascent")
-ATTRIBUTIONS = ("negative", "positive", "shuffled")
+VARIANTS = ("neuron", "published", "exact")
+REFERENCES = ("zero", "previous", "original")
+INFLUENCES = ("log_probability", "log_odds", "probability")
+TOKEN_AGGREGATIONS = ("all", "minimum", "sum")
+ATTRIBUTIONS = ("negative", "positive", "shuffled", "random")
 STOPPING_SCORES = ("exact_match", "probability", "rouge_l")
 
 
@@ -108,34 +113,128 @@ class NPOConfig(UnlearnConfig):
 
 
 @dataclass
-class SsiuuConfig(NPOConfig):
-    """Arguments of `SsiuuTrainer`: a backbone forget loss plus the attribution regularizer."""
+class BackboneConfig(NPOConfig):
+    """Arguments of methods that train a forget loss of choice in a way of their own."""
 
     backbone: str = field(
         default="npo",
-        metadata={"help": "Forget loss that is regularized: npo or gradient_ascent.", "choices": list(BACKBONES)},
-    )
-    regularizer_weight: float = field(
-        default=10.0,
-        metadata={
-            "help": "Weight of the attribution regularizer; its right size depends on model and backbone: watch the "
-            "logged regularizer/gradient_ratio."
-        },
-    )
-    attribution: str = field(
-        default="negative",
-        metadata={
-            "help": "Influence that is regularized: negative, or, as controls of what the method owes to it, "
-            "positive or shuffled (each neuron's with the gradient of another one).",
-            "choices": list(ATTRIBUTIONS),
-        },
+        metadata={"help": "Forget loss that the method builds on: npo or gradient_ascent.", "choices": list(BACKBONES)},
     )
 
     def __post_init__(self):
         super().__post_init__()
         if self.backbone not in BACKBONES:
             raise ValueError(f"backbone={self.backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
-        if self.attribution not in ATTRIBUTIONS:
-            raise ValueError(f"attribution={self.attribution!r} is unknown; choose one of {', '.join(ATTRIBUTIONS)}")
-        if not self.regularizer_weight >= 0:
-            raise ValueError(f"regularizer_weight={self.regularizer_weight} must be 0 or more")
+
+
+@dataclass
+class SAMConfig(BackboneConfig):
+    """Arguments of `SAMTrainer`: a backbone forget loss whose gradient is taken one step up that loss."""
+
+    rho: float = field(
+        default=0.01,
+        metadata={"help": "Length of the step up the forget loss, over all trainable parameters; 0 is the backbone."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.rho < math.inf:
+            raise ValueError(f"rho={self.rho} must be a number of 0 or more")
+
+
+@dataclass
+class SsiuuConfig(BackboneConfig):
+    """Arguments of `SsiuuTrainer`: a backbone forget loss plus the attribution regularizer."""
+
+    variant: str = field(
+        default="neuron",
+        metadata={
+            "help": "What has influence: neuron outputs, with a constant gradient (neuron) or with second derivatives "
+            "(exact: slow, the yardstick of neuron), or trainable scalars over the whole forget set (published).",
+            "choices": list(VARIANTS),
+        },
+    )
+    regularizer_weight: float | str = field(
+        default=10.0,
+        metadata={
+            "help": "Weight of the attribution regularizer, or auto: held where its gradient has regularizer_ratio "
+            "times the norm of the forget loss's. Its right size depends on model and backbone: watch the logged "
+            "regularizer/gradient_ratio.",
+        },
+    )
+    regularizer_ratio: float = field(
+        default=1.0, metadata={"help": "With regularizer_weight auto: |weight grad R| / |grad forget loss|."}
+    )
+    reference: str | None = field(
+        default=None,
+        metadata={
+            "help": "Influence that negative influence is drawn to: zero (default of neuron and exact), or, for "
+            "published alone, that of the previous step (its default) or of the original model.",
+            "choices": list(REFERENCES),
+        },
+    )
+    influence_of: str | None = field(
+        default=None,
+        metadata={
+            "help": "Influence on the mean answer log-probability (log_probability, default of neuron and exact), on "
+            "the mean log-odds of its tokens (log_odds) or on the probability of the whole answer (probability, "
+            "default of published).",
+            "choices": list(INFLUENCES),
+        },
+    )
+    token_aggregation: str = field(
+        default="all",
+        metadata={
+            "help": "A neuron's influence at all positions of a row, the minimum over them, or their sum.",
+            "choices": list(TOKEN_AGGREGATIONS),
+        },
+    )
+    layers: list[int] | None = field(
+        default=None, metadata={"help": "Blocks whose neurons are regularized (-1: the last); default: all."}
+    )
+    modules: list[str] | None = field(
+        default=None,
+        metadata={"help": "Last names of the linear maps whose neurons are regularized, as q_proj; default: all."},
+    )
+    attribution: str = field(
+        default="negative",
+        metadata={
+            "help": "Influence that is regularized: negative, or, as controls of what the method owes to it, positive, "
+            "shuffled (each neuron's with the gradient of another one) or random (as many as are negative).",
+            "choices": list(ATTRIBUTIONS),
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        choices = {
+            "variant": VARIANTS,
+            "reference": REFERENCES,
+            "influence_of": INFLUENCES,
+            "token_aggregation": TOKEN_AGGREGATIONS,
+            "attribution": ATTRIBUTIONS,
+        }
+        published = self.variant == "published"
+        self.reference = self.reference or ("previous" if published else "zero")
+        self.influence_of = self.influence_of or ("probability" if published else "log_probability")
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(known)}")
+        if not published and self.reference != "zero":
+            raise ValueError(
+                f"reference={self.reference!r} is of variant published; neurons are drawn to zero (on memorized "
+                "answers the original's influence is zero, too)"
+            )
+        for name, only in (("attribution", "negative"), ("token_aggregation", "all")):
+            if published and getattr(self, name) != only:
+                raise ValueError(f"{name}={getattr(self, name)!r} is about neurons; variant published has scalars")
+        if self.variant == "exact" and self.activation_checkpointing:
+            raise ValueError("activation_checkpointing recomputes without second derivatives: not with variant exact")
+        weight = self.regularizer_weight
+        if weight != "auto" and (isinstance(weight, str) or not 0 <= weight < math.inf):
+            raise ValueError(f"regularizer_weight={weight!r} must be auto, or a number of 0 or more")
+        if not 0 < self.regularizer_ratio < math.inf:
+            raise ValueError(f"regularizer_ratio={self.regularizer_ratio} must be above 0")
+        for name in ("layers", "modules"):
+            if getattr(self, name) is not None and not getattr(self, name):
+                raise ValueError(f"{name}=[] would regularize nothing; leave it out for all")

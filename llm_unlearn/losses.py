@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 
 def answer_token_logps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Log-probability of each label: logits (tokens, vocabulary), labels (tokens,) -> (tokens,), in float32."""
-    return -F.cross_entropy(logits.float(), labels, reduction="none")
+    """Log-probability of each label, in float32 or better: (tokens, vocabulary) and (tokens,) -> (tokens,)."""
+    return -F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction="none")
 
 
 def nll_loss(token_logps: torch.Tensor, reduction: str = "mean") -> torch.Tensor:

@@ -21,15 +21,14 @@ from typing import Any
 from rich.console import Console
 
 from llm_unlearn.arguments import arguments_to_dict
-from llm_unlearn.config import GradientAscentConfig, NPOConfig, SsiuuConfig, UnlearnConfig
+from llm_unlearn.compared_methods import METHODS, Method, method_of, trained_as
+from llm_unlearn.config import SAMConfig, SsiuuConfig, UnlearnConfig
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.examination import Examination, merge_results, reference_models
 from llm_unlearn.judging import Records
-from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SsiuuTrainer
 from llm_unlearn.outcomes import remember
 from llm_unlearn.recipe import write_results, write_rows
 from llm_unlearn.recipe_arguments import AdapterArguments
-from llm_unlearn.trainer import UnlearnTrainer
 
 KEPT = 0.95  # of the original's retain exact match: what a rate must keep to be chosen
 EQUAL_STEPS = 0.15  # relative difference of steps that counts as equal
@@ -38,26 +37,9 @@ SEARCHES = 4  # rates that are tried between those of the grid for equal steps
 console = Console(highlight=False)
 
 
-@dataclass(frozen=True)
-class Method:
-    """A trainer with fixed fields of its configuration; `steps_of`: a control that takes as many steps as this one."""
-
-    trainer: type[UnlearnTrainer]
-    config: type[UnlearnConfig]
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    steps_of: str | None = None
-
-
-METHODS = {
-    "gradient_ascent": Method(GradientAscentTrainer, GradientAscentConfig, {"retain_loss": "none"}),
-    "grad_diff": Method(GradientAscentTrainer, GradientAscentConfig),
-    "npo": Method(NPOTrainer, NPOConfig),
-    "ssiuu": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "npo"}),
-    "ssiuu_grad_diff": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "gradient_ascent"}),
-    "npo_equal_steps": Method(NPOTrainer, NPOConfig, steps_of="ssiuu"),
-    "ssiuu_shuffled": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "npo", "attribution": "shuffled"}, "ssiuu"),
-    "ssiuu_positive": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "npo", "attribution": "positive"}, "ssiuu"),
-}
+@dataclass
+class RobustnessConfig(SsiuuConfig, SAMConfig):
+    """The fields of all methods that are compared; each takes its own."""
 
 
 @dataclass
@@ -66,7 +48,10 @@ class RobustnessArguments:
 
     methods: list[str] = field(
         default_factory=lambda: [*METHODS],
-        metadata={"help": f"Any of {', '.join(METHODS)}; the last three are controls of what ssiuu owes to its parts."},
+        metadata={
+            "help": f"Any of {', '.join(METHODS)}; the last five are controls of what ssiuu owes to its parts. A name "
+            "may fix fields of its configuration: ssiuu:regularizer_weight=30,retain_weight=60."
+        },
     )
     seeds: list[int] = field(
         default_factory=lambda: [20, 21, 22, 23, 24], metadata={"help": "Seeds of unlearning that are reported."}
@@ -81,9 +66,7 @@ class RobustnessArguments:
 
     def __post_init__(self):
         for name in self.methods:
-            if name not in METHODS:
-                raise ValueError(f"methods: {name!r} is unknown; choose from {', '.join(METHODS)}")
-            needed = METHODS[name].steps_of
+            needed = method_of(name).steps_of
             if needed is not None and needed not in self.methods:
                 raise ValueError(f"methods: {name} takes the steps of {needed}, which is not among them; add it")
         if shared := set(self.seeds) & set(self.tuning_seeds):
@@ -104,7 +87,7 @@ class Robustness:
     """
 
     arguments: RobustnessArguments
-    config: SsiuuConfig
+    config: RobustnessConfig
     adapter_args: AdapterArguments
     examination: Examination
     original: str
@@ -151,11 +134,11 @@ class Robustness:
         arguments, rates = self.arguments, self.arguments.learning_rates
         if len(rates) == 1:
             only = {"learning_rate": rates[0], "why": "the only one", "tried": []}
-            return {name: only | {"control_of": METHODS[name].steps_of} for name in arguments.methods}
+            return {name: only | {"control_of": method_of(name).steps_of} for name in arguments.methods}
         self._try({(name, rate) for name in arguments.methods for rate in rates})
         chosen: dict[str, dict[str, Any]] = {}
-        for name in sorted(arguments.methods, key=lambda name: METHODS[name].steps_of is not None):
-            needed = METHODS[name].steps_of
+        for name in sorted(arguments.methods, key=lambda name: method_of(name).steps_of is not None):
+            needed = method_of(name).steps_of
             tried = {rate: self._try({(name, rate)})[name, rate] for rate in rates}
             if needed is None:
                 chosen[name] = most_robust(tried, original_retain)
@@ -202,10 +185,11 @@ class Robustness:
         """One run of one method: `references` are put beside it where it is a reported one."""
         if references is None:
             name = trained_as(name)
-        method = METHODS[name]
-        folder = self.output / "runs" / f"{name}-seed{seed}"
+        method = method_of(name)
+        place = name.replace(":", "-")
+        folder = self.output / "runs" / f"{place}-seed{seed}"
         if references is None:
-            folder = self.output / "tuning" / f"{name}-rate{rate:.3g}-seed{seed}"
+            folder = self.output / "tuning" / f"{place}-rate{rate:.3g}-seed{seed}"
         values = {one.name: getattr(self.config, one.name) for one in fields(method.config) if one.init}
         values |= {"output_dir": str(folder), "learning_rate": rate, "seed": seed, **method.fixed}
         config = method.config(**values)
@@ -305,12 +289,6 @@ class Robustness:
             words += f", retain exact match {outcome['retain_exact_match']:.3f}"
         words += f", {outcome['reinjection_probability']:.3f} after reinjection"
         console.print(words + (f": [bold]{outcome['verdict']}[/]" if "verdict" in outcome else ""), soft_wrap=True)
-
-
-def trained_as(name: str) -> str:
-    """The first method that trains alike: a control of equal steps differs from its method in nothing but the rate."""
-    own = METHODS[name]
-    return next(name for name, one in METHODS.items() if (one.trainer, one.fixed) == (own.trainer, own.fixed))
 
 
 def most_robust(tried: Mapping[float, Mapping[str, float]], original_retain: float | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from llm_unlearn.attribution import (
     influence_sums,
     linear_modules,
     negative_influence_penalty,
+    random_signs,
     shuffled_gradients,
 )
 from llm_unlearn.errors import InputError
@@ -77,6 +78,72 @@ def test_g_is_a_constant():
     assert constant[0].item() == 0.0
 
 
+def test_influence_on_the_probability_by_hand():
+    # P = p(token 0) p(token 0) = 9/16 at two positions of x = 1; dP/dh = P (1 - p) (1, -1) = (9/64, -9/64) at each.
+    model, _, _ = captured([[1.0, 1.0]], [[0, 0]])
+    with capture_outputs(model) as passes:
+        answers = model.answers(torch.ones(1, 2, 1), torch.tensor([[0, 0]]))
+    ((h, g),) = influence(answers, passes[0], influence_of="probability")
+    torch.testing.assert_close(g, torch.tensor([[[9 / 64, -9 / 64]] * 2]))
+    # Neuron 1 has influence -9 ln 2 / 64 at both positions, neuron 0 has only positive influence.
+    one = 9 * LN2 / 64
+    for aggregation, expected in (("all", 2 * one**2), ("minimum", one**2), ("sum", 4 * one**2)):
+        assert negative_influence_penalty([(h, g)], aggregation).tolist() == pytest.approx([expected])
+
+
+def test_influence_on_the_log_odds_by_hand():
+    # Of two tokens log(p / (1 - p)) = h0 - h1, whatever p: g = (1, -1), and over two positions (1, -1) / 2 at each.
+    model = TwoNeurons()
+    with capture_outputs(model) as passes:
+        answers = model.answers(torch.ones(2, 2, 1), torch.tensor([[0, 0], [-100, 1]]))
+    ((h, g),) = influence(answers, passes[0], influence_of="log_odds")
+    half = [0.5, -0.5]
+    torch.testing.assert_close(g, torch.tensor([[half, half], [[0.0, 0.0], [-1.0, 1.0]]]))
+    assert negative_influence_penalty([(h, g)]).tolist() == pytest.approx([2 * (LN2 / 2) ** 2, LN6**2])
+
+
+def test_the_minimum_and_the_sum_over_tokens_by_hand():
+    # Influences of neuron 0 at three positions: 1, -3, -2; of neuron 1: 4, -1, 0.
+    h = torch.tensor([[[1.0, 4.0], [-3.0, -1.0], [-2.0, 0.0]]])
+    pairs = [(h, torch.ones_like(h))]
+    assert negative_influence_penalty(pairs).tolist() == [9 + 4 + 1]
+    assert negative_influence_penalty(pairs, "minimum").tolist() == [9 + 1]
+    assert negative_influence_penalty(pairs, "sum").tolist() == [16.0]  # neuron 1: +3
+
+
+def test_the_second_derivative_is_exact():
+    """R's derivative, g's own change included, against finite differences in double precision."""
+    batch = mixed_batch(retain=0)
+    model = tiny_model("gpt2", _attn_implementation="eager").double()  # Llama's norm rounds to single precision
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def penalty(second_derivative):
+        with capture_outputs(model) as passes:
+            answers = forward_answers(model, batch)
+        return negative_influence_penalty(influence(answers, passes[0], second_derivative=second_derivative)).sum()
+
+    value = penalty(True)
+    gradients = torch.autograd.grad(value, parameters)
+    constant = torch.autograd.grad(penalty(False), parameters, allow_unused=True)
+
+    def moved(direction, step):
+        for parameter, one in zip(parameters, direction, strict=True):
+            parameter.data += step * one
+
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+        moved(direction, 1e-6)
+        above = penalty(False).item()
+        moved(direction, -2e-6)
+        below = penalty(False).item()
+        moved(direction, 1e-6)
+        slope = sum(float((g * one).sum()) for g, one in zip(gradients, direction, strict=True))
+        dropped = sum(float((g * one).sum()) for g, one in zip(constant, direction, strict=True) if g is not None)
+        assert slope == pytest.approx((above - below) / 2e-6, rel=1e-5)
+        assert abs(dropped - slope) > 1e-3 * abs(slope)  # what the neuron variant leaves out is there
+
+
 def test_rows_are_apart_and_each_is_a_mean_over_its_answer_tokens():
     # Row 0: token 0, then token 1, both at x = 1. Mean log-probability: g = ((1/4, -1/4), (-3/4, 3/4)) / 2 and
     # h g = ((ln 6, -ln 2), (-3 ln 6, 3 ln 2)) / 8. Row 1: one token, at its second position (the first is the prompt).
@@ -132,6 +199,22 @@ def test_linear_modules_of_all_families(family, names):
     plain = linear_modules(model)
     assert {name.rpartition(".")[2] for name in plain} == names
     assert list(linear_modules(with_trained_adapter(model))) == list(plain)  # an adapted map counts once, as a whole
+
+
+def test_layers_and_modules_by_choice():
+    model = with_trained_adapter(tiny_model())
+    assert list(linear_modules(model, layers=[-1], modules=["q_proj", "up_proj"])) == [
+        "1.self_attn.q_proj",
+        "1.mlp.up_proj",
+    ]
+    assert len(linear_modules(model, layers=[0, 1])) == len(linear_modules(model)) == 14
+    with capture_outputs(model, layers=[0], modules=["k_proj"]) as passes:
+        forward_answers(model, mixed_batch())
+    assert [len(one) for one in passes] == [1]
+    with pytest.raises(InputError, match="layers: the model has no block 2; it has blocks 0 to 1"):
+        linear_modules(model, layers=[0, 2])
+    with pytest.raises(InputError, match="no linear map is called 'query'; choose from q_proj, k_proj"):
+        linear_modules(model, modules=["query"])
 
 
 def test_blocks_without_linear_maps_are_an_error():
@@ -252,3 +335,16 @@ def test_shuffled_gradients_are_those_of_other_neurons_and_always_the_same():
     assert not torch.equal(first[1], second[1])  # another one in another linear map
     assert torch.equal(shuffled_gradients(pairs, seed=5)[1][1], second[1])
     assert not torch.equal(shuffled_gradients(pairs, seed=6)[0][1], first[1])
+
+
+def test_random_signs_keep_sizes_and_the_number_of_negatives():
+    generator = torch.Generator().manual_seed(0)
+    h, g = (torch.randn(2, 3, 50, generator=generator) for _ in range(2))
+    ((same_h, drawn),) = random_signs([(h, g)], seed=5)
+    assert same_h is h
+    assert torch.equal(drawn.abs(), g.abs())
+    negative, now = h * g < 0, h * drawn < 0
+    assert torch.equal(negative.sum(-1), now.sum(-1))
+    assert 0.2 < (negative != now).float().mean() < 0.8
+    assert torch.equal(random_signs([(h, g)], seed=5)[0][1], drawn)
+    assert not torch.equal(random_signs([(h, g)], seed=6)[0][1], drawn)

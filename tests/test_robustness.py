@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from llm_unlearn.compared_methods import method_of, trained_as
 from llm_unlearn.robustness import RobustnessArguments, become_worker, most_robust, nearest_steps, next_rate
 
 
@@ -43,9 +44,21 @@ def test_equal_steps_are_searched_between_the_rates_that_are_known():
     assert nearest_steps({1e-4: tried(100), 1e-3: tried(10), 3e-4: tried(33, reached=0.0)}, 35)["learning_rate"] == 1e-4
 
 
+def test_a_name_may_fix_fields_of_its_configuration():
+    method = method_of("ssiuu:regularizer_weight=30,layers=1,variant=exact")
+    assert method.fixed == {"backbone": "npo", "regularizer_weight": 30.0, "layers": [1], "variant": "exact"}
+    assert method_of("ssiuu:regularizer_weight=auto").fixed["regularizer_weight"] == "auto"
+    assert method_of("ssiuu").fixed == {"backbone": "npo"}
+    assert trained_as("npo_equal_steps") == "npo" and trained_as("ssiuu:beta=1") == "ssiuu:beta=1"
+    RobustnessArguments(methods=["ssiuu", "ssiuu:beta=1", "npo"])
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"methods": ["ssiuu:bet=1"]}, "unknown field bet in --methods ssiuu:bet=1; did you mean beta"),
+        ({"methods": ["ssiuu:beta"]}, "'ssiuu:beta' has 'beta' where field=value is wanted"),
+        ({"methods": ["ssiuu:beta=x"]}, "beta: 'x' in --methods ssiuu:beta=x is not valid; give a number"),
         ({"methods": ["rmu"]}, "'rmu' is unknown; choose from gradient_ascent, grad_diff"),
         ({"methods": ["npo", "npo_equal_steps"]}, "npo_equal_steps takes the steps of ssiuu, which is not among them"),
         ({"seeds": [1, 2], "tuning_seeds": [2]}, "2 is a tuning seed, too"),

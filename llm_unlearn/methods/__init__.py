@@ -2,6 +2,7 @@
 
 from llm_unlearn.methods.gradient_ascent import GradientAscentTrainer
 from llm_unlearn.methods.npo import NPOTrainer
+from llm_unlearn.methods.sam import SAMTrainer
 from llm_unlearn.methods.ssiuu import SsiuuTrainer
 
-__all__ = ["GradientAscentTrainer", "NPOTrainer", "SsiuuTrainer"]
+__all__ = ["GradientAscentTrainer", "NPOTrainer", "SAMTrainer", "SsiuuTrainer"]

@@ -67,10 +67,11 @@ def test_the_run_that_can_stop_early_does(reports):
     assert first["stopped_by"] and first["steps"] < 6
 
 
-def test_resuming_in_mid_epoch_equals_the_uninterrupted_run_bit_for_bit(reports):
+@pytest.mark.parametrize("name", ["npo", "sam"])
+def test_resuming_in_mid_epoch_equals_the_uninterrupted_run_bit_for_bit(name, reports):
     for by_process in reports.values():
         for report in by_process:
-            run = report["npo"]
+            run = report[name]
             before, after = run["resumed"]["differences"]
             assert before > 1e-3 and after == 0.0
             assert run["resumed"]["log"] == run["log"]

@@ -1,4 +1,4 @@
-"""Runs of three methods on however many processes start this file; started by test_two_processes.py.
+"""Runs of four methods on however many processes start this file; started by test_two_processes.py.
 
     torchrun --nproc_per_node 2 two_process_runs.py FOLDER
 
@@ -30,6 +30,8 @@ from llm_unlearn import (
     GradientAscentTrainer,
     NPOConfig,
     NPOTrainer,
+    SAMConfig,
+    SAMTrainer,
     SsiuuConfig,
     SsiuuTrainer,
     UnlearnConfig,
@@ -51,6 +53,8 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
     "npo": (NPOTrainer, NPOConfig, 7, {"retain_loss": "kl", "save_strategy": "steps", "save_steps": 3}),
     # In the last step of an epoch one process has no row at all.
     "ssiuu": (SsiuuTrainer, SsiuuConfig, 5, {"logging_steps": 2}),
+    # Likewise; the direction of the perturbation is that of the global batch.
+    "sam": (SAMTrainer, SAMConfig, 5, {"rho": 0.3, "save_strategy": "steps", "save_steps": 3}),
     "scalar": (ScalarLossTrainer, UnlearnConfig, 5, {"stop_at_forget_probability": 0.0172}),
 }
 

@@ -73,7 +73,9 @@ def hub_like_models(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "recipe"), [("llama", "npo"), ("gpt2", "ssiuu"), ("qwen2", "gradient_ascent")])
+@pytest.mark.parametrize(
+    ("family", "recipe"), [("llama", "npo"), ("gpt2", "ssiuu"), ("qwen2", "gradient_ascent"), ("gpt2", "sam")]
+)
 def test_tofu_with_a_local_model_runs_to_the_end(family, recipe, hub_like_models, shared_data, cache, tmp_path):
     tofu = tmp_path / "tofu"  # the same files, shortened: byte-level tokens are many
     tofu.mkdir()

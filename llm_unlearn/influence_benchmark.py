@@ -1,0 +1,269 @@
+"""The influence audit as one command: original, oracles and unlearned models, from folders to figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from llm_unlearn.arguments import arguments_to_dict, is_main_process
+from llm_unlearn.attacks import AttackBudget, counterfactual_rows, true_rows
+from llm_unlearn.attacks.run import fact_ids_of, groups_of
+from llm_unlearn.audits.influence import (
+    SCORES,
+    ModelInfluence,
+    attribution_correlation,
+    compare_influence,
+    neuron_influence,
+)
+from llm_unlearn.audits.logit_lens import LensPair, lens_pairs, logit_lens
+from llm_unlearn.audits.relearning import reinjected_influence
+from llm_unlearn.benchmarking import ReferenceArguments, show_dry_run
+from llm_unlearn.data import UnlearningData, encode_dataset
+from llm_unlearn.embedded import RECIPE_DEFAULTS
+from llm_unlearn.errors import InputError
+from llm_unlearn.examination import reference_models
+from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
+from llm_unlearn.modeling import check_model_path, load_model, load_tokenizer
+from llm_unlearn.recipe import prepare_process, write_json
+from llm_unlearn.recipe_arguments import parse_for_model
+from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
+from llm_unlearn.reporting.influence_table import influence_sections, markdown, print_sections
+
+console = Console(highlight=False, width=max(Console().width, 110))  # narrower, the tables would lose digits
+
+
+@dataclass
+class InfluenceArguments(ReferenceArguments):
+    """Which models are compared with the original; `model_name_or_path` is the original."""
+
+    unlearned_model_name_or_path: list[str] | None = field(
+        default=None,
+        metadata={"help": "Adapters or model folders, or hub ids, to compare with it; default: only the oracles."},
+    )
+    influence_score: str = field(
+        default="log_odds",
+        metadata={
+            "help": "What influence is the influence on: the answer's probability (per token), its log_probability, or "
+            "the log_odds of its tokens, the only one of them that does not vanish where an answer is certain.",
+            "choices": list(SCORES),
+        },
+    )
+    top_shares: list[float] = field(
+        default_factory=lambda: [0.01, 0.05, 1.0],
+        metadata={"help": "Shares of all neurons: those that changed most are summed."},
+    )
+    attack_seeds: list[int] = field(
+        default_factory=lambda: [0],
+        metadata={"help": "Seeds of the reinjection after which neurons are looked at again; one attack each."},
+    )
+    attack_learning_rate: float = field(default=1e-5, metadata={"help": "Of the reinjection."})
+    attack_steps: int = field(default=60, metadata={"help": "Optimizer steps of the reinjection; 0: no attack."})
+    attack_batch_size: int = field(default=8, metadata={"help": "Rows per step of the reinjection."})
+    reinjection_fraction: float = field(default=0.3, metadata={"help": "Share of the forget facts that is reinjected."})
+    derangement_seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2],
+        metadata={
+            "help": "Each gives every forget row another answer, which the logit lens sets against the true one."
+        },
+    )
+    counterfactual_group_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column with kinds of questions, within which answers are exchanged, or perturbed_answer to take "
+            "the wrong answers of the data; default: attribute, else perturbed_answer, else all rows are of one kind."
+        },
+    )
+    output_dir: str = field(default="outputs/influence", metadata={"help": "Folder that receives everything written."})
+    max_length: int | None = field(default=1024, metadata={"help": "Rows are cut to this many tokens."})
+    batch_size: int = field(
+        default=16, metadata={"help": "Rows at once; all outputs of linear maps and their gradients are held for them."}
+    )
+
+    def __post_init__(self):
+        if not self.top_shares or not all(0 < share <= 1 for share in self.top_shares):
+            raise ValueError(f"top_shares={self.top_shares} must be one or more shares, over 0 and up to 1")
+        if self.attack_steps:
+            self.budget()  # refuses an impossible one before any model is loaded
+
+    def budget(self) -> AttackBudget:
+        """What the reinjection may spend."""
+        return AttackBudget(
+            learning_rates=(self.attack_learning_rate,),
+            fraction=self.reinjection_fraction,
+            seeds=tuple(self.attack_seeds),
+            steps=self.attack_steps,
+            batch_size=self.attack_batch_size,
+        )
+
+    def models(self) -> dict[str, str]:
+        """Name -> folder or hub id: original, oracle, oracle_1, ..., unlearned, unlearned_1, ...
+
+        Raises:
+            InputError: a folder is missing or holds no model, or there is nothing to compare the original with.
+        """
+        unlearned = self.unlearned_model_name_or_path or []
+        for path in unlearned:
+            check_model_path(path)
+        models = reference_models(*self.model_paths())
+        for number, path in enumerate(unlearned):
+            models[f"unlearned_{number}" if number else "unlearned"] = path
+        if len(models) == 1:
+            raise InputError(
+                "the influence audit compares models with the original: give --unlearned_model_name_or_path, "
+                "--oracle_model_name_or_path or both"
+            )
+        return models
+
+
+def influence_benchmark(description: str, argv: list[str] | None = None) -> dict[str, Any]:
+    """Audit all models; writes influence.json, table.md and the figures, and returns the results.
+
+    The results have, for each model by name, `models` (the values of every forget row), `comparisons` with the original
+    (see `audits.compare_influence`), `attribution` (correlations before and after reinjection, one entry a seed) and
+    `logit_lens`; `not_measured` gives reasons.
+    """
+    prepare_process()
+    (arguments,) = parse_for_model(
+        (InfluenceArguments,),
+        argv,
+        description=description,
+        defaults={},
+        embedded_defaults={"attack_learning_rate": RECIPE_DEFAULTS["npo"]["reinjection_learning_rates"][0]},
+    )
+    data = arguments.load_data()
+    if arguments.dry_run:
+        show_dry_run(data, arguments)
+        return {}
+    if not is_main_process():
+        return {}  # one process suffices: one forward and backward pass over the forget rows for each model
+    results = _audit(arguments, data)
+    output = Path(arguments.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "influence.json", results)
+    sections = influence_sections(results)
+    (output / "table.md").write_text(markdown(sections), encoding="utf-8")
+    written = ["influence.json", "table.md", "influence.png"]
+    influence_figure(results, output / "influence.png")
+    if results["logit_lens"]:
+        lens_figure(results, output / "logit_lens.png")
+        written.append("logit_lens.png")
+    print_sections(sections, console)
+    for name, reason in results["not_measured"].items():
+        console.print(f"no {name.replace('_', ' ')}: {reason}", markup=False, soft_wrap=True)
+    console.print(f"\nEverything is in {output}/: {', '.join(written)}", markup=False, soft_wrap=True)
+    return results
+
+
+def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any]:
+    """All models one after the other, so that only one of them, and the copy that is attacked, is in memory."""
+    models = arguments.models()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = load_tokenizer(models["original"])
+    rows = encode_dataset(data.forget, tokenizer, arguments.max_length, "forget set")
+    facts = fact_ids_of(data) or list(range(len(rows)))
+    not_measured: dict[str, str] = {}
+    pairs: list[LensPair] = []
+    try:
+        pairs = _lens_pairs(arguments, data, tokenizer)
+    except InputError as error:  # not all rows can be given another answer; all else can still be measured
+        if arguments.counterfactual_group_by is not None:
+            raise
+        not_measured["logit_lens"] = str(error)
+    attacked = bool(arguments.attack_steps)
+    if attacked and len(set(facts)) < 2:
+        attacked, not_measured["attribution"] = False, "reinjection needs at least two forget facts"
+    found: dict[str, dict[str, Any]] = {"models": {}, "comparisons": {}, "attribution": {}, "logit_lens": {}}
+    original: ModelInfluence | None = None
+    originals: dict[int, ModelInfluence] = {}  # on the rows that are left after the reinjection of each seed
+    how = {"score": arguments.influence_score, "batch_size": arguments.batch_size}
+    for name, path in models.items():
+        with console.status(f"{name}: influence, attack and lens"):
+            model = load_model(path, arguments.dtype).to(device)
+            influence = neuron_influence(model, rows, **how)
+            original = original or influence
+            found["models"][name] = _row_values(influence)
+            if name != "original":
+                found["comparisons"][name] = compare_influence(original, influence, arguments.top_shares)
+            if attacked:
+                found["attribution"][name] = [
+                    _attribution(model, rows, facts, arguments.budget(), seed, originals, how)
+                    for seed in arguments.attack_seeds
+                ]
+            if pairs:
+                found["logit_lens"][name] = _with_intervals(logit_lens(model, pairs), groups_of(data))
+            del model  # before the next one is loaded
+    return {
+        "config": arguments_to_dict(arguments),
+        "paths": models,
+        "labels": {name: _label(name, path) for name, path in models.items()},
+        "data": data.source,
+        "score": arguments.influence_score,
+        **found,
+        "not_measured": not_measured,
+    }
+
+
+def _lens_pairs(arguments: InfluenceArguments, data: UnlearningData, tokenizer: Any) -> list[LensPair]:
+    group_by = arguments.counterfactual_group_by
+    datasets = [true_rows(data.forget, group_by)]
+    datasets += [counterfactual_rows(data.forget, seed, group_by) for seed in arguments.derangement_seeds]
+    true, *others = (encode_dataset(one, tokenizer, arguments.max_length, "forget set (lens)") for one in datasets)
+    return [pair for other in others for pair in lens_pairs(true, other)]
+
+
+def _row_values(influence: ModelInfluence) -> dict[str, dict[str, Any]]:
+    """{"score": {"agg_value": mean, "value_by_index": {row: {"score": value}}}, ...}, the format of evaluation logs."""
+    return {
+        name: {
+            "agg_value": fmean(row[name] for row in influence.rows),
+            "value_by_index": {str(number): {name: row[name]} for number, row in enumerate(influence.rows)},
+        }
+        for name in influence.rows[0]
+    }
+
+
+def _attribution(
+    model: Any,
+    rows: Sequence[Any],
+    facts: Sequence[str | int],
+    budget: AttackBudget,
+    seed: int,
+    originals: dict[int, ModelInfluence],
+    how: dict[str, Any],
+) -> dict[str, Any]:
+    before, after = reinjected_influence(model, rows, facts, budget, seed, **how)
+    original = originals.setdefault(seed, before)  # the original comes first
+    return {
+        "seed": seed,
+        "rows": len(before.rows),
+        "probability_before": fmean(row["probability"] for row in before.rows),
+        "probability_after": fmean(row["probability"] for row in after.rows),
+        "before_and_after": attribution_correlation(before, after),
+        "original_and_before": attribution_correlation(original, before),
+        "original_and_after": attribution_correlation(original, after),
+    }
+
+
+def _with_intervals(lens: dict[str, Any], groups: Sequence[str | int]) -> dict[str, Any]:
+    """`intervals`: of each block's accuracy, 95 %, over people (or whatever groups the rows)."""
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    units = [numbers[groups[int(row)]] for row in lens["value_by_index"]]
+    units = np.unique(units, return_inverse=True)[1].tolist()  # some groups may have no row with two answers
+    columns = np.array(list(lens["value_by_index"].values())).T
+    resampled = [resampled_difference(column[None, None], None, units)[1] for column in columns]
+    return lens | {"intervals": [list(percentile_interval(one)) for one in resampled]}
+
+
+def _label(name: str, path: str) -> str:
+    """What tables call a model: an unlearned one by its run's folder, since there may be several."""
+    if not name.startswith("unlearned"):
+        return name.replace("_", " ")
+    folder = Path(path)
+    return folder.resolve().parent.name if folder.is_dir() and folder.name in ("adapter", "model") else folder.name

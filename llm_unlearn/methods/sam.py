@@ -1,0 +1,135 @@
+"""SAM: sharpness-aware unlearning. The gradient of the forget loss is taken where relearning would have it.
+
+gradient = forget_weight * grad L_forget(theta + rho g / |g|) + retain_weight * grad L_retain(theta), with
+g = grad L_forget(theta): one step up the forget loss is one step of relearning, so what is minimized is the forget loss
+after the worst step of length rho. Any forget loss may be wrapped; norms are over all trainable parameters.
+
+Source: Fan et al. 2025, "Towards LLM Unlearning Resilient to Relearning Attacks: A Sharpness-Aware Minimization
+Perspective and Beyond", arXiv 2502.05374 (rho 0.01).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from llm_unlearn.config import SAMConfig
+from llm_unlearn.data.collators import FORGET, RETAIN
+from llm_unlearn.errors import InputError
+from llm_unlearn.methods.backbones import BackboneTrainer
+from llm_unlearn.modeling import Answers
+
+
+class SAMTrainer(BackboneTrainer):
+    """A backbone (`args.backbone`: NPO or gradient ascent) under SAM; a subclass with another `forget_loss` is that
+    loss under SAM. `args` is a `SAMConfig`.
+
+    g belongs to the global batch (all micro-batches of the step, all processes), so it is computed once per optimizer
+    step, before the first micro-batch. `forget/loss` and `forget/probability` are logged at theta; `forget/sam_loss` is
+    the forget loss at theta + rho g / |g|, and it is this one that is part of `loss`.
+
+    Cost: forget rows have two forwards and two backwards a step, retain rows one of each as without SAM: about 1.5
+    times the backbone's step. Memory: two more copies of the trainable parameters. Dropout draws anew in every pass, so
+    with it g is that of another subnetwork; LoRA's is off unless asked for.
+
+    Too large a rho forgets nothing: `forget/sam_loss` is then below `forget/loss`, where it should be above.
+
+    Raises:
+        InputError: fp16, whose loss scaling knows of one backward per step; trainable parameters in half precision, in
+            which so small a step would be rounded away; sharded parameters (FSDP, DeepSpeed).
+    """
+
+    config_class = SAMConfig
+    method_name = "sam"
+
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self._refuse_impossible()
+        self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._batches: list[dict[str, torch.Tensor]] = []  # those of this optimizer step, until the step up is known
+        self._step_up: list[torch.Tensor] | None = None  # rho g / |g|, one tensor per trainable parameter
+        self._is_perturbed = False
+
+    def _refuse_impossible(self) -> None:
+        if self.args.fp16:
+            raise InputError("SAM cannot be trained with fp16: its loss is scaled for one backward per step; use bf16")
+        if sharded := "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else None:
+            raise InputError(f"SAM needs whole parameters, not {sharded}; start with plain data parallelism")
+        halves = {p.dtype for p in self.model.parameters() if p.requires_grad} & {torch.bfloat16, torch.float16}
+        if halves and self.args.rho:
+            kind = str(halves.pop()).removeprefix("torch.")
+            raise InputError(
+                f"SAM's step of length rho={self.args.rho:g} over all parameters would be rounded away in {kind}; load "
+                "the model with dtype float32 (bf16=True still computes in bfloat16), or train an adapter"
+            )
+
+    # ---- the step --------------------------------------------------------------------------------------------------
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        self._batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return self._batches, counts
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Forward and backward of a micro-batch: its retain rows at theta, its forget rows at theta + rho g / |g|."""
+        if not self.args.rho:
+            return super().training_step(model, inputs, num_items_in_batch)
+        if self._batches:  # the first micro-batch of a step; not earlier: a resumed run restores its random state late
+            self._step_up = self._find_step_up(model, num_items_in_batch)
+            self._batches = []
+        loss = 0.0
+        if self.retain_rows is not None:
+            # Processes exchange gradients once, in the backward below, which every micro-batch has.
+            with self.accelerator.no_sync(model):
+                loss = super().training_step(model, without_role(inputs, FORGET), num_items_in_batch)
+        with self._perturbed():
+            return loss + super().training_step(model, without_role(inputs, RETAIN), num_items_in_batch)
+
+    def _find_step_up(self, model: nn.Module, counts: torch.Tensor) -> list[torch.Tensor] | None:
+        """rho g / |g| of the global batch, or None where g is zero."""
+        model.train()
+        unwrapped = self.accelerator.unwrap_model(model)  # a wrapped one would reduce gradients of its own accord
+        gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
+        for batch in self._batches:
+            inputs = self._prepare_inputs(without_role(batch, RETAIN))
+            with self.compute_loss_context_manager():
+                loss = self.compute_loss(unwrapped, inputs, num_items_in_batch=counts)
+            # A parameter that is in use on one process alone (a mixture's expert) must have a gradient on all.
+            torch._foreach_add_(gradients, torch.autograd.grad(loss, self._parameters, materialize_grads=True))
+        gradients = [self.accelerator.reduce(gradient, "sum") for gradient in gradients]
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        if norm == 0:
+            return None
+        torch._foreach_mul_(gradients, self.args.rho / norm)  # NaN stays NaN, for `check_gradients` to find
+        return gradients
+
+    @contextlib.contextmanager
+    def _perturbed(self) -> Iterator[None]:
+        """Within this scope parameters are theta + rho g / |g|; after it they are theta, to the last bit."""
+        parameters, step_up = (self._parameters, self._step_up) if self._step_up else ([], [])
+        kept = [parameter.detach().clone() for parameter in parameters]
+        self._is_perturbed = True
+        try:
+            with torch.no_grad():
+                for parameter, offset in zip(parameters, step_up, strict=True):
+                    parameter += offset
+            yield
+        finally:
+            self._is_perturbed = False
+            with torch.no_grad():
+                for parameter, value in zip(parameters, kept, strict=True):
+                    parameter.copy_(value)  # not `-= offset`: x + y - y is not x
+
+    def _sum_up(self, parts: dict[str, torch.Tensor], answers: Answers, counts: torch.Tensor) -> None:
+        if self._is_perturbed:  # forget rows were logged at theta, when g was computed
+            self.add_to_log("forget/sam_loss", parts["forget"].detach())
+        else:
+            super()._sum_up(parts, answers, counts)
+
+
+def without_role(batch: dict[str, torch.Tensor], role: int) -> dict[str, torch.Tensor]:
+    """The rows of a batch but those of one role; filler stays, so that every process has a row to run."""
+    rows = batch["roles"] != role
+    return {name: value[rows] for name, value in batch.items()}
