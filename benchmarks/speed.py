@@ -2,10 +2,13 @@
 
 `eval`: the scoring of a TOFU evaluation against the tokens that must be forwarded, and against scoring metric by
 metric. Without a model, on a Llama of about 30 M parameters with random weights: speed does not depend on them.
+`train`: the steps of the trainers, in seconds and in memory, against plain supervised fine-tuning on the same rows and
+against the passes through the model that they cannot do without.
 
 Example:
     python benchmarks/speed.py eval --data locuslab/TOFU
     python benchmarks/speed.py eval --data ../shared/data/tofu --forget_split forget10 --generated_tokens 32
+    python benchmarks/speed.py train --repeats 5
 """
 
 import sys
@@ -13,8 +16,9 @@ import sys
 from llm_unlearn.arguments import run_main
 from llm_unlearn.errors import InputError
 from llm_unlearn.evaluation_speed import evaluation_speed
+from llm_unlearn.training_speed import training_speed
 
-MEASUREMENTS = {"eval": evaluation_speed}
+MEASUREMENTS = {"eval": evaluation_speed, "train": training_speed}
 
 
 def main() -> None:

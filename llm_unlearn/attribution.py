@@ -141,8 +141,9 @@ def negative_influence_penalty(pairs: list[Pair], token_aggregation: str = "all"
     """
 
     def penalty(h: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-        precise = torch.promote_types(h.dtype, torch.float32)
-        products = h.to(precise) * g.to(precise)
+        if token_aggregation == "all" and not g.requires_grad:
+            return _SquaredNegativeInfluence.apply(h, g)
+        products = _products(h, g)
         if token_aggregation == "minimum":
             products = products.amin(1)
         elif token_aggregation == "sum":
@@ -150,6 +151,35 @@ def negative_influence_penalty(pairs: list[Pair], token_aggregation: str = "all"
         return (torch.relu(-products) ** 2).flatten(1).sum(1)
 
     return sum(penalty(h, g) for h, g in pairs)
+
+
+class _SquaredNegativeInfluence(torch.autograd.Function):
+    """Sum of relu(-h g)^2 over all but rows, with g a constant: one product over the activations, and one kept tensor.
+
+    Left to autograd, the same would read and write them five times and keep three.
+    """
+
+    @staticmethod
+    def forward(ctx, h: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        negative = _products(h, g).clamp_(max=0)
+        values = torch.linalg.vector_norm(negative.flatten(1), dim=1, dtype=_precise(h)).square()
+        ctx.save_for_backward(negative.mul_(g).to(h.dtype))
+        return values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (half,) = ctx.saved_tensors
+        return half * (2 * gradient).to(half.dtype)[:, None, None], None
+
+
+def _products(h: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """A; in single precision where half has not the range for products of small numbers."""
+    return h.float() * g.float() if h.dtype == torch.float16 else h * g
+
+
+def _precise(tensor: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def shuffled_gradients(pairs: list[Pair], seed: int) -> list[Pair]:
@@ -183,7 +213,10 @@ def random_signs(pairs: list[Pair], seed: int) -> list[Pair]:
 @torch.no_grad()
 def influence_sums(pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
     """Sums of positive and of negative influence over neurons and positions for each row: two tensors (rows,)."""
-    products = [(h * g).float() for h, g in pairs]
-    positive = sum(product.clamp(min=0).sum((1, 2)) for product in products)
-    negative = sum(product.clamp(max=0).sum((1, 2)) for product in products)
+    positive, negative = 0.0, 0.0
+    for h, g in pairs:
+        products = _products(h, g)
+        total = products.sum((1, 2), dtype=_precise(h))
+        below = products.clamp_(max=0).sum((1, 2), dtype=_precise(h))
+        positive, negative = positive + total - below, negative + below
     return positive, negative

@@ -350,6 +350,7 @@ def test_a_batch_of_filler_alone_has_no_loss_and_no_gradient(form, tmp_path, mon
     monkeypatch.setattr(OwnLoss, "form", form)
     trainer = build("ssiuu" if form == "ssiuu" else OwnLoss, tmp_path)
     trainer.create_optimizer_and_scheduler(1)
+    trainer.state.logging_steps = 1
     filler = {name: value[2:4] for name, value in mixed_batch(forget=2, retain=2, filler=2).items()}
     counts = torch.tensor([[3.0, 9.0], [3.0, 9.0]])  # the global batch has rows
     loss = trainer.compute_loss(trainer.model, filler, num_items_in_batch=counts)

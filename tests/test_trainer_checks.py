@@ -241,11 +241,15 @@ def test_log_lines_are_means_over_their_steps(memorizer, tmp_path):
         lines.append(step_logs(trainer))
     single, double = lines
     assert (len(single), len(double)) == (4, 2)
-    for name in ("loss", "forget/loss", "retain/probability", "influence/negative", "regularizer/loss"):
+    for name in ("loss", "forget/loss", "retain/probability", "regularizer/loss"):
         pairs = [(single[i][name] + single[i + 1][name]) / 2 for i in (0, 2)]
         assert [line[name] for line in double] == pytest.approx(pairs, rel=1e-5)
+    assert [line["influence/negative"] for line in double] == [
+        pytest.approx(single[i]["influence/negative"], rel=1e-5)
+        for i in (1, 3)  # of the last step of a line
+    ]
     ratios = [[line.get("regularizer/gradient_ratio") for line in lines] for lines in (single, double)]
-    assert ratios[0] == [pytest.approx(ratios[1][0], rel=1e-5), None, None, None]  # measured every tenth step
+    assert ratios[0] == [pytest.approx(ratios[1][0], rel=1e-5), None, None, None]  # measured every 50 steps
     assert ratios[1][1] is None
 
 

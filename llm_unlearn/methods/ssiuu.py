@@ -15,6 +15,7 @@ import contextlib
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.trainer_utils import IntervalStrategy
 
 from llm_unlearn.attribution import (
     capture_outputs,
@@ -32,16 +33,19 @@ from llm_unlearn.methods.backbones import BackboneTrainer
 from llm_unlearn.modeling import Answers, forward_answers
 from llm_unlearn.parameter_attribution import ParameterInfluence, forget_set_gradients
 
-RATIO_STEPS = 10  # between two measurements of the gradients' ratio: each costs two more backward passes
+# Steps between two measurements of the gradients' ratio, each of which costs two more backward passes.
+RATIO_STEPS = 50
+AUTOMATIC_STEPS = 2  # where the weight follows it
 
 
 class SsiuuTrainer(BackboneTrainer):
     """A backbone (`args.backbone`: NPO or gradient ascent) with the attribution regularizer; `args` is a `SsiuuConfig`.
 
-    Logs `influence/negative` and `influence/positive` (sums over neurons and positions, mean over forget rows) and,
-    measured every few steps, `regularizer/gradient_ratio` = |weight grad R| / |grad forget loss|: near zero the
-    regularizer is inert, far above one there is little else. With `regularizer_weight="auto"` the weight follows, so
-    that this ratio stays near `regularizer_ratio`; it is logged as `regularizer/weight`.
+    Logs `influence/negative` and `influence/positive` (sums over neurons and positions, mean over forget rows; of the
+    last step of a log line) and, every 50 steps from the first, `regularizer/gradient_ratio` = |weight grad R| /
+    |grad forget loss| over the weights of the linear maps: near zero the regularizer is inert, far above one there is
+    little else. With `regularizer_weight="auto"` the weight follows, so that this ratio stays near `regularizer_ratio`
+    (measured every second step, on the first micro-batch); it is logged as `regularizer/weight`.
 
     Memory: the gradients g, as large as the captured outputs: rows x length x neurons numbers for the forget rows of a
     micro-batch. `layers` and `modules` make it smaller, and so does a smaller micro-batch with more accumulation.
@@ -62,8 +66,12 @@ class SsiuuTrainer(BackboneTrainer):
         self._weight = None if automatic else float(self.args.regularizer_weight)
         self._ratio_step = None
         linear = linear_modules(self.model, self.args.layers, self.args.modules).values()
-        scalars = [p for module in linear for p in module.parameters() if p.requires_grad]
-        self._parameter_influence = ParameterInfluence(scalars, self.args.reference)
+        self._linear_parameters = [p for module in linear for p in module.parameters() if p.requires_grad]
+        self._parameter_influence = ParameterInfluence(self._linear_parameters, self.args.reference)
+
+    def train(self, *arguments, **keywords):
+        self._ratio_step = None
+        return super().train(*arguments, **keywords)
 
     def _refuse_impossible(self) -> None:
         sharded = "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else None
@@ -103,9 +111,10 @@ class SsiuuTrainer(BackboneTrainer):
         self._forget_outputs = []  # the graph, and with it the memory, belongs to this step alone
         exact = self.args.variant == "exact"
         pairs = influence(forget, outputs, self.args.influence_of, second_derivative=exact) if outputs else []
-        positive, negative = influence_sums(pairs) if pairs else (forget.lengths, forget.lengths)
-        self.add_to_log("influence/positive", positive.sum() / self.forget_rows_in_step)
-        self.add_to_log("influence/negative", negative.sum() / self.forget_rows_in_step)
+        if self._ends_log_line():
+            positive, negative = influence_sums(pairs) if pairs else (forget.logps, forget.logps)
+            self.add_to_log("influence/positive", positive.sum() / self.forget_rows_in_step)
+            self.add_to_log("influence/negative", negative.sum() / self.forget_rows_in_step)
         if not pairs:
             return forget.logps  # no forget row here: an empty sum
         match self.args.attribution:
@@ -134,17 +143,13 @@ class SsiuuTrainer(BackboneTrainer):
     # ---- how strong the regularizer is -----------------------------------------------------------------------------
 
     def observe_parts(self, parts: dict[str, torch.Tensor]) -> None:
-        step = self.state.global_step
-        automatic = self.args.regularizer_weight == "auto"
-        if step == self._ratio_step or (step % RATIO_STEPS and not automatic):
+        step, automatic = self.state.global_step, self.args.regularizer_weight == "auto"
+        if step == self._ratio_step or step % (AUTOMATIC_STEPS if automatic else RATIO_STEPS):
             return
         self._ratio_step = step  # the first micro-batch of a step stands for all
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        squares = []
-        for part in (parts["regularizer"], self.args.forget_weight * parts["forget"]):
-            gradients = torch.autograd.grad(part, parameters, retain_graph=True, allow_unused=True)
-            squares.append(torch.stack([g.float().norm() for g in gradients if g is not None]).norm() ** 2)
-        regularizer, forget = self.accelerator.reduce(torch.stack(squares), "sum").sqrt().clamp(min=1e-12).tolist()
+        squares = [self._squared_gradient_norm(part) for part in (parts["regularizer"], parts["forget"])]
+        regularizer, forget = self.accelerator.reduce(torch.stack(squares), "sum").sqrt().tolist()
+        forget = max(forget * self.args.forget_weight, 1e-12)
         if automatic and regularizer > 1e-12:
             wanted = self.args.regularizer_ratio * forget / regularizer
             self._weight = wanted if self._weight is None else (self._weight * wanted) ** 0.5
@@ -152,3 +157,26 @@ class SsiuuTrainer(BackboneTrainer):
         for name, value in (("gradient_ratio", weight * regularizer / forget), ("weight", weight)):
             share = torch.tensor(value / self.accelerator.num_processes, device=self.args.device)
             self.add_to_log(f"regularizer/{name}", share)
+
+    def _squared_gradient_norm(self, part: torch.Tensor) -> torch.Tensor:
+        """|gradient|^2 of a part of the loss over the trainable weights of the linear maps, one weight at a time."""
+        squares = [torch.zeros((), device=self.args.device)]
+
+        def measure(gradient: torch.Tensor) -> torch.Tensor:
+            squares.append(torch.linalg.vector_norm(gradient, dtype=torch.float32).square())
+            return gradient.new_zeros(()).expand_as(gradient)  # so that no two gradients are in memory at once
+
+        hooks = [parameter.register_hook(measure) for parameter in self._linear_parameters]
+        try:
+            torch.autograd.grad(part, self._linear_parameters, retain_graph=True, allow_unused=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack(squares).sum()
+
+    def _ends_log_line(self) -> bool:
+        """Whether the sums of influence are wanted: they are logged of the last step of a log line."""
+        if self.args.logging_strategy != IntervalStrategy.STEPS:
+            return True
+        step = self.state.global_step
+        return (step + 1) % max(1, self.state.logging_steps) == 0 or (step == 0 and self.args.logging_first_step)

@@ -132,12 +132,15 @@ def test_exact_and_neuron_agree_on_the_penalty_but_not_on_its_gradient(tmp_path)
 
 @pytest.mark.parametrize("lora", [True, False])
 def test_the_automatic_weight_holds_the_ratio(lora, tmp_path):
-    trainer = build(tmp_path, lora=lora, regularizer_weight="auto", regularizer_ratio=0.5, num_train_epochs=8)
+    options = {"regularizer_weight": "auto", "regularizer_ratio": 0.5, "num_train_epochs": 8}
+    trainer = build(tmp_path, lora=lora, learning_rate=1e-2 if lora else 1e-3, **options)
     trainer.train()
     lines = step_logs(trainer)
-    assert lines[0]["regularizer/gradient_ratio"] == pytest.approx(0.5, rel=1e-4)
-    assert all(0.2 < line["regularizer/gradient_ratio"] < 1.2 for line in lines)
-    assert len({line["regularizer/weight"] for line in lines}) == 8
+    measured = [line for line in lines if "regularizer/gradient_ratio" in line]
+    assert len(measured) == 4  # every second step
+    assert measured[0]["regularizer/gradient_ratio"] == pytest.approx(0.5, rel=1e-4)
+    assert all(0.2 < line["regularizer/gradient_ratio"] < 1.2 for line in measured)
+    assert len({line["regularizer/weight"] for line in measured}) == 4
     first = lines[0]
     parts = first["forget/loss"] + first["retain/loss"] + first["regularizer/weight"] * first["regularizer/loss"]
     assert first["loss"] == pytest.approx(parts, rel=1e-4)

@@ -1,0 +1,143 @@
+"""The speed measurement of training: what it counts, what it refuses, and one tiny run. No test asserts a time."""
+
+import json
+
+import pytest
+import torch
+
+from llm_unlearn.data import encode_dataset
+from llm_unlearn.errors import InputError
+from llm_unlearn.training_speed import (
+    COLUMNS,
+    METHODS,
+    PLAIN,
+    AllocatedBytes,
+    TrainingSpeedArguments,
+    counted_passes,
+    head_share,
+    markdown_table,
+    random_llama,
+    random_rows,
+    training_speed,
+)
+
+TINY = ["--vocabulary=40", "--hidden_size=64", "--layers=1", "--row_length=12", "--answer_tokens=3", "--batch_size=1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "full", "lora"),
+    [
+        (None, 3.0, 2.0),
+        # Half of the weights in the output embedding, a quarter of the positions: 1/2 + 1/2 * 1/4 = 5/8 of each pass.
+        ("npo", 3 * 5 / 8, 2 * 5 / 8),
+        ("gradient_ascent", 3 * 5 / 8, 2 * 5 / 8),
+        # One more pass of half the rows through the blocks, which are half of the weights: 1/4.
+        ("ssiuu", 3 * 5 / 8 + 1 / 4, 2 * 5 / 8 + 1 / 4),
+    ],
+)
+def test_counted_passes(name, full, lora):
+    method = METHODS[name] if name else None
+    assert counted_passes(method, False, 1 / 2, 1 / 4) == full
+    assert counted_passes(method, True, 1 / 2, 1 / 4) == lora
+
+
+def test_with_answers_everywhere_only_the_extra_backward_is_left():
+    assert counted_passes(METHODS["npo"], False, 0.5, 1.0) == 3.0
+    assert counted_passes(METHODS["ssiuu"], True, 0.0, 1.0) == 2.5
+
+
+def test_rows_and_model_are_of_the_sizes_asked_for():
+    arguments = TrainingSpeedArguments(vocabulary=40, hidden_size=64, layers=2, row_length=12, answer_tokens=3)
+    tokenizer, model = random_llama(arguments)
+    rows = encode_dataset(random_rows(arguments, 4, seed=0), tokenizer, None, "rows")
+    assert [len(row["input_ids"]) for row in rows] == [12] * 4
+    assert [sum(label != -100 for label in row["labels"]) for row in rows] == [3] * 4
+    assert max(max(row["input_ids"]) for row in rows) < len(tokenizer) == model.config.vocab_size == 40
+    block = 4 * 64 * 64 + 3 * 64 * 192
+    assert head_share(model) == pytest.approx(40 * 64 / (40 * 64 + 2 * block))
+
+
+def test_the_default_model_has_about_thirty_million_parameters():
+    with torch.device("meta"):
+        _, model = random_llama(TrainingSpeedArguments())
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(29.2e6, rel=0.01)
+
+
+def test_allocated_bytes_by_hand():
+    before = torch.zeros(100)
+    with AllocatedBytes() as allocated:
+        before.mul_(2)  # in place: nothing new
+        first = before + 1  # 400 bytes
+        view = first[:50]
+        second = first * 2  # 400 more
+        del second
+        third = view.double()  # 50 numbers of 8 bytes: the peak stays at 800
+        assert allocated.held == 800
+        del first, view, third
+    assert (allocated.held, allocated.peak) == (0, 800)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--methods", "npo", "dpo"], "methods: 'dpo' is unknown; choose from gradient_ascent, npo"),
+        (["--repeats=0"], "repeats=0 must be 1 or more"),
+        (["--threads=0"], "threads=0 must be 1 or more"),
+        (["--hidden_size=100"], "hidden_size=100 must be a multiple of 64"),
+        (["--vocabulary=5"], "vocabulary=5 must be more than 5"),
+        (["--answer_tokens=124"], "answer_tokens=124 must be at least 2 and leave more than 4 of the row_length=128"),
+        (["--answer_tokens=1"], "answer_tokens=1 must be at least 2"),
+        (["--dtype=float16"], "dtype: 'float16' .* give one of float32, bfloat16"),
+        (["--full_finetuning=false", "--lora=false"], "nothing is left to measure"),
+        (["--repeat=3"], "did you mean --repeats"),
+    ],
+)
+def test_refused_arguments(flags, message):
+    with pytest.raises(InputError, match=message):
+        training_speed("speed", flags)
+
+
+def test_markdown_table():
+    found = {"seconds": 2.0, "seconds_over_plain": 1.0, "flops_over_plain": 1.0, "floor_over_plain": 1.0}
+    found |= {"peak_bytes": 2**30, "peak_over_plain": 1.0}
+    half = {"seconds": 1.0004, "seconds_over_plain": 0.5, "flops_over_plain": 0.4, "floor_over_plain": 0.3}
+    half |= {"peak_bytes": 2**20, "peak_over_plain": 0.001}
+    measured = {
+        "config": {"training_speed": {"dtype": "float32", "batch_size": 4, "row_length": 128, "answer_tokens": 40}},
+        "parameters": 29_200_000,
+        "head_share": 0.565,
+        "device": "cpu",
+        "threads": 2,
+        "settings": {"lora": {PLAIN: found, "npo": half}},
+    }
+    assert markdown_table(measured).splitlines() == [
+        "29.2 M parameters (56% of the linear weights in the output embedding), float32, on cpu (2 threads); "
+        "4 forget + 4 retain rows of 128 tokens, 40 of them answer tokens",
+        "",
+        f"| lora | {' | '.join(COLUMNS)} |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        "| plain supervised | 2.000 | 1.00 | 1.00 | 1.00 | 1,024 | 1.00 |",
+        "| npo | 1.000 | 0.50 | 0.40 | 0.30 | 1 | 0.00 |",
+    ]
+
+
+def test_a_run_of_the_command(tmp_path, capsys):
+    flags = ["--methods", "npo", "ssiuu", "--block_steps=1", "--repeats=2", "--threads=1", f"--output_dir={tmp_path}"]
+    measured = training_speed("speed", [*TINY, *flags])
+    assert json.loads((tmp_path / "train.json").read_text()) == json.loads(json.dumps(measured))
+    assert list(measured["settings"]) == ["full_finetuning", "lora"]
+    for found in measured["settings"].values():
+        assert list(found) == [PLAIN, "npo", "ssiuu"]
+        assert found[PLAIN]["seconds_over_plain"] == found[PLAIN]["flops_over_plain"] == 1.0
+        assert all(len(trainer["seconds_per_block"]) == 2 for trainer in found.values())
+        assert found["npo"]["flops"] < found[PLAIN]["flops"]  # the output embedding at 3 of 12 positions
+        assert found["npo"]["flops"] < found["ssiuu"]["flops"]
+        assert all(trainer["peak_bytes"] > 0 for trainer in found.values())
+    # Counted by hand, in multiply-adds, two operations each: products of weights, then those inside attention.
+    full, length, rows = measured["settings"]["full_finetuning"], 12, 2
+    block, head, attention = 4 * 64 * 64 + 3 * 64 * 192, 40 * 64, 2 * length * 64
+    forward = rows * length * (block + head + attention)
+    backward = rows * length * (2 * block + 2 * head + 2.5 * attention)  # attention computes its scores again
+    assert full[PLAIN]["flops"] == 2 * (forward + backward)
+    assert "x plain" in capsys.readouterr().out
+    assert (tmp_path / "table.md").read_text() == markdown_table(measured)
