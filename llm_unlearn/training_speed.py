@@ -3,8 +3,9 @@
 Measured is a real run: `trainer.train()` of the package's trainers and of a plain `transformers.Trainer` (logits at all
 positions, the model's own loss), from the batch to the update and the log line. All take turns in one process, a block
 of ten steps each, so that other work on the machine slows all alike, and what is done once per log line (every five
-steps) or every tenth step is spread over the steps between, as for users. Not included: what happens once per run
-(loading, NPO's reference log-probabilities, the optimizer's first allocation).
+steps) is spread over the steps between, as for users. Not included: what happens once per run (loading, NPO's reference
+log-probabilities, the optimizer's first allocation), and Ssiuu's gradient ratio, two backward passes of the forget rows
+every 50 steps.
 
 The learning rate is 0: the same arithmetic, and all trainers can share one model, which stays as it is.
 """
@@ -108,6 +109,9 @@ class TrainingSpeedArguments:
     vocabulary: int = field(default=32_000, metadata={"help": "Tokens in the vocabulary."})
     hidden_size: int = field(default=512, metadata={"help": f"Width of the model, a multiple of {HEAD_WIDTH}."})
     layers: int = field(default=4, metadata={"help": "Blocks of the model."})
+    tie_word_embeddings: bool = field(
+        default=True, metadata={"help": "One matrix for input and output embedding, as small Llamas have it."}
+    )
     row_length: int = field(default=128, metadata={"help": "Tokens of every row."})
     answer_tokens: int = field(default=40, metadata={"help": "How many of them are answer tokens."})
     batch_size: int = field(default=4, metadata={"help": "Forget rows of a step; as many retain rows come with them."})
@@ -118,8 +122,8 @@ class TrainingSpeedArguments:
     block_steps: int = field(
         default=10,
         metadata={
-            "help": "Steps that a trainer takes at its turn: a multiple of logging_steps (5) and of the steps between "
-            "two measurements of Ssiuu's gradient ratio (10), so that each counts with its share."
+            "help": "Steps that a trainer takes at its turn: a multiple of logging_steps (5), so that a log line "
+            "counts with its share."
         },
     )
     threads: int | None = field(default=None, metadata={"help": "CPU threads; default: all cores."})
@@ -257,7 +261,7 @@ def head_share(model: PreTrainedModel) -> float:
 
 
 def random_llama(arguments: TrainingSpeedArguments) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
-    """A tokenizer whose words are numbers, and a Llama of that vocabulary with random weights and tied embeddings."""
+    """A tokenizer whose words are numbers, and a Llama of that vocabulary with random weights."""
     numbers = [str(number) for number in range(arguments.vocabulary - len(RESERVED))]
     vocabulary = {token: i for i, token in enumerate((*RESERVED, *numbers))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -274,7 +278,7 @@ def random_llama(arguments: TrainingSpeedArguments) -> tuple[PreTrainedTokenizer
         num_attention_heads=heads,
         num_key_value_heads=heads,
         max_position_embeddings=max(2048, arguments.row_length),
-        tie_word_embeddings=True,
+        tie_word_embeddings=arguments.tie_word_embeddings,
         bos_token_id=None,
         eos_token_id=wrapped.eos_token_id,
         pad_token_id=wrapped.pad_token_id,
@@ -353,8 +357,12 @@ def _supervised_batch(rows: list[EncodedRow]) -> dict[str, torch.Tensor]:
 class StepClock(TrainerCallback):
     """Seconds of a run from before its first batch to after its last log line, without set-up and end."""
 
-    def __init__(self, device: torch.device):
-        self.device, self.seconds = device, 0.0
+    def __init__(self, trainer: Trainer):
+        self.trainer, self.device, self.seconds = trainer, trainer.args.device, 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if isinstance(self.trainer, SsiuuTrainer):
+            self.trainer._ratio_step = 0  # as if it were measured already: once in 50 steps, not once a block
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -370,7 +378,7 @@ class StepClock(TrainerCallback):
 
 def run_block(trainer: Trainer, steps: int | None = None) -> float:
     """Train for so many steps (default: `block_steps`) and return the seconds they took."""
-    clock, block_steps = StepClock(trainer.args.device), trainer.args.max_steps
+    clock, block_steps = StepClock(trainer), trainer.args.max_steps
     trainer.args.max_steps = steps or block_steps
     trainer.add_callback(clock)
     try:
