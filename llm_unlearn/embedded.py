@@ -86,7 +86,15 @@ RECIPE_DEFAULTS = {
     "gradient_ascent": _COMMON | {"output_dir": "outputs/gradient_ascent", "learning_rate": 1e-3},
     "npo": _COMMON | {"output_dir": "outputs/npo", "learning_rate": 3e-4, "beta": 0.5},
     "sam": _COMMON | {"output_dir": "outputs/sam", "learning_rate": 1e-3, "beta": 0.5, "rho": 0.1},
-    "ssiuu": _COMMON | {"output_dir": "outputs/ssiuu", "learning_rate": 1e-3, "beta": 0.5, "retain_weight": 60.0},
+    "ssiuu": _COMMON
+    | {
+        "output_dir": "outputs/ssiuu",
+        "learning_rate": 1e-3,
+        "beta": 0.5,
+        "regularizer_weight": 100.0,
+        "retain_weight": 90.0,
+        "num_train_epochs": 120,
+    },
 }
 
 
