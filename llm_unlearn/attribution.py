@@ -12,7 +12,7 @@ almost constant (and so has no gradient) on a memorized answer and again on a fo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -70,24 +70,24 @@ def linear_modules(
 
 
 @contextlib.contextmanager
-def capture_outputs(
-    model: nn.Module, layers: Sequence[int] | None = None, modules: Sequence[str] | None = None
-) -> Iterator[list[list[torch.Tensor]]]:
-    """Within this scope, the outputs of `linear_modules` are kept: one list per pass through the model's blocks.
+def capture_outputs(modules: Mapping[str, nn.Module]) -> Iterator[list[list[torch.Tensor]]]:
+    """Within this scope, the outputs of `modules` are kept: one list, in their order, per pass through the model.
 
     Take the list right after the forward: under activation checkpointing the hooks fire again on recomputation. Holds
     one tensor (rows, length, width) per linear map, all of which the ordinary backward keeps anyway; under activation
-    checkpointing it would not, and `layers` and `modules` bound what is kept then.
+    checkpointing it would not, and fewer modules bound what is kept then.
+
+    Args:
+        modules: what `linear_modules` found; each must run once in a pass.
     """
-    chosen = list(linear_modules(model, layers, modules).values())
     passes: list[list[torch.Tensor]] = []
 
     def keep(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        if not passes or len(passes[-1]) == len(chosen):
+        if not passes or len(passes[-1]) == len(modules):
             passes.append([])
         passes[-1].append(output)
 
-    hooks = [module.register_forward_hook(keep) for module in chosen]
+    hooks = [module.register_forward_hook(keep) for module in modules.values()]
     try:
         yield passes
     finally:

@@ -44,7 +44,7 @@ class TwoNeurons(nn.Module):
 
 def captured(x, labels, model=None):
     model = model or TwoNeurons()
-    with capture_outputs(model) as passes:
+    with capture_outputs(linear_modules(model)) as passes:
         answers = model.answers(torch.tensor(x)[..., None], torch.tensor(labels))
     return model, answers, influence(answers, passes[0])
 
@@ -81,7 +81,7 @@ def test_g_is_a_constant():
 def test_influence_on_the_probability_by_hand():
     # P = p(token 0) p(token 0) = 9/16 at two positions of x = 1; dP/dh = P (1 - p) (1, -1) = (9/64, -9/64) at each.
     model, _, _ = captured([[1.0, 1.0]], [[0, 0]])
-    with capture_outputs(model) as passes:
+    with capture_outputs(linear_modules(model)) as passes:
         answers = model.answers(torch.ones(1, 2, 1), torch.tensor([[0, 0]]))
     ((h, g),) = influence(answers, passes[0], influence_of="probability")
     torch.testing.assert_close(g, torch.tensor([[[9 / 64, -9 / 64]] * 2]))
@@ -94,7 +94,7 @@ def test_influence_on_the_probability_by_hand():
 def test_influence_on_the_log_odds_by_hand():
     # Of two tokens log(p / (1 - p)) = h0 - h1, whatever p: g = (1, -1), and over two positions (1, -1) / 2 at each.
     model = TwoNeurons()
-    with capture_outputs(model) as passes:
+    with capture_outputs(linear_modules(model)) as passes:
         answers = model.answers(torch.ones(2, 2, 1), torch.tensor([[0, 0], [-100, 1]]))
     ((h, g),) = influence(answers, passes[0], influence_of="log_odds")
     half = [0.5, -0.5]
@@ -118,7 +118,7 @@ def test_the_second_derivative_is_exact():
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def penalty(second_derivative):
-        with capture_outputs(model) as passes:
+        with capture_outputs(linear_modules(model)) as passes:
             answers = forward_answers(model, batch)
         return negative_influence_penalty(influence(answers, passes[0], second_derivative=second_derivative)).sum()
 
@@ -158,7 +158,7 @@ def test_outputs_that_nothing_trainable_reaches_are_left_out():
     model = TwoNeurons()
     frozen = nn.Linear(1, 1, bias=False).requires_grad_(False)
     model.blocks.insert(0, frozen)
-    with capture_outputs(model) as passes:
+    with capture_outputs(linear_modules(model)) as passes:
         x = model.blocks[0](torch.ones(1, 1, 1)) * 0 + 1
         logits = model.blocks[1](x)
         answers = Answers(logits[0], torch.tensor([0]), torch.tensor([0]), torch.tensor([0]))
@@ -173,11 +173,11 @@ def hook_count(model):
 def test_hooks_live_as_long_as_the_scope():
     model = tiny_model()
     before = hook_count(model)
-    with capture_outputs(model) as passes:
+    with capture_outputs(linear_modules(model)) as passes:
         assert hook_count(model) == before + 14  # seven projections in each of two blocks
         forward_answers(model, mixed_batch())
     assert hook_count(model) == before
-    with pytest.raises(IndexError), capture_outputs(model):
+    with pytest.raises(IndexError), capture_outputs(linear_modules(model)):
         forward_answers(model, dict(mixed_batch(), input_ids=torch.full((5, 12), 10**6)))
     assert hook_count(model) == before
     kept = len(passes)
@@ -208,7 +208,7 @@ def test_layers_and_modules_by_choice():
         "1.mlp.up_proj",
     ]
     assert len(linear_modules(model, layers=[0, 1])) == len(linear_modules(model)) == 14
-    with capture_outputs(model, layers=[0], modules=["k_proj"]) as passes:
+    with capture_outputs(linear_modules(model, layers=[0], modules=["k_proj"])) as passes:
         forward_answers(model, mixed_batch())
     assert [len(one) for one in passes] == [1]
     with pytest.raises(InputError, match="layers: the model has no block 2; it has blocks 0 to 1"):
@@ -225,7 +225,7 @@ def test_blocks_without_linear_maps_are_an_error():
 
 
 def forget_pairs(model, batch, split_roles=True):
-    with capture_outputs(model) as passes:
+    with capture_outputs(linear_modules(model)) as passes:
         answers = forward_answers(model, batch, split_roles=split_roles)
     part = answers.forget if split_roles else answers
     return influence(part, passes[0]), passes
@@ -243,7 +243,7 @@ def test_an_adapted_map_is_captured_with_its_adapter():
     base, batch = tiny_model(), mixed_batch(retain=0)
     adapted = with_trained_adapter(base)
     pairs, _ = forget_pairs(adapted, batch, split_roles=False)
-    with capture_outputs(adapted.merge_and_unload()) as passes:
+    with capture_outputs(linear_modules(adapted.merge_and_unload())) as passes:
         forward_answers(adapted.base_model.model, batch)
     assert len(pairs) == 14
     for (h, _), merged in zip(pairs, passes[0], strict=True):

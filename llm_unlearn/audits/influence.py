@@ -132,7 +132,7 @@ def neuron_influence(
         raise InputError(f"score={score!r} is unknown; choose one of {', '.join(SCORES)}")
     if not rows:
         raise InputError("the influence audit needs rows, got none")
-    names, device = list(linear_modules(model)), next(model.parameters()).device
+    modules, device = linear_modules(model), next(model.parameters()).device
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))  # what does not fit fails at once
     sums: dict[str, NeuronInfluence] = {}
     by_row: list[dict[str, float]] = [{}] * len(rows)
@@ -142,17 +142,17 @@ def neuron_influence(
             batch = pad_rows([rows[i] for i in numbers], pad_token_id=0)
             batch["roles"] = torch.full((len(numbers),), RETAIN)
             batch = {name: value.to(device) for name, value in batch.items()}
-            with capture_outputs(model) as passes:
+            with capture_outputs(modules) as passes:
                 answers = forward_answers(model, batch)
             outputs = passes.pop()
-            for name, output in zip(names, outputs, strict=True):
+            for name, output in zip(modules, outputs, strict=True):
                 if output.shape[:2] != batch["labels"].shape:
                     raise InputError(f"{name} gives a tensor of shape {tuple(output.shape)}, not (rows, tokens, width)")
             scores = _row_scores(answers, score)
             gradients = torch.autograd.grad(scores.sum(), outputs, allow_unused=True, materialize_grads=True)
             lengths = _influential_lengths(batch["labels"])
             positive, negative = torch.zeros_like(scores), torch.zeros_like(scores)
-            for name, output, gradient in zip(names, outputs, gradients, strict=True):
+            for name, output, gradient in zip(modules, outputs, gradients, strict=True):
                 products = output.detach().float() * gradient.float()
                 summed, its_positive, its_negative = _summed(products, lengths)
                 sums[name] = sums[name] + summed if name in sums else summed

@@ -65,8 +65,9 @@ class SsiuuTrainer(BackboneTrainer):
         automatic = self.args.regularizer_weight == "auto"
         self._weight = None if automatic else float(self.args.regularizer_weight)
         self._ratio_step = None
-        linear = linear_modules(self.model, self.args.layers, self.args.modules).values()
-        self._linear_parameters = [p for module in linear for p in module.parameters() if p.requires_grad]
+        self._linear = linear_modules(self.model, self.args.layers, self.args.modules)
+        linear_parameters = (p for module in self._linear.values() for p in module.parameters())
+        self._linear_parameters = [parameter for parameter in linear_parameters if parameter.requires_grad]
         self._parameter_influence = ParameterInfluence(self._linear_parameters, self.args.reference)
 
     def train(self, *arguments, **keywords):
@@ -99,7 +100,7 @@ class SsiuuTrainer(BackboneTrainer):
             return forward_answers(model, inputs, unwrapped)
         twice = self.args.variant == "exact"  # of the kernels of SDPA, this one alone has second derivatives
         kernel = sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext()
-        with kernel, capture_outputs(unwrapped, self.args.layers, self.args.modules) as passes:
+        with kernel, capture_outputs(self._linear) as passes:
             answers = forward_answers(model, inputs, unwrapped, split_roles=True)
         self._forget_outputs = passes[0] if (answers.roles == FORGET).any() else []  # forget rows run first
         return answers
