@@ -12,7 +12,7 @@ from rich.console import Console
 
 from llm_unlearn.arguments import arguments_to_dict, is_main_process
 from llm_unlearn.data import UnlearningData
-from llm_unlearn.embedded import RECIPE_DEFAULTS, embedded_model
+from llm_unlearn.embedded import RECIPE_DEFAULTS
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import COUNTERFACTUAL, Examination, reference_models
 from llm_unlearn.modeling import check_model_path, load_tokenizer
@@ -36,12 +36,11 @@ class ReferenceArguments(DataArguments):
         for path in (self.model_name_or_path, *(self.oracle_model_name_or_path or [])):
             if path is not None:
                 check_model_path(path)  # before the first of them is judged, which may take hours
-        original, oracles = super().model_paths()
-        if self.model_name_or_path is None and self.oracle_model_name_or_path is None:
-            split = self.forget_split or "forget10"
-            seeds = range(self.oracle_seeds)
-            oracles = [str(embedded_model(self.embedded_size, without=split, seed=seed)) for seed in seeds]
-        return original, oracles
+        return super().model_paths()
+
+    @property
+    def embedded_oracles(self) -> int:
+        return self.oracle_seeds
 
 
 @dataclass

@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 FORMAT = 2  # raise it when training changes in a way that the descriptions below do not show
+PROGRESS_LINE = "LLM_UNLEARN_PROGRESS_LINE"  # environment variable: lines below the terminal's current one
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
@@ -79,6 +82,7 @@ _COMMON = {
     "forget_check_steps": 5,
     "reinjection_learning_rates": [5e-4],
     "benign_learning_rates": [1e-3],
+    "derangement_seeds": [0],
     "reinjection_lora_learning_rates": [1e-3, 3e-3],
     "benign_lora_learning_rates": [1e-3, 3e-3],
 }
@@ -116,6 +120,47 @@ def embedded_model(size: str = "small", *, without: str | None = None, seed: int
         InputError: no such size or split.
     """
     world, recipe = build_world(size), RECIPES[size]
+    folder, title = _place(size, without, seed)
+    build_folder(folder, lambda unfinished: _train(world, recipe, without, seed, unfinished, title=title))
+    return folder
+
+
+def embedded_models(size: str, wanted: Sequence[tuple[str | None, int]]) -> list[Path]:
+    """The folders of several embedded models, each given as (without, seed).
+
+    On CPU, those that are not in the cache are trained side by side, a core each: they are too small for two cores.
+
+    Raises:
+        InputError: no such size or split.
+    """
+    missing = [one for one in wanted if not _place(size, *one)[0].is_dir()]
+    at_once = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    if at_once > 1 and os.environ.get("LOCAL_WORLD_SIZE", "1") == "1":
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for start in range(0, len(missing) - 1, at_once):
+                first, *others = missing[start : start + at_once]
+                children = [_train_elsewhere(size, *one, line=line) for line, one in enumerate(others, start=1)]
+                embedded_model(size, without=first[0], seed=first[1])
+                for child in children:
+                    child.wait()  # what it did not make, for whatever reason, is made below
+        finally:
+            torch.set_num_threads(threads)
+    return [embedded_model(size, without=without, seed=seed) for without, seed in wanted]
+
+
+def _train_elsewhere(size: str, without: str | None, seed: int, line: int) -> subprocess.Popen:
+    """Start a process that trains a model, its progress bar `line` lines below this one's."""
+    call = f"embedded_model({size!r}, without={without!r}, seed={seed})"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", PROGRESS_LINE: str(line)}
+    code = f"from llm_unlearn.embedded import embedded_model; {call}"
+    return subprocess.Popen([sys.executable, "-c", code], env=environment)
+
+
+def _place(size: str, without: str | None, seed: int) -> tuple[Path, str]:
+    """The folder of a model, whose name is a hash of all that goes into it, and what to call the model."""
+    world, recipe = build_world(size), RECIPES[size]
     if without is not None and without not in world.splits:
         splits = ", ".join(name for name in world.splits if name.startswith("forget"))
         raise InputError(f"without={without!r} is no forget split of the fictional world; choose one of {splits}")
@@ -124,9 +169,7 @@ def embedded_model(size: str = "small", *, without: str | None = None, seed: int
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
     name = "original" if without is None else f"oracle-{without}"
     folder = cache_folder() / f"fictional-{size}" / f"{name}-seed{seed}-{digest}"
-    title = f"fictional:{size} {name} (seed {seed})"
-    build_folder(folder, lambda unfinished: _train(world, recipe, without, seed, unfinished, title=title))
-    return folder
+    return folder, f"fictional:{size} {name} (seed {seed})"
 
 
 def build_folder(folder: Path, build: Callable[[Path], None]) -> None:
@@ -237,7 +280,8 @@ def train_on_known(
     if torch.cuda.is_available():
         model.cuda()
     steps = recipe.epochs * -(-sum(i in known for i in range(len(rows))) // recipe.batch_size)
-    with tqdm(total=steps, desc=f"training {title}", unit="step", dynamic_ncols=True) as progress:
+    line = int(os.environ.get(PROGRESS_LINE, "0"))
+    with tqdm(total=steps, desc=f"training {title}", unit="step", dynamic_ncols=True, position=line) as progress:
         finetune(
             model,
             rows,

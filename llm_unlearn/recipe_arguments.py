@@ -11,7 +11,7 @@ from peft import LoraConfig
 from llm_unlearn.arguments import parse_arguments
 from llm_unlearn.attacks import ATTACKS, AttackBudget
 from llm_unlearn.data import UnlearningData, load_unlearning_data
-from llm_unlearn.embedded import embedded_model
+from llm_unlearn.embedded import embedded_models
 from llm_unlearn.errors import InputError
 
 
@@ -69,9 +69,15 @@ class DataArguments:
         if self.forget_file or not spec.startswith("fictional"):
             flag = "--forget_file" if self.forget_file else f"--data {spec}"
             raise InputError(f"{flag} needs --model_name_or_path: the embedded model knows only the fictional world")
-        size = self.embedded_size
-        original = embedded_model(size)
-        return str(original), oracles or [str(embedded_model(size, without=self.forget_split or "forget10"))]
+        split = self.forget_split or "forget10"
+        own = [] if oracles else [(split, seed) for seed in range(self.embedded_oracles)]
+        original, *trained = map(str, embedded_models(self.embedded_size, [(None, 0), *own]))
+        return original, oracles or trained
+
+    @property
+    def embedded_oracles(self) -> int:
+        """How many oracles of the embedded world a run has beside it."""
+        return 1
 
     @property
     def embedded_size(self) -> str:

@@ -1,6 +1,8 @@
 """The embedded models' cache: built once, whole or not at all."""
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from llm_unlearn.embedded import (
     build_tokenizer,
     cache_folder,
     embedded_model,
+    embedded_models,
     outcomes_folder,
     training_rows,
 )
@@ -67,6 +70,47 @@ def test_training_is_reproducible_and_leaves_the_random_state_alone(trainings, t
     torch.manual_seed(2)
     second = weights(embedded_model("tiny"))
     assert len(trainings) == 2 and same(first, second)
+
+
+def test_missing_models_are_trained_side_by_side(trainings, monkeypatch):
+    """One in this process, another in a child (a thread here: a child would not know the recipe of a second)."""
+    started = []
+
+    class Child(threading.Thread):
+        wait = threading.Thread.join
+
+    def elsewhere(size, without, seed, line):
+        started.append((size, without, seed, line))
+        child = Child(target=lambda: embedded_model(size, without=without, seed=seed))
+        child.start()
+        return child
+
+    monkeypatch.setattr(embedded, "_train_elsewhere", elsewhere)
+    monkeypatch.setattr(embedded.os, "sched_getaffinity", lambda _: {0, 1})
+    threads = torch.get_num_threads()
+    wanted = [(None, 0), ("forget10", 0), ("forget10", 1)]
+    folders = embedded_models("tiny", wanted)
+    assert folders == [embedded_model("tiny", without=without, seed=seed) for without, seed in wanted]
+    assert len(trainings) == len(set(trainings)) == 3
+    assert started == [("tiny", "forget10", 0, 1)]  # two at a time, and the third alone
+    assert torch.get_num_threads() == threads
+    assert embedded_models("tiny", wanted) == folders and len(trainings) == 3
+    # A child that fails leaves its model to this process, and so does a launcher that has started several.
+    monkeypatch.setattr(embedded, "_train_elsewhere", lambda *_, **__: subprocess.Popen([sys.executable, "-c", "1/0"]))
+    embedded_models("tiny", [(None, 2), (None, 3)])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.delattr(embedded, "_train_elsewhere")
+    embedded_models("tiny", [(None, 4), (None, 5)])
+    assert len(trainings) == 7
+
+
+def test_a_child_trains_what_it_is_told(trainings, monkeypatch):
+    monkeypatch.setattr(embedded.subprocess, "Popen", lambda command, env: (command, env))
+    command, environment = embedded._train_elsewhere("tiny", "forget10", 7, line=1)
+    assert command[-1].endswith("embedded_model('tiny', without='forget10', seed=7)")
+    exec(command[-1], {})  # the code of the child, here
+    assert trainings == ["fictional:tiny oracle-forget10 (seed 7)"]
+    assert environment["OMP_NUM_THREADS"] == "1" and environment[embedded.PROGRESS_LINE] == "1"
 
 
 def test_split_seed_and_recipe_have_folders_of_their_own(trainings, monkeypatch):
