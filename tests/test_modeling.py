@@ -10,6 +10,7 @@ from builders import FAMILIES, mixed_batch, tiny_model, tiny_tokenizer, with_tra
 from peft import PeftModel
 from torch import nn
 
+from llm_unlearn import modeling
 from llm_unlearn.data.collators import FORGET
 from llm_unlearn.errors import InputError
 from llm_unlearn.modeling import decoder_layers, forward_answers, load_model, load_tokenizer, with_pad_token
@@ -224,3 +225,17 @@ def test_pad_token():
 
 def test_tests_run_offline():
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_small_models_get_one_thread_unless_more_are_asked_for(monkeypatch):
+    before, chosen = torch.get_num_threads(), []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    modeling.use_suitable_cpu_threads(tiny_model())
+    assert chosen == [1]
+    monkeypatch.setattr(modeling, "SMALL_MODEL", 1000)
+    modeling.use_suitable_cpu_threads(tiny_model())
+    monkeypatch.setattr(modeling, "SMALL_MODEL", 10**9)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    modeling.use_suitable_cpu_threads(tiny_model())
+    assert chosen == [1] and torch.get_num_threads() == before
