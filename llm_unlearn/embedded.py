@@ -95,8 +95,8 @@ RECIPE_DEFAULTS = {
         "output_dir": "outputs/ssiuu",
         "learning_rate": 1e-3,
         "beta": 0.5,
-        "regularizer_weight": 100.0,
-        "retain_weight": 90.0,
+        "regularizer_weight": 50.0,
+        "retain_weight": 60.0,
         "num_train_epochs": 120,
     },
 }
