@@ -37,7 +37,7 @@ from scipy.stats import pearsonr, spearmanr
 from torch import nn
 from transformers import PreTrainedModel
 
-from llm_unlearn.attribution import capture_outputs, linear_modules
+from llm_unlearn.attribution import answer_scores, capture_outputs, linear_modules
 from llm_unlearn.data.collators import RETAIN, EncodedRow, pad_rows
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.errors import InputError
@@ -192,11 +192,8 @@ def _influential_lengths(labels: torch.Tensor) -> torch.Tensor:
 def _row_scores(answers: Answers, score: str) -> torch.Tensor:
     """s of each row, (rows,)."""
     if score == "log_odds":
-        logits = answers.logits.float()
-        own = logits.gather(1, answers.labels[:, None])[:, 0]
-        odds = own - logits.scatter(1, answers.labels[:, None], -math.inf).logsumexp(-1)
-        return odds.new_zeros(len(answers.roles)).index_add(0, answers.token_rows, odds) / answers.lengths
-    means = answers.logps / answers.lengths
+        return answer_scores(answers, "log_odds")
+    means = answer_scores(answers)
     return means.exp() if score == "probability" else means
 
 
