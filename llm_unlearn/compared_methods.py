@@ -37,11 +37,14 @@ METHODS = {
 }
 
 
+SET_BY_THE_BENCHMARK = {"learning_rate": "--learning_rates", "seed": "--seeds", "output_dir": "--output_dir"}
+
+
 def method_of(name: str) -> Method:
     """The method of a name in `METHODS`, alone or with fields of its configuration: `name:field=value,field=value`.
 
     Raises:
-        ValueError: an unknown name or field, or a value of the wrong type.
+        ValueError: an unknown name or field, a value of the wrong type, or a field that the benchmark itself sets.
     """
     known, _, changes = name.partition(":")
     if known not in METHODS:
@@ -52,6 +55,9 @@ def method_of(name: str) -> Method:
     pairs = [change.partition("=") for change in changes.split(",")]
     if wrong := [field for field, sign, _ in pairs if not sign]:
         raise ValueError(f"methods: {name!r} has {wrong[0]!r} where field=value is wanted")
+    if taken := [field for field, _, _ in pairs if field in SET_BY_THE_BENCHMARK]:
+        flag = SET_BY_THE_BENCHMARK[taken[0]]
+        raise ValueError(f"methods: {taken[0]} in {name!r} is set for all methods alike; use {flag}")
     values = convert_fields(method.config, {field: value for field, _, value in pairs}, f"in --methods {name}")
     return replace(method, fixed={**method.fixed, **values})
 

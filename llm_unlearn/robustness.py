@@ -104,6 +104,11 @@ class Robustness:
             )
         if "adversarial_reinjection" not in self.examination.attack_args.attacks:
             raise InputError("attacks: rates are chosen by adversarial_reinjection; add it")
+        for name in self.arguments.methods:  # a field that a method refuses is an error before hours of work
+            try:
+                self._config(name, self.arguments.learning_rates[0], self.arguments.seeds[0], self.output)
+            except ValueError as error:
+                raise InputError(f"methods: {name}: {error}") from error
 
     @property
     def output(self) -> Path:
@@ -190,9 +195,7 @@ class Robustness:
         folder = self.output / "runs" / f"{place}-seed{seed}"
         if references is None:
             folder = self.output / "tuning" / f"{place}-rate{rate:.3g}-seed{seed}"
-        values = {one.name: getattr(self.config, one.name) for one in fields(method.config) if one.init}
-        values |= {"output_dir": str(folder), "learning_rate": rate, "seed": seed, **method.fixed}
-        config = method.config(**values)
+        config = self._config(name, rate, seed, folder)
         data = self.examination.data
         shown = arguments_to_dict(config, self.adapter_args, self.examination.attack_args)
         for group in shown.values():
@@ -204,6 +207,12 @@ class Robustness:
             return self._run(method, name, config, folder, references)
 
         return lambda wait: remember(folder / "run.json", key, compute, wait=wait)
+
+    def _config(self, name: str, rate: float, seed: int, folder: Path) -> UnlearnConfig:
+        method = method_of(name)
+        values = {one.name: getattr(self.config, one.name) for one in fields(method.config) if one.init}
+        values |= {"output_dir": str(folder), "learning_rate": rate, "seed": seed, **method.fixed}
+        return method.config(**values)
 
     def _run(
         self,

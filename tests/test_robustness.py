@@ -57,6 +57,11 @@ def test_a_name_may_fix_fields_of_its_configuration():
     ("values", "message"),
     [
         ({"methods": ["ssiuu:bet=1"]}, "unknown field bet in --methods ssiuu:bet=1; did you mean beta"),
+        (
+            {"methods": ["ssiuu:learning_rate=1"]},
+            "is set for all methods alike; use --learning_rates",
+        ),
+        ({"methods": ["npo:seed=1"]}, "seed in 'npo:seed=1' is set for all methods alike; use --seeds"),
         ({"methods": ["ssiuu:beta"]}, "'ssiuu:beta' has 'beta' where field=value is wanted"),
         ({"methods": ["ssiuu:beta=x"]}, "beta: 'x' in --methods ssiuu:beta=x is not valid; give a number"),
         ({"methods": ["rmu"]}, "'rmu' is unknown; choose from gradient_ascent, grad_diff"),

@@ -61,6 +61,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(cache, tmp_path
         (["--attacks", "prompting"], "rates are chosen by adversarial_reinjection; add it"),
         (["--reinjection_pool=forgotten"], "methods need the same: use all"),
         (["--seeds", "100", "--tuning_seeds", "100"], "100 is a tuning seed, too"),
+        (["--methods", "npo:beta=-1"], "methods: npo:beta=-1: beta=-1.0 must be above 0"),
     ):
         with pytest.raises(InputError, match=message):
             robustness_benchmark("", [*FLAGS, f"--output_dir={tmp_path}", *flags])
