@@ -95,6 +95,17 @@ def capture_outputs(modules: Mapping[str, nn.Module]) -> Iterator[list[list[torc
             hook.remove()
 
 
+@contextlib.contextmanager
+def capture_inputs(module: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Within this scope, the first inputs of `module` are kept, one per pass, as its own pre-hooks left them."""
+    inputs: list[torch.Tensor] = []
+    hook = module.register_forward_hook(lambda _module, arguments, _output: inputs.append(arguments[0]))
+    try:
+        yield inputs
+    finally:
+        hook.remove()
+
+
 def answer_scores(answers: Answers, influence_of: str = "log_probability") -> torch.Tensor:
     """What neurons have influence on, one value per row, (rows,).
 
@@ -151,6 +162,21 @@ def negative_influence_penalty(pairs: list[Pair], token_aggregation: str = "all"
         return (torch.relu(-products) ** 2).flatten(1).sum(1)
 
     return sum(penalty(h, g) for h, g in pairs)
+
+
+class KnownGradient(torch.autograd.Function):
+    """`values` (n,) as functions of the rows of `inputs` (n, width), whose gradients (n, width) are known already."""
+
+    @staticmethod
+    def forward(ctx, inputs: torch.Tensor, values: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gradients)
+        return values.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (gradients,) = ctx.saved_tensors
+        return gradient[:, None].to(gradients.dtype) * gradients, None, None
 
 
 class _SquaredNegativeInfluence(torch.autograd.Function):

@@ -22,6 +22,7 @@ from llm_unlearn.reporting.robustness import report_robustness
 from llm_unlearn.robustness import Robustness, RobustnessArguments, RobustnessConfig, become_worker
 
 EMBEDDED_LEARNING_RATES = [3e-4, 1e-3, 3e-3]
+EMBEDDED_FULL_LEARNING_RATES = [3e-5, 1e-4, 3e-4]
 
 
 @dataclass
@@ -147,8 +148,9 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
         argv,
         description=description,
         defaults={"output_dir": "outputs/robustness", "attacks": attacks},
-        embedded_defaults=RECIPE_DEFAULTS["npo"]
+        embedded_defaults=RECIPE_DEFAULTS["ssiuu"]
         | {"learning_rates": EMBEDDED_LEARNING_RATES, "rho": RECIPE_DEFAULTS["sam"]["rho"]},
+        embedded_full_defaults={"learning_rates": EMBEDDED_FULL_LEARNING_RATES},
     )
     data_args, robustness_args, adapter_args, attack_args, config = arguments
     data = data_args.load_data()

@@ -133,7 +133,7 @@ class Answers:
     """What a model says at the answer positions of a batch of R rows with N answer tokens in all.
 
     Attributes:
-        logits: (N, vocabulary), row after row.
+        logit_groups: logits of rows that ran together, row after row; one group, or two where roles ran apart.
         labels: (N,) the answer tokens.
         token_rows: (N,) the row of each token.
         roles: (R,) FORGET, RETAIN or PADDING.
@@ -141,17 +141,28 @@ class Answers:
         reference_logits: (N, vocabulary), where the retain loss needs them.
     """
 
-    logits: torch.Tensor
+    logit_groups: tuple[torch.Tensor, ...]
     labels: torch.Tensor
     token_rows: torch.Tensor
     roles: torch.Tensor
     reference_logps: torch.Tensor | None = None
     reference_logits: torch.Tensor | None = None
 
+    @property
+    def logits(self) -> torch.Tensor:
+        """(N, vocabulary), row after row."""
+        return self.logit_groups[0] if len(self.logit_groups) == 1 else torch.cat(self.logit_groups)
+
+    @cached_property
+    def token_logp_groups(self) -> list[torch.Tensor]:
+        """Log-probability of every answer token, float32, in the groups of the logits."""
+        labels = self.labels.split([len(logits) for logits in self.logit_groups])
+        return [answer_token_logps(*group) for group in zip(self.logit_groups, labels, strict=True)]
+
     @cached_property
     def token_logps(self) -> torch.Tensor:
         """Log-probability of every answer token, (N,), float32."""
-        return answer_token_logps(self.logits, self.labels)
+        return self.token_logp_groups[0] if len(self.logit_groups) == 1 else torch.cat(self.token_logp_groups)
 
     @cached_property
     def lengths(self) -> torch.Tensor:
@@ -166,30 +177,34 @@ class Answers:
     @cached_property
     def forget(self) -> Answers:
         """The forget rows alone."""
-        return self._with_role(FORGET)
+        return self.with_role(FORGET)
 
     @cached_property
     def retain(self) -> Answers:
         """The retain rows alone."""
-        return self._with_role(RETAIN)
+        return self.with_role(RETAIN)
 
-    def _with_role(self, role: int) -> Answers:
+    def with_role(self, role: int) -> Answers:
+        """The rows of a role alone."""
         rows = self.roles == role
         of_role = torch.nonzero(rows[self.token_rows]).flatten()
         # Rows of one role stand together in a batch, so this is a view: logits are large, and most losses need none.
-        tokens = slice(int(of_role[0]), int(of_role[-1]) + 1) if len(of_role) else slice(0)
+        start, stop = (int(of_role[0]), int(of_role[-1]) + 1) if len(of_role) else (0, 0)
+        group, before = 0, 0
+        while stop - before > len(self.logit_groups[group]):  # no role is in two groups
+            before, group = before + len(self.logit_groups[group]), group + 1
+        here = slice(start - before, stop - before)
         new_number = rows.cumsum(0) - 1
         part = Answers(
-            self.logits[tokens],
-            self.labels[tokens],
-            new_number[self.token_rows[tokens]],
+            (self.logit_groups[group][here],),
+            self.labels[start:stop],
+            new_number[self.token_rows[start:stop]],
             self.roles[rows],
             None if self.reference_logps is None else self.reference_logps[rows],
-            None if self.reference_logits is None else self.reference_logits[tokens],
+            None if self.reference_logits is None else self.reference_logits[start:stop],
         )
-        part.__dict__["token_logps"] = self.token_logps[
-            tokens
-        ]  # fills the cached property: computed once for all roles
+        # Fills the cached property: computed once for all roles.
+        part.__dict__["token_logp_groups"] = [self.token_logp_groups[group][here]]
         return part
 
 
@@ -208,17 +223,18 @@ def forward_answers(
     labels, roles = batch["labels"], batch["roles"]
     groups = [roles == FORGET, roles != FORGET] if split_roles else [torch.ones_like(roles, dtype=torch.bool)]
     with _answer_positions_only(unwrapped or model):
-        logits = model(
+        output = model(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels, row_groups=groups
-        ).logits
+        )
     # Row groups keep the order of tokens because forget rows come first, as the collator puts them.
     token_rows, positions = torch.nonzero(labels[:, 1:] != -100, as_tuple=True)
-    return Answers(logits, labels[token_rows, positions + 1], token_rows, roles)
+    return Answers(output.logits, labels[token_rows, positions + 1], token_rows, roles)
 
 
 @contextlib.contextmanager
 def _answer_positions_only(model: nn.Module) -> Iterator[None]:
-    """Within this scope `model.forward` takes `labels` and `row_groups` and returns logits of shape (answer tokens, V).
+    """Within this scope `model.forward` takes `labels` and `row_groups` and returns logits of shape (answer tokens, V),
+    one tensor per group.
 
     The hidden states are narrowed right before the output embedding, whatever the family: at 128k vocabulary the
     logits of the question tokens would be most of a step's memory.
@@ -240,8 +256,7 @@ def _answer_positions_only(model: nn.Module) -> Iterator[None]:
                     input_ids=input_ids[rows, :length], attention_mask=attention_mask[rows, :length], use_cache=False
                 )
             )
-        if len(outputs) > 1:
-            outputs[0].logits = torch.cat([output.logits for output in outputs])
+        outputs[0].logits = tuple(output.logits for output in outputs)
         return outputs[0]
 
     with narrowed_logits(model) as logits_only_at:

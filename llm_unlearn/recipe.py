@@ -48,13 +48,19 @@ class Recipe:
 
     @classmethod
     def from_command_line(
-        cls, config_class: type[UnlearnConfig], description: str, embedded_defaults: dict, argv: list[str] | None = None
+        cls,
+        config_class: type[UnlearnConfig],
+        description: str,
+        embedded_defaults: dict,
+        embedded_full_defaults: dict | None = None,
+        argv: list[str] | None = None,
     ) -> Recipe:
         """Parse, then load and check the data and find the models.
 
         Args:
             embedded_defaults: values of fields where the embedded model is used: they take the place of the dataclass
                 defaults, which suit models a thousand times its size.
+            embedded_full_defaults: on top of those, with `--full_finetuning`.
 
         Raises:
             InputError: any of the arguments, files or data sets is not usable.
@@ -62,7 +68,12 @@ class Recipe:
         prepare_process()
         groups = (DataArguments, AdapterArguments, AttackArguments, config_class)
         data_args, adapter_args, attack_args, args = parse_for_model(
-            groups, argv, description=description, defaults={}, embedded_defaults=embedded_defaults
+            groups,
+            argv,
+            description=description,
+            defaults={},
+            embedded_defaults=embedded_defaults,
+            embedded_full_defaults=embedded_full_defaults,
         )
         if (started := int(os.environ.get("WORLD_SIZE", "1"))) != args.world_size:
             raise InputError(

@@ -233,6 +233,7 @@ def parse_for_model(
     description: str,
     defaults: Mapping[str, Any],
     embedded_defaults: Mapping[str, Any],
+    embedded_full_defaults: Mapping[str, Any] | None = None,
 ) -> tuple:
     """As `parse_arguments`; where no model is named, the defaults are those that suit the embedded one.
 
@@ -240,9 +241,11 @@ def parse_for_model(
         groups: the first has `model_name_or_path`.
         embedded_defaults: beside `defaults`, in place of the dataclass defaults, which suit models a thousand times the
             embedded one's size.
+        embedded_full_defaults: on top of those, with `--full_finetuning`.
     """
     arguments = parse_arguments(groups, argv, description=description, defaults=defaults)
     if arguments[0].model_name_or_path is None:
-        both = {**embedded_defaults, **defaults}
+        full = any(getattr(group, "full_finetuning", False) for group in arguments)
+        both = {**embedded_defaults, **(embedded_full_defaults or {} if full else {}), **defaults}
         arguments = parse_arguments(groups, argv, description=description, defaults=both)
     return arguments

@@ -17,12 +17,14 @@ ends it with the last good weights saved (exit code 3).
 
 from llm_unlearn import GradientAscentConfig, GradientAscentTrainer
 from llm_unlearn.arguments import run_main
-from llm_unlearn.embedded import RECIPE_DEFAULTS
+from llm_unlearn.embedded import FULL_FINETUNING_DEFAULTS, RECIPE_DEFAULTS
 from llm_unlearn.recipe import Recipe
 
 
 def main():
-    recipe = Recipe.from_command_line(GradientAscentConfig, __doc__, RECIPE_DEFAULTS["gradient_ascent"])
+    recipe = Recipe.from_command_line(
+        GradientAscentConfig, __doc__, RECIPE_DEFAULTS["gradient_ascent"], FULL_FINETUNING_DEFAULTS["gradient_ascent"]
+    )
     recipe.run(GradientAscentTrainer(**recipe.trainer_arguments()))
 
 

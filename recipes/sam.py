@@ -17,12 +17,12 @@ ends it with the last good weights saved (exit code 3).
 
 from llm_unlearn import SAMConfig, SAMTrainer
 from llm_unlearn.arguments import run_main
-from llm_unlearn.embedded import RECIPE_DEFAULTS
+from llm_unlearn.embedded import FULL_FINETUNING_DEFAULTS, RECIPE_DEFAULTS
 from llm_unlearn.recipe import Recipe
 
 
 def main():
-    recipe = Recipe.from_command_line(SAMConfig, __doc__, RECIPE_DEFAULTS["sam"])
+    recipe = Recipe.from_command_line(SAMConfig, __doc__, RECIPE_DEFAULTS["sam"], FULL_FINETUNING_DEFAULTS["sam"])
     recipe.run(SAMTrainer(**recipe.trainer_arguments()))
 
 

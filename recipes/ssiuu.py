@@ -17,12 +17,12 @@ ends it with the last good weights saved (exit code 3).
 
 from llm_unlearn import SsiuuConfig, SsiuuTrainer
 from llm_unlearn.arguments import run_main
-from llm_unlearn.embedded import RECIPE_DEFAULTS
+from llm_unlearn.embedded import FULL_FINETUNING_DEFAULTS, RECIPE_DEFAULTS
 from llm_unlearn.recipe import Recipe
 
 
 def main():
-    recipe = Recipe.from_command_line(SsiuuConfig, __doc__, RECIPE_DEFAULTS["ssiuu"])
+    recipe = Recipe.from_command_line(SsiuuConfig, __doc__, RECIPE_DEFAULTS["ssiuu"], FULL_FINETUNING_DEFAULTS["ssiuu"])
     recipe.run(SsiuuTrainer(**recipe.trainer_arguments()))
 
 

@@ -18,6 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.trainer_utils import IntervalStrategy
 
 from llm_unlearn.attribution import (
+    KnownGradient,
+    Pair,
+    capture_inputs,
     capture_outputs,
     influence,
     influence_sums,
@@ -35,7 +38,7 @@ from llm_unlearn.parameter_attribution import ParameterInfluence, forget_set_gra
 
 # Steps between two measurements of the gradients' ratio, each of which costs two more backward passes.
 RATIO_STEPS = 50
-AUTOMATIC_STEPS = 2  # where the weight follows it
+AUTOMATIC_STEPS = 16  # where the weight follows it; before, at steps 0, 1, 2, 4 and 8
 
 
 class SsiuuTrainer(BackboneTrainer):
@@ -45,7 +48,7 @@ class SsiuuTrainer(BackboneTrainer):
     last step of a log line) and, every 50 steps from the first, `regularizer/gradient_ratio` = |weight grad R| /
     |grad forget loss| over the weights of the linear maps: near zero the regularizer is inert, far above one there is
     little else. With `regularizer_weight="auto"` the weight follows, so that this ratio stays near `regularizer_ratio`
-    (measured every second step, on the first micro-batch); it is logged as `regularizer/weight`.
+    (measured at steps 0, 1, 2, 4, 8 and every 16th, on the first micro-batch); it is logged as `regularizer/weight`.
 
     Memory: the gradients g, as large as the captured outputs: rows x length x neurons numbers for the forget rows of a
     micro-batch. `layers` and `modules` make it smaller, and so does a smaller micro-batch with more accumulation.
@@ -61,7 +64,7 @@ class SsiuuTrainer(BackboneTrainer):
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
         self._refuse_impossible()
-        self._forget_outputs: list[torch.Tensor] = []
+        self._pairs: list[Pair] = []
         automatic = self.args.regularizer_weight == "auto"
         self._weight = None if automatic else float(self.args.regularizer_weight)
         self._ratio_step = None
@@ -100,18 +103,33 @@ class SsiuuTrainer(BackboneTrainer):
             return forward_answers(model, inputs, unwrapped)
         twice = self.args.variant == "exact"  # of the kernels of SDPA, this one alone has second derivatives
         kernel = sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext()
-        with kernel, capture_outputs(self._linear) as passes:
+        head = unwrapped.get_output_embeddings()
+        with kernel, capture_outputs(self._linear) as passes, capture_inputs(head) as head_inputs:
             answers = forward_answers(model, inputs, unwrapped, split_roles=True)
-        self._forget_outputs = passes[0] if (answers.roles == FORGET).any() else []  # forget rows run first
+        self._pairs = []
+        if (answers.roles == FORGET).any():  # then they ran first
+            self._attribute(answers, passes[0], head_inputs[0], head)
         return answers
+
+    def _attribute(self, answers: Answers, outputs: list[torch.Tensor], hidden: torch.Tensor, head: nn.Module) -> None:
+        """The pairs (h, g) of the forget rows; `hidden` (forget tokens, width) is what their logits were made of."""
+        influence_of, exact = self.args.influence_of, self.args.variant == "exact"
+        forget = answers.with_role(FORGET)
+        frozen_head = not any(parameter.requires_grad for parameter in head.parameters())
+        if exact or influence_of != "log_probability" or not frozen_head:
+            self._pairs = influence(forget, outputs, influence_of, second_derivative=exact)
+            return
+        # A frozen output embedding needs no second backward: each token's log-probability depends on its own hidden
+        # state alone, and its gradient is known once the mean over the row's tokens has been differentiated.
+        *self._pairs, (hidden, gradient) = influence(forget, [*outputs, hidden])
+        gradient = gradient * forget.lengths[forget.token_rows, None]
+        answers.token_logp_groups[0] = KnownGradient.apply(hidden, forget.token_logps.detach(), gradient)
 
     def regularizer(self, answers: Answers) -> torch.Tensor | None:
         if self.args.variant == "published":
             return self._published_penalty()
-        forget, outputs = answers.forget, self._forget_outputs
-        self._forget_outputs = []  # the graph, and with it the memory, belongs to this step alone
-        exact = self.args.variant == "exact"
-        pairs = influence(forget, outputs, self.args.influence_of, second_derivative=exact) if outputs else []
+        forget, pairs = answers.forget, self._pairs
+        self._pairs = []  # the graph, and with it the memory, belongs to this step alone
         if self._ends_log_line():
             positive, negative = influence_sums(pairs) if pairs else (forget.logps, forget.logps)
             self.add_to_log("influence/positive", positive.sum() / self.forget_rows_in_step)
@@ -145,7 +163,9 @@ class SsiuuTrainer(BackboneTrainer):
 
     def observe_parts(self, parts: dict[str, torch.Tensor]) -> None:
         step, automatic = self.state.global_step, self.args.regularizer_weight == "auto"
-        if step == self._ratio_step or step % (AUTOMATIC_STEPS if automatic else RATIO_STEPS):
+        first_steps = automatic and step < AUTOMATIC_STEPS and step & (step - 1) == 0  # powers of two, and zero
+        due = first_steps or step % (AUTOMATIC_STEPS if automatic else RATIO_STEPS) == 0
+        if step == self._ratio_step or not due:
             return
         self._ratio_step = step  # the first micro-batch of a step stands for all
         squares = [self._squared_gradient_norm(part) for part in (parts["regularizer"], parts["forget"])]

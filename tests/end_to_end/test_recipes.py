@@ -141,7 +141,7 @@ def test_bad_input_ends_with_one_clear_line(name, cache, tmp_path, monkeypatch, 
     flags, expected = bad_inputs()[name]
 
     def main():
-        recipe = Recipe.from_command_line(SsiuuConfig, "Ssiuu", RECIPE_DEFAULTS["ssiuu"], flags)
+        recipe = Recipe.from_command_line(SsiuuConfig, "Ssiuu", RECIPE_DEFAULTS["ssiuu"], argv=flags)
         recipe.run(SsiuuTrainer(**recipe.trainer_arguments()))
 
     with pytest.raises(SystemExit) as stopped:

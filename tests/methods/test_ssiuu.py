@@ -130,17 +130,49 @@ def test_exact_and_neuron_agree_on_the_penalty_but_not_on_its_gradient(tmp_path)
     assert largest_difference(*ends) > 1e-4
 
 
+@pytest.mark.parametrize("backbone", ["npo", "gradient_ascent"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_frozen_output_embedding_is_not_differentiated_twice(family, backbone, tmp_path):
+    """The known gradient of its inputs gives the gradients that a second backward through it would."""
+    gradients, backwards = [], []
+    for frozen in (True, False):
+        trainer = build(
+            tmp_path, model=tiny_model(family), backbone=backbone, regularizer_weight=3.0, lora=True, forget=3
+        )
+        head = trainer.model.get_output_embeddings()
+        head.weight.requires_grad_(not frozen)
+        adapters = [parameter for name, parameter in trainer.model.named_parameters() if "lora" in name]
+        seen = []
+        hook = head.register_full_backward_hook(
+            lambda _module, _inputs, outputs, seen=seen: seen.append(len(outputs[0]))
+        )
+        for _step in (1, 2):  # first the adapters' B is zero
+            batch = next(iter(trainer.get_train_dataloader()))
+            trainer.model.zero_grad()
+            trainer.compute_loss(trainer.model, batch).backward()
+            with torch.no_grad():
+                for parameter in adapters:
+                    parameter -= 0.1 * parameter.grad
+        hook.remove()
+        gradients.append({str(i): parameter.grad for i, parameter in enumerate(adapters)})
+        backwards.append(len(seen))
+    # In each step retain rows once, and forget rows once or twice; once more where the gradients' ratio is measured.
+    assert backwards == [4, 7]
+    assert largest_difference(*gradients) < 1e-5
+    assert max(gradient.abs().max() for gradient in gradients[0].values()) > 1e-3
+
+
 @pytest.mark.parametrize("lora", [True, False])
 def test_the_automatic_weight_holds_the_ratio(lora, tmp_path):
-    options = {"regularizer_weight": "auto", "regularizer_ratio": 0.5, "num_train_epochs": 8}
+    options = {"regularizer_weight": "auto", "regularizer_ratio": 0.5, "num_train_epochs": 18}
     trainer = build(tmp_path, lora=lora, learning_rate=1e-2 if lora else 1e-3, **options)
     trainer.train()
     lines = step_logs(trainer)
     measured = [line for line in lines if "regularizer/gradient_ratio" in line]
-    assert len(measured) == 4  # every second step
+    assert len(measured) == 6  # at steps 0, 1, 2, 4, 8 and 16
     assert measured[0]["regularizer/gradient_ratio"] == pytest.approx(0.5, rel=1e-4)
     assert all(0.2 < line["regularizer/gradient_ratio"] < 1.2 for line in measured)
-    assert len({line["regularizer/weight"] for line in measured}) == 4
+    assert len({line["regularizer/weight"] for line in measured}) == 6
     first = lines[0]
     parts = first["forget/loss"] + first["retain/loss"] + first["regularizer/weight"] * first["regularizer/loss"]
     assert first["loss"] == pytest.approx(parts, rel=1e-4)
