@@ -15,8 +15,8 @@ import sys
 
 from llm_unlearn.arguments import run_main
 from llm_unlearn.errors import InputError
-from llm_unlearn.evaluation_speed import evaluation_speed
-from llm_unlearn.training_speed import training_speed
+from llm_unlearn.speed.evaluation import evaluation_speed
+from llm_unlearn.speed.training import training_speed
 
 MEASUREMENTS = {"eval": evaluation_speed, "train": training_speed}
 

@@ -8,7 +8,9 @@ from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer
 from datasets import Dataset
 
 from llm_unlearn.data import UnlearningData
-from llm_unlearn.evaluation_speed import (
+from llm_unlearn.metrics import min_k_plus_plus_score
+from llm_unlearn.scoring import score_answers
+from llm_unlearn.speed.evaluation import (
     Measurement,
     SpeedArguments,
     average_losses,
@@ -17,8 +19,6 @@ from llm_unlearn.evaluation_speed import (
     token_logps,
     vocabulary_statistics,
 )
-from llm_unlearn.metrics import min_k_plus_plus_score
-from llm_unlearn.scoring import score_answers
 
 
 def test_the_baseline_computes_what_the_package_computes():

@@ -7,19 +7,10 @@ import torch
 
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.errors import InputError
-from llm_unlearn.training_speed import (
-    COLUMNS,
-    METHODS,
-    PLAIN,
-    AllocatedBytes,
-    TrainingSpeedArguments,
-    counted_passes,
-    head_share,
-    markdown_table,
-    random_llama,
-    random_rows,
-    training_speed,
-)
+from llm_unlearn.speed.measurement import AllocatedBytes
+from llm_unlearn.speed.training import PLAIN, counted_passes, head_share, training_speed
+from llm_unlearn.speed.training_table import COLUMNS, markdown_table
+from llm_unlearn.speed.workload import METHODS, TrainingSpeedArguments, random_llama, random_rows
 
 TINY = ["--vocabulary=40", "--hidden_size=64", "--layers=1", "--row_length=12", "--answer_tokens=3", "--batch_size=1"]
 

@@ -1,0 +1,1 @@
+"""How fast the package works: each stage against its floor and against a baseline."""
