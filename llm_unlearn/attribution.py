@@ -137,8 +137,12 @@ def influence(
     Args:
         second_derivative: keep g differentiable; by default it is a constant.
     """
+    return gradient_pairs(answer_scores(answers, influence_of).sum(), outputs, second_derivative)
+
+
+def gradient_pairs(total: torch.Tensor, outputs: list[torch.Tensor], second_derivative: bool = False) -> list[Pair]:
+    """Every output that the parameters can change, with d total / d output."""
     outputs = [output for output in outputs if output.requires_grad]
-    total = answer_scores(answers, influence_of).sum()
     gradients = torch.autograd.grad(total, outputs, retain_graph=True, create_graph=second_derivative)
     return list(zip(outputs, gradients, strict=True))
 

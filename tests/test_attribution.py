@@ -39,7 +39,7 @@ class TwoNeurons(nn.Module):
         logits = self.blocks[0](x)
         token_rows, positions = torch.nonzero(labels != -100, as_tuple=True)
         roles = torch.zeros(len(x), dtype=torch.long)
-        return Answers((logits[token_rows, positions],), labels[token_rows, positions], token_rows, roles)
+        return Answers(logits[token_rows, positions], labels[token_rows, positions], token_rows, roles)
 
 
 def captured(x, labels, model=None):
@@ -161,7 +161,7 @@ def test_outputs_that_nothing_trainable_reaches_are_left_out():
     with capture_outputs(linear_modules(model)) as passes:
         x = model.blocks[0](torch.ones(1, 1, 1)) * 0 + 1
         logits = model.blocks[1](x)
-        answers = Answers((logits[0],), torch.tensor([0]), torch.tensor([0]), torch.tensor([0]))
+        answers = Answers(logits[0], torch.tensor([0]), torch.tensor([0]), torch.tensor([0]))
     assert len(passes[0]) == 2
     assert len(influence(answers, passes[0])) == 1
 

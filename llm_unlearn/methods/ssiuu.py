@@ -22,6 +22,7 @@ from llm_unlearn.attribution import (
     Pair,
     capture_inputs,
     capture_outputs,
+    gradient_pairs,
     influence,
     influence_sums,
     linear_modules,
@@ -108,22 +109,24 @@ class SsiuuTrainer(BackboneTrainer):
             answers = forward_answers(model, inputs, unwrapped, split_roles=True)
         self._pairs = []
         if (answers.roles == FORGET).any():  # then they ran first
-            self._attribute(answers, passes[0], head_inputs[0], head)
+            self._attribute(answers, passes[0], head_inputs[-1], head)
         return answers
 
     def _attribute(self, answers: Answers, outputs: list[torch.Tensor], hidden: torch.Tensor, head: nn.Module) -> None:
-        """The pairs (h, g) of the forget rows; `hidden` (forget tokens, width) is what their logits were made of."""
+        """The pairs (h, g) of the forget rows; `hidden` (tokens, width) is what all logits were made of."""
         influence_of, exact = self.args.influence_of, self.args.variant == "exact"
         forget = answers.with_role(FORGET)
         frozen_head = not any(parameter.requires_grad for parameter in head.parameters())
         if exact or influence_of != "log_probability" or not frozen_head:
             self._pairs = influence(forget, outputs, influence_of, second_derivative=exact)
             return
-        # A frozen output embedding needs no second backward: each token's log-probability depends on its own hidden
-        # state alone, and its gradient is known once the mean over the row's tokens has been differentiated.
-        *self._pairs, (hidden, gradient) = influence(forget, [*outputs, hidden])
-        gradient = gradient * forget.lengths[forget.token_rows, None]
-        answers.token_logp_groups[0] = KnownGradient.apply(hidden, forget.token_logps.detach(), gradient)
+        # One backward through a frozen output embedding is enough for both losses and the attribution: the
+        # log-probability of a token depends on its own hidden state alone, so that every token's gradient can be read
+        # off that of a weighted sum.
+        weights = torch.where(answers.roles == FORGET, 1 / answers.lengths, 1.0)[answers.token_rows]
+        *self._pairs, (_, gradient) = gradient_pairs((weights * answers.token_logps).sum(), [*outputs, hidden])
+        token_logps = KnownGradient.apply(hidden, answers.token_logps.detach(), gradient / weights[:, None])
+        answers.__dict__["token_logps"] = token_logps
 
     def regularizer(self, answers: Answers) -> torch.Tensor | None:
         if self.args.variant == "published":
