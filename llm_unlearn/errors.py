@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class DivergenceError(RuntimeError):
     """Training produced NaN or infinite values; the message names the step and where the last good state was saved."""
+
+
+class StorageError(RuntimeError):
+    """A file could not be written (a full disk, a read-only folder); the message says what is still there."""

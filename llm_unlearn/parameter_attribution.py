@@ -47,6 +47,16 @@ class ParameterInfluence:
             self.references = influences
         self.step, self.gradients, self.current = step, gradients, influences
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """What the following steps depend on, for a checkpoint."""
+        kept = {"previous": self.current, "original": self.references, "zero": []}[self.reference]
+        return {f"{self.reference}.{number}": influences for number, influences in enumerate(kept)}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over what `state` returned; {}: start anew."""
+        kept = [state[f"{self.reference}.{number}"] for number in range(len(state))]
+        self.step, self.gradients, self.current, self.references = None, [], kept, kept
+
     def penalty(self) -> torch.Tensor:
         """Sum over scalars of negative influence of (A_reference - A)^2, a scalar."""
         total = torch.zeros((), device=self.parameters[0].device)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_callback import ProgressCallback
 
 from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
+from llm_unlearn.checkpoints import check_checkpoint, checkpoint_to_resume, load_method_state, written_whole
 from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row, validate_forget_retain, validate_rows
 from llm_unlearn.data.collators import FORGET, RETAIN, PairedDataset, PairSampler, UnlearnCollator
@@ -132,6 +133,13 @@ class UnlearnTrainer(Trainer):
     def observe_parts(self, parts: dict[str, torch.Tensor]) -> None:
         """Called with the parts of the loss before the backward, for methods that log more (see `add_to_log`)."""
 
+    def method_state(self) -> dict[str, torch.Tensor]:
+        """What the method carries from step to step, the same on all processes; it goes into every checkpoint."""
+        return {}
+
+    def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over what `method_state` gave at a checkpoint; {}: training begins."""
+
     def retain_loss(self, answers: Answers) -> torch.Tensor:
         """The loss on `answers.retain`: one value per answer token."""
         retain = answers.retain
@@ -230,21 +238,37 @@ class UnlearnTrainer(Trainer):
     def train(self, resume_from_checkpoint=None, **kwargs):
         """Train; see `transformers.Trainer.train`.
 
+        Args:
+            resume_from_checkpoint: a folder, or "last" (or True): the newest complete checkpoint in `output_dir`, if
+                there is one. A resumed run goes on exactly where it was.
+
         Raises:
+            InputError: no complete checkpoint there, or one of another method or other rows.
             DivergenceError: a gradient became NaN or infinite. The weights before that step are in `output_dir`.
+            StorageError: a checkpoint could not be written; earlier ones are as they were.
         """
+        checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
+        if checkpoint is None:
+            self.load_method_state({})
+        else:
+            check_checkpoint(self, checkpoint)
+            load_method_state(self, checkpoint)
         # Before a checkpoint is loaded: the reference is the model as it was given.
         if self.needs_reference_logps:
             self._cached_reference_logps()
         if self.args.retain_loss == "kl" and not self._adapter_is_fresh and self._reference_model is None:
             self._reference_model = copy.deepcopy(self.model).requires_grad_(False).eval()
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
         except DivergenceError as error:
             self.model.zero_grad()
             self.save_model(self.args.output_dir)
             self.save_state()
             raise DivergenceError(f"{error}; the last good weights are in {self.args.output_dir}") from None
+
+    def _save_checkpoint(self, model, trial) -> None:
+        with written_whole(self):
+            super()._save_checkpoint(model, trial)
 
     def check_gradients(self) -> None:
         """Refuse an update with NaN or infinite gradients (all processes see the same, reduced gradients)."""

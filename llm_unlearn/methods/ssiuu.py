@@ -66,17 +66,27 @@ class SsiuuTrainer(BackboneTrainer):
         super().__init__(*arguments, **keywords)
         self._refuse_impossible()
         self._pairs: list[Pair] = []
-        automatic = self.args.regularizer_weight == "auto"
-        self._weight = None if automatic else float(self.args.regularizer_weight)
-        self._ratio_step = None
         self._linear = linear_modules(self.model, self.args.layers, self.args.modules)
         linear_parameters = (p for module in self._linear.values() for p in module.parameters())
         self._linear_parameters = [parameter for parameter in linear_parameters if parameter.requires_grad]
         self._parameter_influence = ParameterInfluence(self._linear_parameters, self.args.reference)
+        self.load_method_state({})
 
-    def train(self, *arguments, **keywords):
+    def method_state(self) -> dict[str, torch.Tensor]:
+        state = self._parameter_influence.state() if self.args.variant == "published" else {}
+        if self.args.regularizer_weight == "auto" and self._weight is not None:
+            state["regularizer_weight"] = torch.tensor(self._weight, dtype=torch.float64)
+        return state
+
+    def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
+        state = dict(state)
+        if self.args.regularizer_weight == "auto":
+            weight = state.pop("regularizer_weight", None)
+            self._weight = None if weight is None else weight.item()
+        else:
+            self._weight = float(self.args.regularizer_weight)
         self._ratio_step = None
-        return super().train(*arguments, **keywords)
+        self._parameter_influence.load_state(state)
 
     def _refuse_impossible(self) -> None:
         sharded = "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else None
