@@ -240,6 +240,19 @@ def random_signs(pairs: list[Pair], seed: int) -> list[Pair]:
     return drawn
 
 
+def opposite(pairs: list[Pair]) -> list[Pair]:
+    """The pairs with every influence of the other sign."""
+    return [(h, -g) for h, g in pairs]
+
+
+def without_attribution(pairs: list[Pair]) -> list[Pair]:
+    """The pairs with |g| the same for all neurons and positions of a linear map in a row: its root mean square there.
+
+    What is left of the influence is how active a neuron is: a control that knows which rows count, but no neuron.
+    """
+    return [(h, g.square().mean((1, 2), keepdim=True).sqrt().expand_as(g)) for h, g in pairs]
+
+
 @torch.no_grad()
 def influence_sums(pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
     """Sums of positive and of negative influence over neurons and positions for each row: two tensors (rows,)."""

@@ -13,7 +13,7 @@ VARIANTS = ("neuron", "published", "exact")
 REFERENCES = ("zero", "previous", "original")
 INFLUENCES = ("log_probability", "log_odds", "probability")
 TOKEN_AGGREGATIONS = ("all", "minimum", "sum")
-ATTRIBUTIONS = ("negative", "positive", "shuffled", "random")
+ATTRIBUTIONS = ("negative", "positive", "both", "shuffled", "random", "activity")
 STOPPING_SCORES = ("exact_match", "probability", "rouge_l")
 
 
@@ -200,7 +200,8 @@ class SsiuuConfig(BackboneConfig):
         default="negative",
         metadata={
             "help": "Influence that is regularized: negative, or, as controls of what the method owes to it, positive, "
-            "shuffled (each neuron's with the gradient of another one) or random (as many as are negative).",
+            "both, shuffled (each neuron's with the gradient of another one), random (as many as are negative) or "
+            "activity (neurons are regularized for being active, whatever their influence).",
             "choices": list(ATTRIBUTIONS),
         },
     )

@@ -13,8 +13,10 @@ from llm_unlearn.attribution import (
     influence_sums,
     linear_modules,
     negative_influence_penalty,
+    opposite,
     random_signs,
     shuffled_gradients,
+    without_attribution,
 )
 from llm_unlearn.errors import InputError
 from llm_unlearn.modeling import Answers, forward_answers
@@ -152,6 +154,17 @@ def test_rows_are_apart_and_each_is_a_mean_over_its_answer_tokens():
     assert positive.tolist() == pytest.approx([(LN6 + 3 * LN2) / 8, LN6 / 4])
     assert negative.tolist() == pytest.approx([-(LN2 + 3 * LN6) / 8, -LN2 / 4])
     assert negative_influence_penalty(pairs).tolist() == pytest.approx([(LN2**2 + 9 * LN6**2) / 64, LN2**2 / 16])
+
+
+def test_controls_by_hand():
+    # h = (ln 6, ln 2), g = (1/4, -1/4): A = (ln 6 / 4, -ln 2 / 4); the root mean square of g is 1/4.
+    _, _, pairs = captured([[1.0]], [[0]])
+    assert negative_influence_penalty(pairs).tolist() == pytest.approx([LN2**2 / 16])
+    assert negative_influence_penalty(opposite(pairs)).tolist() == pytest.approx([LN6**2 / 16])
+    ((h, g),) = without_attribution(pairs)
+    torch.testing.assert_close(h, pairs[0][0])
+    torch.testing.assert_close(g, torch.tensor([[[0.25, 0.25]]]))
+    assert negative_influence_penalty(without_attribution(pairs)).tolist() == [0.0]  # both are active upwards
 
 
 def test_outputs_that_nothing_trainable_reaches_are_left_out():

@@ -27,8 +27,10 @@ from llm_unlearn.attribution import (
     influence_sums,
     linear_modules,
     negative_influence_penalty,
+    opposite,
     random_signs,
     shuffled_gradients,
+    without_attribution,
 )
 from llm_unlearn.config import SsiuuConfig
 from llm_unlearn.data.collators import FORGET
@@ -155,7 +157,12 @@ class SsiuuTrainer(BackboneTrainer):
             case "random":
                 pairs = random_signs(pairs, self.args.seed)
             case "positive":
-                pairs = [(h, -g) for h, g in pairs]
+                pairs = opposite(pairs)
+            case "both":
+                pairs = pairs + opposite(pairs)
+            case "activity":
+                pairs = without_attribution(pairs)
+                pairs = pairs + opposite(pairs)
         return negative_influence_penalty(pairs, self.args.token_aggregation)
 
     def _published_penalty(self) -> torch.Tensor:

@@ -184,6 +184,8 @@ def test_the_automatic_weight_holds_the_ratio(lora, tmp_path):
         {"attribution": "positive"},
         {"attribution": "shuffled"},
         {"attribution": "random"},
+        {"attribution": "both"},
+        {"attribution": "activity"},
         {"token_aggregation": "minimum"},
         {"layers": [0]},
         {"modules": ["q_proj", "k_proj"]},
