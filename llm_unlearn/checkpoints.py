@@ -81,7 +81,8 @@ def check_checkpoint(trainer: UnlearnTrainer, checkpoint: Path) -> None:
 def load_method_state(trainer: UnlearnTrainer, checkpoint: Path) -> None:
     """Give the trainer's method back what it had at the checkpoint."""
     file = checkpoint / METHOD_STATE
-    trainer.load_method_state(load_file(file, device=str(trainer.args.device)) if file.is_file() else {})
+    state = load_file(file) if file.is_file() else {}
+    trainer.load_method_state({key: value.to(trainer.args.device) for key, value in state.items()})
 
 
 @contextlib.contextmanager

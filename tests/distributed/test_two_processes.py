@@ -67,7 +67,7 @@ def test_the_run_that_can_stop_early_does(reports):
     assert first["stopped_by"] and first["steps"] < 6
 
 
-@pytest.mark.parametrize("name", ["npo", "sam"])
+@pytest.mark.parametrize("name", ["npo", "published", "sam"])
 def test_resuming_in_mid_epoch_equals_the_uninterrupted_run_bit_for_bit(name, reports):
     for by_process in reports.values():
         for report in by_process:

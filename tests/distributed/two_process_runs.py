@@ -1,4 +1,4 @@
-"""Runs of four methods on however many processes start this file; started by test_two_processes.py.
+"""Runs of several methods on however many processes start this file; started by test_two_processes.py.
 
     torchrun --nproc_per_node 2 two_process_runs.py FOLDER
 
@@ -53,7 +53,21 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
     "npo": (NPOTrainer, NPOConfig, 7, {"retain_loss": "kl", "save_strategy": "steps", "save_steps": 3}),
     # In the last step of an epoch one process has no row at all.
     "ssiuu": (SsiuuTrainer, SsiuuConfig, 5, {"logging_steps": 2}),
-    # Likewise; the direction of the perturbation is that of the global batch.
+    # Influence over the whole forget set, of which each process takes a share.
+    "published": (
+        SsiuuTrainer,
+        SsiuuConfig,
+        7,
+        {
+            "variant": "published",
+            "influence_of": "log_probability",
+            "regularizer_weight": 1e3,
+            "save_strategy": "steps",
+            "save_steps": 3,
+        },
+    ),
+    "exact": (SsiuuTrainer, SsiuuConfig, 5, {"variant": "exact"}),
+    # Again one process has no row in the last step; the direction of the perturbation is that of the global batch.
     "sam": (SAMTrainer, SAMConfig, 5, {"rho": 0.3, "save_strategy": "steps", "save_steps": 3}),
     "scalar": (ScalarLossTrainer, UnlearnConfig, 5, {"stop_at_forget_probability": 0.0172}),
 }
