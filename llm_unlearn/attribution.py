@@ -212,6 +212,63 @@ def _precise(tensor: torch.Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
+def squared_pulls(
+    pairs: list[Pair],
+    regularized: list[Pair],
+    token_aggregation: str,
+    forget: Answers,
+    forget_loss: torch.Tensor,
+    rows: torch.Tensor,
+) -> torch.Tensor:
+    """How strongly the penalty and the forget loss pull at the neurons' outputs: |dR/dh|^2 and |d forget_loss/dh|^2.
+
+    Both are sums over rows, so that those of micro-batches add up to those of the whole batch. They cost no pass
+    through the model: the forget loss pulls at h by g times a factor per row.
+
+    Args:
+        pairs: (h, g) with g of the mean answer log-probability.
+        regularized: the pairs that R, the mean of `negative_influence_penalty` over rows, is taken of.
+        forget: the rows' answers.
+        forget_loss: these rows' share of the loss; the same for all tokens of a row.
+        rows: over how many rows R is a mean.
+
+    Returns:
+        (2,), float32 or better.
+    """
+    outputs = [h.detach().requires_grad_() for h, _ in regularized]
+    constants = [g.detach() for _, g in regularized]
+    (by_token,) = torch.autograd.grad(forget_loss, forget.token_logps, retain_graph=True)
+    by_row = by_token.new_zeros(len(forget.roles)).index_add(0, forget.token_rows, by_token)
+    squares = by_row.new_zeros(2)
+    if not pairs:
+        return squares
+    penalty = negative_influence_penalty(list(zip(outputs, constants, strict=True)), token_aggregation).sum() / rows
+    for pull in torch.autograd.grad(penalty, outputs):
+        squares[0] += torch.linalg.vector_norm(pull, dtype=squares.dtype).square()
+    for _, g in pairs:
+        by_map = torch.linalg.vector_norm(g.detach().flatten(1), dim=1, dtype=squares.dtype)
+        squares[1] += (by_map * by_row).square().sum()
+    return squares
+
+
+def chosen_pairs(pairs: list[Pair], attribution: str, seed: int) -> list[Pair]:
+    """The pairs whose negative influence is regularized: "negative" as they are, or one of the controls below."""
+    match attribution:
+        case "shuffled":
+            return shuffled_gradients(pairs, seed)
+        case "random":
+            return random_signs(pairs, seed)
+        case "positive":
+            return opposite(pairs)
+        case "both":
+            return pairs + opposite(pairs)
+        case "activity":
+            pairs = without_attribution(pairs)
+            return pairs + opposite(pairs)
+        case _:
+            return pairs
+
+
 def shuffled_gradients(pairs: list[Pair], seed: int) -> list[Pair]:
     """The pairs with g permuted over the neurons of each linear map: a control of the same size, about other neurons.
 

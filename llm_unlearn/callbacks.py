@@ -23,6 +23,7 @@ class UnlearnCallback(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.check_gradients()
+        self.trainer.before_update()
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.check_stopping()

@@ -155,15 +155,15 @@ class SsiuuConfig(BackboneConfig):
         },
     )
     regularizer_weight: float | str = field(
-        default=10.0,
+        default="auto",
         metadata={
             "help": "Weight of the attribution regularizer, or auto: held where its gradient has regularizer_ratio "
-            "times the norm of the forget loss's. Its right size depends on model and backbone: watch the logged "
-            "regularizer/gradient_ratio.",
+            "times the norm of the forget loss's. The right weight depends on model, answers' length and backbone: "
+            "watch the logged regularizer/gradient_ratio.",
         },
     )
     regularizer_ratio: float = field(
-        default=1.0, metadata={"help": "With regularizer_weight auto: |weight grad R| / |grad forget loss|."}
+        default=4.0, metadata={"help": "With regularizer_weight auto: |weight grad R| / |grad forget loss|."}
     )
     reference: str | None = field(
         default=None,
@@ -234,6 +234,12 @@ class SsiuuConfig(BackboneConfig):
         weight = self.regularizer_weight
         if weight != "auto" and (isinstance(weight, str) or not 0 <= weight < math.inf):
             raise ValueError(f"regularizer_weight={weight!r} must be auto, or a number of 0 or more")
+        if weight == "auto" and (published or self.influence_of != "log_probability"):
+            of = "variant published" if published else f"influence_of={self.influence_of!r}"
+            raise ValueError(
+                f"regularizer_weight='auto' needs influence on the log-probability of neuron outputs, not {of}; "
+                "give a number"
+            )
         if not 0 < self.regularizer_ratio < math.inf:
             raise ValueError(f"regularizer_ratio={self.regularizer_ratio} must be above 0")
         for name in ("layers", "modules"):

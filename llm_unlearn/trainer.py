@@ -270,6 +270,9 @@ class UnlearnTrainer(Trainer):
         with written_whole(self):
             super()._save_checkpoint(model, trial)
 
+    def before_update(self) -> None:
+        """Called when all micro-batches of a step have gone through the loss, for methods that look at a whole step."""
+
     def check_gradients(self) -> None:
         """Refuse an update with NaN or infinite gradients (all processes see the same, reduced gradients)."""
         if self.accelerator.scaler is not None:  # fp16 meets infinities by design and skips those steps by itself

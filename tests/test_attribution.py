@@ -16,6 +16,7 @@ from llm_unlearn.attribution import (
     opposite,
     random_signs,
     shuffled_gradients,
+    squared_pulls,
     without_attribution,
 )
 from llm_unlearn.errors import InputError
@@ -165,6 +166,16 @@ def test_controls_by_hand():
     torch.testing.assert_close(h, pairs[0][0])
     torch.testing.assert_close(g, torch.tensor([[[0.25, 0.25]]]))
     assert negative_influence_penalty(without_attribution(pairs)).tolist() == [0.0]  # both are active upwards
+
+
+def test_pulls_by_hand():
+    # R = (ln 2 / 4)^2 has dR/dh = (0, 2 h g^2) = (0, ln 2 / 8); gradient ascent, log p, has g, of norm sqrt(1/8). Two
+    # such rows, of which R is the mean: each pulls half as strongly, and the squares of both are summed.
+    _, answers, pairs = captured([[1.0], [1.0]], [[0], [0]])
+    squares = squared_pulls(pairs, pairs, "all", answers, answers.token_logps.sum(), torch.tensor(2))
+    assert squares.tolist() == pytest.approx([2 * (LN2 / 16) ** 2, 2 / 8])
+    nothing = squared_pulls([], [], "all", answers, answers.token_logps.sum(), torch.tensor(2))
+    assert nothing.tolist() == [0.0, 0.0]
 
 
 def test_outputs_that_nothing_trainable_reaches_are_left_out():

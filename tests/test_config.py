@@ -23,7 +23,7 @@ from llm_unlearn import GradientAscentConfig, NPOConfig, SsiuuConfig, UnlearnCon
         (SsiuuConfig, {"beta": float("nan")}, "beta=nan must be above 0"),
         (SsiuuConfig, {"backbone": "rmu"}, "backbone='rmu' is unknown; choose one of npo, gradient_ascent"),
         (SsiuuConfig, {"attribution": "none"}, "attribution='none' is unknown; choose one of negative, positive"),
-        (SsiuuConfig, {"attribution": "none"}, "choose one of negative, positive, shuffled, random"),
+        (SsiuuConfig, {"attribution": "none"}, "choose one of negative, positive, both, shuffled, random, activity"),
         (SsiuuConfig, {"variant": "scalar"}, "variant='scalar' is unknown; choose one of neuron, published, exact"),
         (SsiuuConfig, {"reference": "previous"}, "reference='previous' is of variant published"),
         (SsiuuConfig, {"variant": "exact", "reference": "original"}, "reference='original' is of variant published"),
@@ -35,6 +35,8 @@ from llm_unlearn import GradientAscentConfig, NPOConfig, SsiuuConfig, UnlearnCon
         (SsiuuConfig, {"regularizer_weight": "large"}, "regularizer_weight='large' must be auto, or a number"),
         (SsiuuConfig, {"regularizer_weight": float("inf")}, "regularizer_weight=inf must be auto, or a number"),
         (SsiuuConfig, {"regularizer_weight": "auto", "regularizer_ratio": 0.0}, "regularizer_ratio=0.0 must be above"),
+        (SsiuuConfig, {"variant": "published"}, "not variant published; give a number"),
+        (SsiuuConfig, {"influence_of": "log_odds"}, "not influence_of='log_odds'; give a number"),
         (SsiuuConfig, {"layers": []}, "layers=[] would regularize nothing"),
         (SsiuuConfig, {"modules": []}, "modules=[] would regularize nothing"),
         (SsiuuConfig, {"regularizer_weight": -0.1}, "regularizer_weight=-0.1 must be auto, or a number of 0 or more"),
@@ -54,9 +56,11 @@ def test_thresholds_that_were_given():
 
 def test_the_reference_and_the_score_follow_the_variant():
     assert (SsiuuConfig().reference, SsiuuConfig().influence_of) == ("zero", "log_probability")
-    published = SsiuuConfig(variant="published")
+    published = SsiuuConfig(variant="published", regularizer_weight=1.0)
     assert (published.reference, published.influence_of) == ("previous", "probability")
-    assert SsiuuConfig(variant="published", influence_of="log_probability").influence_of == "log_probability"
+
+    logs = SsiuuConfig(variant="published", influence_of="log_probability", regularizer_weight=1.0)
+    assert logs.influence_of == "log_probability"
 
 
 def test_checkpointing_is_not_reentrant():

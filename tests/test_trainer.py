@@ -357,6 +357,7 @@ def test_a_batch_of_filler_alone_has_no_loss_and_no_gradient(form, tmp_path, mon
     loss.backward()
     assert loss.item() == 0.0
     assert all(p.grad is None or not p.grad.any() for p in trainer.model.parameters())
+    trainer.before_update()
     own = {"forget/loss", "retain/loss", "forget/probability", "retain/probability"}
     method = {"regularizer/loss", "regularizer/gradient_ratio", "regularizer/weight"}
     method |= {"influence/positive", "influence/negative"}

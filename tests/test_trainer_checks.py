@@ -209,7 +209,8 @@ def test_evaluating_along_the_way_changes_nothing(memorizer, tmp_path):
 
 
 def test_logged_names_and_values(memorizer, tmp_path):
-    trainer = build(SsiuuTrainer, SsiuuConfig, tmp_path, memorizer, per_device_train_batch_size=8)
+    options = {"per_device_train_batch_size": 8, "regularizer_weight": 10.0}
+    trainer = build(SsiuuTrainer, SsiuuConfig, tmp_path, memorizer, **options)
     trainer.train()
     first = step_logs(trainer)[0]
     ours = {name: first[name] for name in first if "/" in name}
@@ -236,7 +237,7 @@ def test_logged_names_and_values(memorizer, tmp_path):
 def test_log_lines_are_means_over_their_steps(memorizer, tmp_path):
     lines = []
     for every in (1, 2):
-        trainer = build(SsiuuTrainer, SsiuuConfig, tmp_path, memorizer, logging_steps=every)
+        trainer = build(SsiuuTrainer, SsiuuConfig, tmp_path, memorizer, logging_steps=every, regularizer_weight=10.0)
         trainer.train()
         lines.append(step_logs(trainer))
     single, double = lines
@@ -244,18 +245,14 @@ def test_log_lines_are_means_over_their_steps(memorizer, tmp_path):
     for name in ("loss", "forget/loss", "retain/probability", "regularizer/loss"):
         pairs = [(single[i][name] + single[i + 1][name]) / 2 for i in (0, 2)]
         assert [line[name] for line in double] == pytest.approx(pairs, rel=1e-5)
-    assert [line["influence/negative"] for line in double] == [
-        pytest.approx(single[i]["influence/negative"], rel=1e-5)
-        for i in (1, 3)  # of the last step of a line
-    ]
-    ratios = [[line.get("regularizer/gradient_ratio") for line in lines] for lines in (single, double)]
-    assert ratios[0] == [pytest.approx(ratios[1][0], rel=1e-5), None, None, None]  # measured every 50 steps
-    assert ratios[1][1] is None
+    for name in ("influence/negative", "regularizer/gradient_ratio"):  # of the last step of a line
+        assert [line[name] for line in double] == [pytest.approx(single[i][name], rel=1e-5) for i in (1, 3)]
 
 
 def test_gradient_ratio_is_that_of_the_weighted_parts(memorizer, tmp_path):
     ratios = []
     for changes in ({}, {"regularizer_weight": 20.0}, {"forget_weight": 4.0}):
+        changes = {"regularizer_weight": 10.0} | changes
         trainer = build(SsiuuTrainer, SsiuuConfig, tmp_path, memorizer, max_steps=1, **changes)
         trainer.train()
         ratios.append(step_logs(trainer)[0]["regularizer/gradient_ratio"])

@@ -22,15 +22,13 @@ from llm_unlearn.attribution import (
     Pair,
     capture_inputs,
     capture_outputs,
+    chosen_pairs,
     gradient_pairs,
     influence,
     influence_sums,
     linear_modules,
     negative_influence_penalty,
-    opposite,
-    random_signs,
-    shuffled_gradients,
-    without_attribution,
+    squared_pulls,
 )
 from llm_unlearn.config import SsiuuConfig
 from llm_unlearn.data.collators import FORGET
@@ -39,19 +37,16 @@ from llm_unlearn.methods.backbones import BackboneTrainer
 from llm_unlearn.modeling import Answers, forward_answers
 from llm_unlearn.parameter_attribution import ParameterInfluence, forget_set_gradients
 
-# Steps between two measurements of the gradients' ratio, each of which costs two more backward passes.
-RATIO_STEPS = 50
-AUTOMATIC_STEPS = 16  # where the weight follows it; before, at steps 0, 1, 2, 4 and 8
-
 
 class SsiuuTrainer(BackboneTrainer):
     """A backbone (`args.backbone`: NPO or gradient ascent) with the attribution regularizer; `args` is a `SsiuuConfig`.
 
-    Logs `influence/negative` and `influence/positive` (sums over neurons and positions, mean over forget rows; of the
-    last step of a log line) and, every 50 steps from the first, `regularizer/gradient_ratio` = |weight grad R| /
-    |grad forget loss| over the weights of the linear maps: near zero the regularizer is inert, far above one there is
-    little else. With `regularizer_weight="auto"` the weight follows, so that this ratio stays near `regularizer_ratio`
-    (measured at steps 0, 1, 2, 4, 8 and every 16th, on the first micro-batch); it is logged as `regularizer/weight`.
+    Logs, of the last step of a log line, `influence/negative` and `influence/positive` (sums over neurons and
+    positions, mean over forget rows) and `regularizer/gradient_ratio` = |weight dR/dh| / |d forget loss/dh| over all
+    neuron outputs h: near zero the regularizer is inert, far above one there is little else. With
+    `regularizer_weight="auto"` the weight (logged as `regularizer/weight`; 0 in the first step) follows, so that the
+    ratio stays near `regularizer_ratio`. This costs no pass through the model, and is the same however a batch is
+    divided among micro-batches and processes.
 
     Memory: the gradients g, as large as the captured outputs: rows x length x neurons numbers for the forget rows of a
     micro-batch. `layers` and `modules` make it smaller, and so does a smaller micro-batch with more accumulation.
@@ -69,9 +64,8 @@ class SsiuuTrainer(BackboneTrainer):
         self._refuse_impossible()
         self._pairs: list[Pair] = []
         self._linear = linear_modules(self.model, self.args.layers, self.args.modules)
-        linear_parameters = (p for module in self._linear.values() for p in module.parameters())
-        self._linear_parameters = [parameter for parameter in linear_parameters if parameter.requires_grad]
-        self._parameter_influence = ParameterInfluence(self._linear_parameters, self.args.reference)
+        parameters = [p for module in self._linear.values() for p in module.parameters() if p.requires_grad]
+        self._parameter_influence = ParameterInfluence(parameters, self.args.reference)
         self.load_method_state({})
 
     def method_state(self) -> dict[str, torch.Tensor]:
@@ -87,7 +81,8 @@ class SsiuuTrainer(BackboneTrainer):
             self._weight = None if weight is None else weight.item()
         else:
             self._weight = float(self.args.regularizer_weight)
-        self._ratio_step = None
+        self._to_measure: tuple[list[Pair], list[Pair], Answers] | None = None
+        self._pulls: torch.Tensor | None = None  # what has been measured in this step
         self._parameter_influence.load_state(state)
 
     def _refuse_impossible(self) -> None:
@@ -145,25 +140,17 @@ class SsiuuTrainer(BackboneTrainer):
             return self._published_penalty()
         forget, pairs = answers.forget, self._pairs
         self._pairs = []  # the graph, and with it the memory, belongs to this step alone
-        if self._ends_log_line():
+        ends_log_line = self._ends_log_line()
+        if ends_log_line:
             positive, negative = influence_sums(pairs) if pairs else (forget.logps, forget.logps)
             self.add_to_log("influence/positive", positive.sum() / self.forget_rows_in_step)
             self.add_to_log("influence/negative", negative.sum() / self.forget_rows_in_step)
-        if not pairs:
-            return forget.logps  # no forget row here: an empty sum
-        match self.args.attribution:
-            case "shuffled":
-                pairs = shuffled_gradients(pairs, self.args.seed)
-            case "random":
-                pairs = random_signs(pairs, self.args.seed)
-            case "positive":
-                pairs = opposite(pairs)
-            case "both":
-                pairs = pairs + opposite(pairs)
-            case "activity":
-                pairs = without_attribution(pairs)
-                pairs = pairs + opposite(pairs)
-        return negative_influence_penalty(pairs, self.args.token_aggregation)
+        chosen = chosen_pairs(pairs, self.args.attribution, self.args.seed)
+        if self.args.influence_of == "log_probability" and (ends_log_line or self.args.regularizer_weight == "auto"):
+            self._to_measure = (pairs, chosen, forget)
+        return (
+            negative_influence_penalty(chosen, self.args.token_aggregation) if pairs else forget.logps
+        )  # an empty sum
 
     def _published_penalty(self) -> torch.Tensor:
         """Algorithm 1's regularizer at the parameters as they are in this optimizer step, a scalar."""
@@ -182,38 +169,29 @@ class SsiuuTrainer(BackboneTrainer):
     # ---- how strong the regularizer is -----------------------------------------------------------------------------
 
     def observe_parts(self, parts: dict[str, torch.Tensor]) -> None:
-        step, automatic = self.state.global_step, self.args.regularizer_weight == "auto"
-        first_steps = automatic and step < AUTOMATIC_STEPS and step & (step - 1) == 0  # powers of two, and zero
-        due = first_steps or step % (AUTOMATIC_STEPS if automatic else RATIO_STEPS) == 0
-        if step == self._ratio_step or not due:
+        if self._to_measure is None:
             return
-        self._ratio_step = step  # the first micro-batch of a step stands for all
-        squares = [self._squared_gradient_norm(part) for part in (parts["regularizer"], parts["forget"])]
-        regularizer, forget = self.accelerator.reduce(torch.stack(squares), "sum").sqrt().tolist()
+        pairs, chosen, forget = self._to_measure
+        self._to_measure = None
+        squares = squared_pulls(
+            pairs, chosen, self.args.token_aggregation, forget, parts["forget"], self.forget_rows_in_step
+        )
+        self._pulls = squares if self._pulls is None else self._pulls + squares
+
+    def before_update(self) -> None:
+        """Log how strong the regularizer was in this step, and, if it is automatic, set its weight for the next."""
+        if self._pulls is None:
+            return
+        regularizer, forget = self.accelerator.reduce(self._pulls, "sum").sqrt().tolist()
+        self._pulls = None
         forget = max(forget * self.args.forget_weight, 1e-12)
-        if automatic and regularizer > 1e-12:
-            wanted = self.args.regularizer_ratio * forget / regularizer
-            self._weight = wanted if self._weight is None else (self._weight * wanted) ** 0.5
         weight = self.part_weights["regularizer"]
         for name, value in (("gradient_ratio", weight * regularizer / forget), ("weight", weight)):
             share = torch.tensor(value / self.accelerator.num_processes, device=self.args.device)
             self.add_to_log(f"regularizer/{name}", share)
-
-    def _squared_gradient_norm(self, part: torch.Tensor) -> torch.Tensor:
-        """|gradient|^2 of a part of the loss over the trainable weights of the linear maps, one weight at a time."""
-        squares = [torch.zeros((), device=self.args.device)]
-
-        def measure(gradient: torch.Tensor) -> torch.Tensor:
-            squares.append(torch.linalg.vector_norm(gradient, dtype=torch.float32).square())
-            return gradient.new_zeros(()).expand_as(gradient)  # so that no two gradients are in memory at once
-
-        hooks = [parameter.register_hook(measure) for parameter in self._linear_parameters]
-        try:
-            torch.autograd.grad(part, self._linear_parameters, retain_graph=True, allow_unused=True)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return torch.stack(squares).sum()
+        if self.args.regularizer_weight == "auto" and regularizer > 1e-12:
+            wanted = self.args.regularizer_ratio * forget / regularizer
+            self._weight = wanted if self._weight is None else (self._weight * wanted) ** 0.5  # a step is noisy
 
     def _ends_log_line(self) -> bool:
         """Whether the sums of influence are wanted: they are logged of the last step of a log line."""

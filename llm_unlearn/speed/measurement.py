@@ -11,8 +11,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import Trainer, TrainerCallback
 
-from llm_unlearn.methods import SsiuuTrainer
-
 # PyTorch's counter knows the attention kernels of GPUs only.
 ATTENTION_FLOPS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
@@ -26,11 +24,7 @@ class StepClock(TrainerCallback):
     """Seconds of a run from before its first batch to after its last log line, without set-up and end."""
 
     def __init__(self, trainer: Trainer):
-        self.trainer, self.device, self.seconds = trainer, trainer.args.device, 0.0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if isinstance(self.trainer, SsiuuTrainer):
-            self.trainer._ratio_step = 0  # as if it were measured already: once in 50 steps, not once a block
+        self.device, self.seconds = trainer.args.device, 0.0
 
     def _now(self) -> float:
         if self.device.type == "cuda":

@@ -4,8 +4,7 @@ Measured is a real run: `trainer.train()` of the package's trainers and of a pla
 positions, the model's own loss), from the batch to the update and the log line. All take turns in one process, a block
 of ten steps each, so that other work on the machine slows all alike, and what is done once per log line (every five
 steps) is spread over the steps between, as for users. Not included: what happens once per run (loading, NPO's reference
-log-probabilities, the optimizer's first allocation), and Ssiuu's gradient ratio, two backward passes of the forget rows
-every 50 steps.
+log-probabilities, the optimizer's first allocation).
 
 The learning rate is 0: the same arithmetic, and all trainers can share one model, which stays as it is.
 """

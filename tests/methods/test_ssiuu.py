@@ -109,6 +109,7 @@ def test_published_does_not_depend_on_the_batches(tmp_path):
             variant="published",
             reference="zero",
             influence_of="log_probability",
+            regularizer_weight=10.0,
             num_train_epochs=3,
             gradient_accumulation_steps=accumulate,
         )
@@ -156,24 +157,23 @@ def test_a_frozen_output_embedding_is_not_differentiated_twice(family, backbone,
         hook.remove()
         gradients.append({str(i): parameter.grad for i, parameter in enumerate(adapters)})
         backwards.append(len(seen))
-    # In each of the two steps once or twice, and once more where the ratio of gradients is measured.
-    assert backwards == [2, 5]
+    assert backwards == [2, 4]  # in each of two steps once, and twice
     assert largest_difference(*gradients) < 1e-5
     assert max(gradient.abs().max() for gradient in gradients[0].values()) > 1e-3
 
 
 @pytest.mark.parametrize("lora", [True, False])
 def test_the_automatic_weight_holds_the_ratio(lora, tmp_path):
-    options = {"regularizer_weight": "auto", "regularizer_ratio": 0.5, "num_train_epochs": 18}
+    options = {"regularizer_weight": "auto", "regularizer_ratio": 0.5, "num_train_epochs": 8}
     trainer = build(tmp_path, lora=lora, learning_rate=1e-2 if lora else 1e-3, **options)
     trainer.train()
     lines = step_logs(trainer)
-    measured = [line for line in lines if "regularizer/gradient_ratio" in line]
-    assert len(measured) == 6  # at steps 0, 1, 2, 4, 8 and 16
-    assert measured[0]["regularizer/gradient_ratio"] == pytest.approx(0.5, rel=1e-4)
-    assert all(0.2 < line["regularizer/gradient_ratio"] < 1.2 for line in measured)
-    assert len({line["regularizer/weight"] for line in measured}) == 6
-    first = lines[0]
+    weights = [line["regularizer/weight"] for line in lines]
+    ratios = [line["regularizer/gradient_ratio"] for line in lines]
+    assert len(lines) == 8 and (weights[0], ratios[0]) == (0.0, 0.0)
+    assert len(set(weights)) == 8
+    assert all(0.25 < ratio < 1.0 for ratio in ratios[1:])
+    first = lines[1]
     parts = first["forget/loss"] + first["retain/loss"] + first["regularizer/weight"] * first["regularizer/loss"]
     assert first["loss"] == pytest.approx(parts, rel=1e-4)
 
@@ -196,7 +196,7 @@ def test_the_automatic_weight_holds_the_ratio(lora, tmp_path):
 def test_every_choice_is_another_penalty(options, tmp_path):
     penalties = []
     for choice in ({}, options):
-        trainer = build(tmp_path, max_steps=1, **choice)
+        trainer = build(tmp_path, max_steps=1, regularizer_weight=1.0, **choice)
         trainer.train()
         penalties.append(step_logs(trainer)[0]["regularizer/loss"])
     assert penalties[1] > 0 and penalties[1] != pytest.approx(penalties[0], rel=1e-3)
