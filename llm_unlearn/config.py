@@ -163,7 +163,10 @@ class SsiuuConfig(BackboneConfig):
         },
     )
     regularizer_ratio: float = field(
-        default=4.0, metadata={"help": "With regularizer_weight auto: |weight grad R| / |grad forget loss|."}
+        default=2.0,
+        metadata={
+            "help": "With regularizer_weight auto: |weight grad R| / |grad forget loss| at the neurons' outputs."
+        },
     )
     reference: str | None = field(
         default=None,
