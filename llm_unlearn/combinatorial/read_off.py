@@ -1,0 +1,86 @@
+"""What a network knows, read off its weights: the code of a clause and how strong it is.
+
+The code of a clause is the set of hidden neurons that all its literals excite, and that speak for a positive answer:
+
+    code(c) = {r : min over v in c of W1[r, v] > mean |W1| and w2[r] > 0}
+    S_c     = sum over r of relu(min over v in c of W1[r, v]) relu(w2[r])
+
+Source: feature channel coding, Adler et al. 2025, arXiv 2504.08842; threshold and strength as in arXiv 2602.19215.
+
+A neuron can be rescaled (its row of W1 and b1 times c > 0, w2 over c) without any change of what the network computes. S_c
+does not see it, but the threshold mean |W1| does. So codes are read off the *balanced* network: the one of all these
+equal networks in which each neuron has |W1[r]| = |w2[r]| (Euclidean). Training with small weights leads close to it anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from llm_unlearn.combinatorial.formulas import generators, random_orders
+from llm_unlearn.combinatorial.network import Network
+from llm_unlearn.errors import InputError
+
+NULL_SUBSETS = 50
+
+
+def balanced(network: Network) -> Network:
+    """The same function, every neuron rescaled so that its incoming and outgoing weights have the same norm.
+
+    A neuron without incoming or without outgoing weights stays as it is.
+    """
+    incoming, outgoing = network.w1.norm(dim=2), network.w2.abs()
+    scale = (outgoing / incoming).sqrt()
+    usable = (incoming > 0) & (outgoing > 0)
+    scale = torch.where(usable, scale, 1.0)
+    return network._replace(w1=network.w1 * scale[..., None], b1=network.b1 * scale, w2=network.w2 / scale)
+
+
+def weakest_literal(w1: torch.Tensor, clauses: torch.Tensor) -> torch.Tensor:
+    """Smallest weight among a clause's literals.
+
+    Args:
+        w1: (networks, hidden, inputs).
+        clauses: (networks, clauses, literals), numbers of inputs.
+
+    Returns:
+        (networks, hidden, clauses).
+
+    Raises:
+        InputError: the clauses are of another number of networks, or name an input that there is not.
+    """
+    networks, hidden, inputs = w1.shape
+    if len(clauses) != networks:
+        raise InputError(f"clauses: {len(clauses)} formulas for {networks} networks; give one for each")
+    if clauses.min() < 0 or clauses.max() >= inputs:
+        raise InputError(f"clauses: name input {clauses.max()}, of {inputs} inputs; they are numbered from 0")
+    index = clauses.flatten(1)[:, None].expand(-1, hidden, -1)
+    return w1.gather(2, index).unflatten(2, clauses.shape[1:]).amin(-1)
+
+
+def published_codes(network: Network, clauses: torch.Tensor) -> torch.Tensor:
+    """Which neurons are in the code of each clause, by the weights as they are: (networks, hidden, clauses) bool."""
+    threshold = network.w1.abs().mean((1, 2))[:, None, None]
+    return (weakest_literal(network.w1, clauses) > threshold) & (network.w2 > 0)[..., None]
+
+
+def codes(network: Network, clauses: torch.Tensor) -> torch.Tensor:
+    """Which neurons are in the code of each clause, whatever a neuron's scale: (networks, hidden, clauses) bool."""
+    return published_codes(balanced(network), clauses)
+
+
+def strengths(network: Network, clauses: torch.Tensor) -> torch.Tensor:
+    """S_c of each clause: (networks, clauses)."""
+    return (weakest_literal(network.w1, clauses).relu() * network.w2.relu()[..., None]).sum(1)
+
+
+def null_strengths(network: Network, literals: int, seeds: Sequence[int], subsets: int = NULL_SUBSETS) -> torch.Tensor:
+    """Mean strength of random sets of as many inputs as a clause has, drawn for each seed: (networks,)."""
+    draws = [random_orders(generators(seeds, f"null {number}"), network.w1.shape[2]) for number in range(subsets)]
+    return strengths(network, torch.stack(draws, dim=1)[..., :literals]).mean(1)
+
+
+def keep(after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """Share of a code that is still there: (..., hidden) bool and the same before -> (...); NaN without a code before."""
+    return (after & before).sum(-1) / before.sum(-1)
