@@ -28,8 +28,8 @@ from llm_unlearn.combinatorial.unlearning import (
     Unlearned,
     attribution_regularized,
     fit_labels,
-    gradient_ascent,
     graddiff,
+    gradient_ascent,
     npo,
     task_vector,
 )
@@ -47,17 +47,20 @@ Progress = Callable[[str, int], None]
 class LaboratoryArguments:
     """Networks, their training, and how long they may take to recover."""
 
-    seeds: int = field(default=8, metadata={"help": "Networks of every kind, all at once: seeds 0, 1, ..."})
+    seeds: int = field(default=8, metadata={"help": "Networks of every kind, all at once."})
+    first_seed: int = field(default=0, metadata={"help": "They have this seed and those that follow."})
     hidden: int = field(default=32, metadata={"help": "Hidden neurons; 16 makes codes share more of them."})
     training_steps: int = field(
         default=4000, metadata={"help": "Of the original, the oracle, relabeling and both students."}
     )
     batch_size: int = field(default=256, metadata={"help": "Rows of a step, except in recovery (64)."})
-    learning_rate: float = field(default=0.003, metadata={"help": "Of Adam in these trainings."})
+    learning_rate: float = field(default=0.002, metadata={"help": "Of Adam in these trainings."})
     recovery_steps: int = field(default=500, metadata={"help": "After these, recovery counts as failed."})
     output_dir: str = field(
         default="outputs/combinatorial", metadata={"help": "Folder that receives everything written."}
     )
+
+    _argument_group_name = "laboratory"
 
     def __post_init__(self):
         for name in ("seeds", "hidden", "training_steps", "batch_size", "recovery_steps"):
@@ -67,8 +70,13 @@ class LaboratoryArguments:
             raise ValueError(f"learning_rate={self.learning_rate} must be over 0")
 
 
+def total_steps(arguments: LaboratoryArguments) -> int:
+    """Steps that `run_laboratory` reports as progress."""
+    return 2 * arguments.training_steps + len(RECOVERIES) * arguments.recovery_steps
+
+
 def run_laboratory(arguments: LaboratoryArguments, progress: Progress = lambda stage, steps: None) -> dict[str, Any]:
-    """Everything that is measured, as JSON values.
+    """Do the whole experiment.
 
     Args:
         progress: called with the name of a stage and the steps it has just taken.
@@ -80,7 +88,7 @@ def run_laboratory(arguments: LaboratoryArguments, progress: Progress = lambda s
         true positive rate by step. `regularizer`: the same measurements as in `models` by weight. `weights`: W1 and w2
         of the first seed, with its clauses.
     """
-    seeds = list(range(arguments.seeds))
+    seeds = list(range(arguments.first_seed, arguments.first_seed + arguments.seeds))
     task = random_task(seeds)
     target_rows = draw_rows(task, task.forget, JUDGED_ROWS, generators(seeds, "target rows")).inputs
     original, oracle = _train(arguments, task, seeds, progress)
@@ -217,11 +225,11 @@ def _unlearn(
     )
     regularized = {}
     for name, shuffled in (("attribution", False), ("attribution_shuffled", True)):
+        progress("regularize", 0)
         for weight, one in zip(
             REGULARIZER_WEIGHTS, attribution_regularized(subject, REGULARIZER_WEIGHTS, shuffled), strict=True
         ):
             regularized[f"{name} {weight}"] = one
-        progress("regularize", 1)
     return found, regularized
 
 
@@ -247,10 +255,7 @@ def _recover(
     count = len(subject.seeds)
     parts = zip(*(part.split(count) for part in outcome.network), strict=True)
     rest = (outcome.steps.split(count), outcome.recovered.split(count), outcome.curve.split(count, dim=1))
-    return {
-        name: Recovery(Network(*part), *others)
-        for name, part, *others in zip(networks, parts, *rest, strict=True)
-    }
+    return {name: Recovery(Network(*part), *others) for name, part, *others in zip(networks, parts, *rest, strict=True)}
 
 
 def _curve(rates: torch.Tensor) -> dict[str, list[float]]:
@@ -270,9 +275,11 @@ def _steps_or_none(outcome: Recovery) -> list[int | None]:
 
 
 def _rounded(tensor: torch.Tensor) -> list:
-    return [[round(value, 4) for value in row] for row in tensor.tolist()] if tensor.dim() > 1 else [
-        round(value, 4) for value in tensor.tolist()
-    ]
+    return (
+        [[round(value, 4) for value in row] for row in tensor.tolist()]
+        if tensor.dim() > 1
+        else [round(value, 4) for value in tensor.tolist()]
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -17,7 +17,7 @@ from llm_unlearn.errors import InputError
 
 # Share of ones among the inputs that no clause needs. With this share and the learning rate of `experiment`, strengths
 # come out as published; with half of the inputs on, networks learn few codes and weak ones.
-ONES = 0.2
+ONES = 0.1
 CHUNK_ROWS = 4_096  # rows of one formula drawn at once: few calls, little memory
 
 

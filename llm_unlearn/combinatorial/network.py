@@ -121,5 +121,8 @@ def descend(
 def copy_where(which: torch.Tensor, network: Network, other: Network) -> Network:
     """The first networks where `which`, (networks,) bool, and the others elsewhere."""
     return Network(
-        *(torch.where(which.view(-1, *(1,) * (one.dim() - 1)), one, two) for one, two in zip(network, other, strict=True))
+        *(
+            torch.where(which.view(-1, *(1,) * (one.dim() - 1)), one, two)
+            for one, two in zip(network, other, strict=True)
+        )
     )

@@ -8,8 +8,8 @@ The code of a clause is the set of hidden neurons that all its literals excite, 
 Source: feature channel coding, Adler et al. 2025, arXiv 2504.08842; threshold and strength as in arXiv 2602.19215.
 
 A neuron can be rescaled (its row of W1 and b1 times c > 0, w2 over c) without any change of what the network computes. S_c
-does not see it, but the threshold mean |W1| does. So codes are read off the *balanced* network: the one of all these
-equal networks in which each neuron has |W1[r]| = |w2[r]| (Euclidean). Training with small weights leads close to it anyway.
+does not see it, but the threshold mean |W1| does. So codes are read off the *normalized* network: of all these equal
+networks, the one in which every w2 is -1, 0 or 1. There, W1[r, v] is what input v adds to the logit through neuron r.
 """
 
 from __future__ import annotations
@@ -25,16 +25,10 @@ from llm_unlearn.errors import InputError
 NULL_SUBSETS = 50
 
 
-def balanced(network: Network) -> Network:
-    """The same function, every neuron rescaled so that its incoming and outgoing weights have the same norm.
-
-    A neuron without incoming or without outgoing weights stays as it is.
-    """
-    incoming, outgoing = network.w1.norm(dim=2), network.w2.abs()
-    scale = (outgoing / incoming).sqrt()
-    usable = (incoming > 0) & (outgoing > 0)
-    scale = torch.where(usable, scale, 1.0)
-    return network._replace(w1=network.w1 * scale[..., None], b1=network.b1 * scale, w2=network.w2 / scale)
+def normalized(network: Network) -> Network:
+    """The same function with every neuron rescaled to |w2| = 1; a neuron that nothing listens to becomes zero."""
+    scale = network.w2.abs()
+    return network._replace(w1=network.w1 * scale[..., None], b1=network.b1 * scale, w2=network.w2.sign())
 
 
 def weakest_literal(w1: torch.Tensor, clauses: torch.Tensor) -> torch.Tensor:
@@ -67,7 +61,7 @@ def published_codes(network: Network, clauses: torch.Tensor) -> torch.Tensor:
 
 def codes(network: Network, clauses: torch.Tensor) -> torch.Tensor:
     """Which neurons are in the code of each clause, whatever a neuron's scale: (networks, hidden, clauses) bool."""
-    return published_codes(balanced(network), clauses)
+    return published_codes(normalized(network), clauses)
 
 
 def strengths(network: Network, clauses: torch.Tensor) -> torch.Tensor:

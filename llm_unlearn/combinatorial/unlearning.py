@@ -34,7 +34,7 @@ from llm_unlearn.losses import npo_loss
 FORGOTTEN = 0.05  # share of forget rows still called positive at which a method stops
 BETA = 0.1  # of NPO
 LEARNING_RATE = 0.02  # of gradient descent on a forget loss
-SMALL_LEARNING_RATE = 0.0015  # with which NPO takes about as many steps as with the attribution regularizer at weight 1
+SMALL_LEARNING_RATE = 0.002  # with which NPO takes about as many steps as with the attribution regularizer at weight 1
 MOST_STEPS = 500
 TASK_VECTOR_STEPS, TASK_VECTOR_RATE = 50, 0.002
 TASK_VECTOR_SCALES = [tenths / 10 for tenths in range(1, 201)]
@@ -140,7 +140,11 @@ def negative_influence(network: Network, inputs: torch.Tensor, order: torch.Tens
 def task_vector(subject: Subject) -> Unlearned:
     """Fine-tune on the forget rows and walk the other way: the smallest scale (in tenths) at which they are forgotten."""
     rows = batches(
-        subject.task, subject.task.forget, subject.batch_size, TASK_VECTOR_STEPS, generators(subject.seeds, "task vector")
+        subject.task,
+        subject.task.forget,
+        subject.batch_size,
+        TASK_VECTOR_STEPS,
+        generators(subject.seeds, "task vector"),
     )
     tuned, _ = descend(subject.original, rows, cross_entropy, adam(TASK_VECTOR_RATE))
     found, scales = subject.original, torch.zeros(len(subject.seeds))
@@ -154,7 +158,9 @@ def task_vector(subject: Subject) -> Unlearned:
     return found, scales
 
 
-def fit_labels(subject: Subject, learning_rate: float, steps: int, progress: Callable[[int], None]) -> dict[str, Unlearned]:
+def fit_labels(
+    subject: Subject, learning_rate: float, steps: int, progress: Callable[[int], None]
+) -> dict[str, Unlearned]:
     """Fit labels by which the target is false: relabeling, and distillation into a warm and into a fresh student.
 
     All three see the same rows. Relabeling fine-tunes the original on the labels of the formula without the target. A
