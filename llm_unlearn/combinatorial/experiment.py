@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
 import torch
-from scipy.stats import binom
 
+from llm_unlearn.combinatorial.attribution import attribution_regularized
 from llm_unlearn.combinatorial.formulas import Mixture, Task, batches, draw_rows, generators, random_task
-from llm_unlearn.combinatorial.network import (
-    Network,
-    adam,
-    cross_entropy,
-    descend,
-    random_networks,
-    true_positive_rate,
-)
-from llm_unlearn.combinatorial.read_off import codes, keep, null_strengths, published_codes, strengths
+from llm_unlearn.combinatorial.judge import JUDGED_ROWS, Judge, summary
+from llm_unlearn.combinatorial.label_methods import fit_labels
+from llm_unlearn.combinatorial.network import Network, adam, cross_entropy, descend, random_networks
+from llm_unlearn.combinatorial.output_methods import SMALL_LEARNING_RATE, graddiff, gradient_ascent, npo, task_vector
 from llm_unlearn.combinatorial.recovery import Recovery, recover, reversal
-from llm_unlearn.combinatorial.unlearning import (
-    SMALL_LEARNING_RATE,
-    Subject,
-    Unlearned,
-    attribution_regularized,
-    fit_labels,
-    graddiff,
-    gradient_ascent,
-    npo,
-    task_vector,
-)
+from llm_unlearn.combinatorial.subject import Subject, Unlearned
 
-TARGET = 0
 REGULARIZER_WEIGHTS = (0.1, 0.3, 1.0, 3.0)
 REGULARIZER_WEIGHT = 1.0  # of the method in the table: the smallest of these that removes codes
+REGULARIZERS = {"attribution": False, "attribution_shuffled": True}  # and whether neurons swap gradients
 RECOVERIES = {"target": "target", "all": "all", "unrelated": "retain"}  # and the rows of a `Task`
-JUDGED_ROWS = 256
 
 Progress = Callable[[str, int], None]
 
@@ -85,7 +67,7 @@ def run_laboratory(arguments: LaboratoryArguments, progress: Progress = lambda s
         `models`: for every model by name its measurements, each {"agg_value": median, "interval": [low, high],
         "value_by_index": {seed: value}}; a number of recovery steps is None where the target did not come back, and a
         `keep` where the original has no code. `curves`: for every recovery and model the median, lowest and highest
-        true positive rate by step. `regularizer`: the same measurements as in `models` by weight. `weights`: W1 and w2
+        true positive rate by step. `regularizer`: as `models`, by kind and weight. `weights`: W1 and w2
         of the first seed, with its clauses.
     """
     seeds = list(range(arguments.first_seed, arguments.first_seed + arguments.seeds))
@@ -93,20 +75,17 @@ def run_laboratory(arguments: LaboratoryArguments, progress: Progress = lambda s
     target_rows = draw_rows(task, task.forget, JUDGED_ROWS, generators(seeds, "target rows")).inputs
     original, oracle = _train(arguments, task, seeds, progress)
     subject = Subject(task, original, seeds, target_rows, arguments.batch_size)
-    unlearned, regularized = _unlearn(subject, arguments, progress)
+    unlearned = _unlearn(subject, arguments, progress)
     judge = Judge(subject)
 
-    networks = {"original": original, "oracle": oracle}
-    networks |= {name: network for name, (network, _) in unlearned.items()}
-    networks |= {name: network for name, (network, _) in regularized.items()}
-    steps = {name: taken for name, (_, taken) in (unlearned | regularized).items()}
-    recovered = {name: network for name, network in networks.items() if name != "original"}
+    networks = {"original": original, "oracle": oracle} | {name: network for name, (network, _) in unlearned.items()}
     measured = {name: judge.measure(network) for name, network in networks.items()}
-    for name, taken in steps.items():
+    for name, (_, taken) in unlearned.items():
         measured[name]["steps"] = taken.tolist()
     curves: dict[str, dict[str, Any]] = {}
+    to_recover = {name: network for name, network in networks.items() if name != "original"}
     for kind, mixture in RECOVERIES.items():
-        outcome = _recover(subject, recovered, getattr(task, mixture), arguments, progress, kind)
+        outcome = _recover(subject, to_recover, getattr(task, mixture), arguments, progress, kind)
         curves[kind] = {name: _curve(one.curve) for name, one in outcome.items()}
         for name, one in outcome.items():
             measured[name][f"recovery_{kind}"] = _steps_or_none(one)
@@ -115,75 +94,27 @@ def run_laboratory(arguments: LaboratoryArguments, progress: Progress = lambda s
     summaries = {
         name: {what: summary(values, seeds) for what, values in found.items()} for name, found in measured.items()
     }
+    regularizer = {
+        kind: {str(weight): summaries[_regularized_name(kind, weight)] for weight in REGULARIZER_WEIGHTS}
+        for kind in REGULARIZERS
+    }
+    others = {_regularized_name(kind, weight) for kind in REGULARIZERS for weight in REGULARIZER_WEIGHTS} - set(
+        REGULARIZERS
+    )
     return {
-        "models": {name: found for name, found in summaries.items() if name not in regularized}
-        | {kind: summaries[f"{kind} {REGULARIZER_WEIGHT}"] for kind in ("attribution", "attribution_shuffled")},
-        "regularizer": {name: found for name, found in summaries.items() if name in regularized},
-        "regularizer_weight": REGULARIZER_WEIGHT,
-        "curves": curves,
+        "models": {name: found for name, found in summaries.items() if name not in others},
+        "regularizer": regularizer,
+        "curves": {
+            kind: {name: curve for name, curve in by.items() if name not in others} for kind, by in curves.items()
+        },
         "weights": {
             "clauses": task.clauses[0].tolist(),
             "models": {
                 name: {"w1": _rounded(network.w1[0]), "w2": _rounded(network.w2[0])}
                 for name, network in networks.items()
+                if name not in others
             },
         },
-    }
-
-
-class Judge:
-    """Measures networks against the original they come from."""
-
-    def __init__(self, subject: Subject):
-        self.subject = subject
-        task, seeds = subject.task, subject.seeds
-        self.codes = codes(subject.original, task.clauses)
-        self.published_codes = published_codes(subject.original, task.clauses)
-        purposes = [(task.only(clause), f"judged clause {clause}") for clause in range(task.clauses.shape[1])]
-        self.clause_rows = [
-            draw_rows(task, mixture, JUDGED_ROWS, generators(seeds, purpose)).inputs for mixture, purpose in purposes
-        ]
-        negatives = Mixture(*task.all[:3], positives=0.0)
-        self.negatives = draw_rows(task, negatives, JUDGED_ROWS, generators(seeds, "judged negatives")).inputs
-
-    def measure(self, network: Network) -> dict[str, list[float | None]]:
-        """Measurement -> a value for each seed."""
-        clauses = self.subject.task.clauses
-        rates = torch.stack([true_positive_rate(network, rows) for rows in self.clause_rows], dim=1)
-        strength, null = strengths(network, clauses), null_strengths(network, clauses.shape[2], self.subject.seeds)
-        found = codes(network, clauses)
-        kept = keep(found.mT, self.codes.mT)
-        kept_as_published = keep(published_codes(network, clauses).mT, self.published_codes.mT)
-        others = torch.arange(clauses.shape[1]) != TARGET
-        measured = {
-            "target_true_positive_rate": rates[:, TARGET],
-            "other_true_positive_rate": rates[:, others].mean(1),
-            "true_negative_rate": 1 - true_positive_rate(network, self.negatives),
-            "code_size": found[..., TARGET].sum(1),
-            "keep": kept[:, TARGET],
-            "published_keep": kept_as_published[:, TARGET],
-            "other_keep": kept[:, others].nanmean(1),
-            "strength": strength[:, TARGET],
-            "other_strength": strength[:, others].mean(1),
-            "null": null,
-            "strength_over_null": strength[:, TARGET] / null,
-        }
-        return {what: values.tolist() for what, values in measured.items()}
-
-
-def summary(values: Sequence[float | None], seeds: Sequence[int]) -> dict[str, Any]:
-    """Median and interval over seeds, in the format of all records; None counts as larger than any number.
-
-    The interval is between order statistics and covers the median of the population with at least 95 %, whatever the
-    distribution; with fewer than six seeds there is none, and the range takes its place.
-    """
-    values = [None if value is None or math.isnan(value) else value for value in values]
-    ordered = sorted(math.inf if value is None else value for value in values)
-    rank = max(1, int(binom.ppf(0.025, len(ordered), 0.5)))
-    return {
-        "agg_value": _finite(median(ordered)),
-        "interval": [_finite(ordered[rank - 1]), _finite(ordered[-rank])],
-        "value_by_index": {str(seed): value for seed, value in zip(seeds, values, strict=True)},
     }
 
 
@@ -209,10 +140,8 @@ def _train(
     return original, oracle
 
 
-def _unlearn(
-    subject: Subject, arguments: LaboratoryArguments, progress: Progress
-) -> tuple[dict[str, Unlearned], dict[str, Unlearned]]:
-    """Every method by name, and the attribution regularizer and its control by name and weight."""
+def _unlearn(subject: Subject, arguments: LaboratoryArguments, progress: Progress) -> dict[str, Unlearned]:
+    """Every method, and the attribution regularizer and its control with every weight, by name."""
     found = {
         "gradient_ascent": gradient_ascent(subject),
         "graddiff": graddiff(subject),
@@ -223,14 +152,17 @@ def _unlearn(
     found |= fit_labels(
         subject, arguments.learning_rate, arguments.training_steps, lambda steps: progress("fit labels", steps)
     )
-    regularized = {}
-    for name, shuffled in (("attribution", False), ("attribution_shuffled", True)):
-        progress("regularize", 0)
-        for weight, one in zip(
-            REGULARIZER_WEIGHTS, attribution_regularized(subject, REGULARIZER_WEIGHTS, shuffled), strict=True
-        ):
-            regularized[f"{name} {weight}"] = one
-    return found, regularized
+    progress("regularize", 0)
+    for kind, shuffled in REGULARIZERS.items():
+        regularized = attribution_regularized(subject, REGULARIZER_WEIGHTS, shuffled)
+        for weight, one in zip(REGULARIZER_WEIGHTS, regularized, strict=True):
+            found[_regularized_name(kind, weight)] = one
+    return found
+
+
+def _regularized_name(kind: str, weight: float) -> str:
+    """What stands in the table has no weight in its name."""
+    return kind if weight == REGULARIZER_WEIGHT else f"{kind} {weight}"
 
 
 def _recover(
@@ -280,7 +212,3 @@ def _rounded(tensor: torch.Tensor) -> list:
         if tensor.dim() > 1
         else [round(value, 4) for value in tensor.tolist()]
     )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -120,9 +120,5 @@ def descend(
 
 def copy_where(which: torch.Tensor, network: Network, other: Network) -> Network:
     """The first networks where `which`, (networks,) bool, and the others elsewhere."""
-    return Network(
-        *(
-            torch.where(which.view(-1, *(1,) * (one.dim() - 1)), one, two)
-            for one, two in zip(network, other, strict=True)
-        )
-    )
+    pairs = zip(network, other, strict=True)
+    return Network(*(torch.where(which.view(-1, *(1,) * (one.dim() - 1)), one, two) for one, two in pairs))

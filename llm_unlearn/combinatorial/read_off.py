@@ -7,9 +7,10 @@ The code of a clause is the set of hidden neurons that all its literals excite, 
 
 Source: feature channel coding, Adler et al. 2025, arXiv 2504.08842; threshold and strength as in arXiv 2602.19215.
 
-A neuron can be rescaled (its row of W1 and b1 times c > 0, w2 over c) without any change of what the network computes. S_c
-does not see it, but the threshold mean |W1| does. So codes are read off the *normalized* network: of all these equal
-networks, the one in which every w2 is -1, 0 or 1. There, W1[r, v] is what input v adds to the logit through neuron r.
+A neuron can be rescaled (its row of W1 and b1 times c > 0, w2 over c) without any change of what the network computes.
+S_c does not see it, but the threshold mean |W1| does. So codes are read off the *normalized* network: of all these
+equal networks, the one in which every w2 is -1, 0 or 1. There, W1[r, v] is what input v adds to the logit through
+neuron r.
 """
 
 from __future__ import annotations
@@ -76,5 +77,5 @@ def null_strengths(network: Network, literals: int, seeds: Sequence[int], subset
 
 
 def keep(after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Share of a code that is still there: (..., hidden) bool and the same before -> (...); NaN without a code before."""
+    """Share of a code, (..., hidden) bool, that is still there after: (...); NaN where there was none before."""
     return (after & before).sum(-1) / before.sum(-1)

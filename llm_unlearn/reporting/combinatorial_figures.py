@@ -105,16 +105,8 @@ def keep_figure(results: Mapping[str, Any], path: str | Path) -> Figure:
         kept, steps = _values(models[name], "keep", np.nan), _values(models[name], "recovery_target", cap)
         # codes have few neurons, so that many points would coincide
         shift = (number - len(_METHODS) / 2) * 0.006
-        axes.scatter(
-            np.array(kept) + shift,
-            steps,
-            s=26,
-            color=color,
-            marker=marker,
-            label=LABELS[name],
-            alpha=0.75,
-            linewidths=0,
-        )
+        style = {"color": color, "marker": marker, "label": LABELS[name]}
+        axes.scatter(np.array(kept) + shift, steps, s=26, alpha=0.75, linewidths=0, **style)
     axes.set(yscale="log", xlabel="keep: share of the code's neurons that are still in it", xlim=(-0.06, 1.06))
     axes.set_ylabel("steps until the target is back")
     axes.grid(alpha=0.3)
@@ -137,6 +129,7 @@ def regularizer_figure(results: Mapping[str, Any], path: str | Path) -> Figure:
     weights = sorted({float(name.split()[1]) for name in results["regularizer"]})
     places = range(len(weights) + 1)
     for axes, (what, words) in zip(panels, panels_of.items(), strict=True):
+        first = axes is panels[0]
         for kind in ("attribution", "attribution_shuffled"):
             found = [results["models"]["npo"], *(results["regularizer"][f"{kind} {weight}"] for weight in weights)]
             color, marker, style = _style(kind)
@@ -144,14 +137,10 @@ def regularizer_figure(results: Mapping[str, Any], path: str | Path) -> Figure:
                 [_number(one[what][key] if at is None else one[what][key][at], cap) for one in found]
                 for key, at in (("agg_value", None), ("interval", 0), ("interval", 1))
             )
-            axes.plot(
-                places, middle, style, color=color, marker=marker, label=LABELS[kind] if axes is panels[0] else None
-            )
+            axes.plot(places, middle, style, color=color, marker=marker, label=LABELS[kind] if first else None)
             axes.fill_between(places, low, high, color=color, alpha=0.12, linewidth=0)
         oracle = _number(results["models"]["oracle"][what]["agg_value"], cap)
-        axes.axhline(
-            oracle, color=COLORS["oracle"], linestyle="--", linewidth=1, label="oracle" if axes is panels[0] else None
-        )
+        axes.axhline(oracle, color=COLORS["oracle"], linestyle="--", linewidth=1, label="oracle" if first else None)
         axes.set_xticks(places, ["0 (NPO)", *(f"{weight:g}" for weight in weights)])
         axes.set_xlabel("weight of the regularizer")
         axes.set_ylabel(words)

@@ -43,6 +43,15 @@ _RECOVERY = {
     "reversal": ("reversal", 2),
 }
 
+_REGULARIZER = (
+    "steps",
+    "target_true_positive_rate",
+    "other_true_positive_rate",
+    "keep",
+    "strength_over_null",
+    "recovery_target",
+)
+
 
 def laboratory_sections(results: Mapping[str, Any]) -> list[Section]:
     """The tables of a combinatorial.json: outputs, weights, recovery, and the weight of the regularizer."""
@@ -87,29 +96,13 @@ def laboratory_sections(results: Mapping[str, Any]) -> list[Section]:
     ]
 
 
-_REGULARIZER = (
-    "steps",
-    "target_true_positive_rate",
-    "other_true_positive_rate",
-    "keep",
-    "strength_over_null",
-    "recovery_target",
-)
-
-
 def _section(
     title: str, models: Mapping[str, Any], columns: Mapping[str, tuple[str, int]], cap: int, caption: str
 ) -> Section:
-    rows = [
-        [
-            label,
-            *(
-                _cell(found.get(name), digits, cap if name.startswith("recovery") else None)
-                for name, (_, digits) in columns.items()
-            ),
-        ]
-        for label, found in models.items()
-    ]
+    rows = []
+    for label, found in models.items():
+        caps = {name: cap if name.startswith("recovery") else None for name in columns}
+        rows.append([label, *(_cell(found.get(name), digits, caps[name]) for name, (_, digits) in columns.items())])
     return Section(title, ["network", *(words for words, _ in columns.values())], rows, caption)
 
 
