@@ -126,12 +126,12 @@ def regularizer_figure(results: Mapping[str, Any], path: str | Path) -> Figure:
     }
     figure = _figure((10.5, 3.9))
     panels = figure.subplots(1, len(panels_of))
-    weights = sorted({float(name.split()[1]) for name in results["regularizer"]})
+    weights = list(results["regularizer"]["attribution"])
     places = range(len(weights) + 1)
     for axes, (what, words) in zip(panels, panels_of.items(), strict=True):
         first = axes is panels[0]
         for kind in ("attribution", "attribution_shuffled"):
-            found = [results["models"]["npo"], *(results["regularizer"][f"{kind} {weight}"] for weight in weights)]
+            found = [results["models"]["npo"], *results["regularizer"][kind].values()]
             color, marker, style = _style(kind)
             middle, low, high = (
                 [_number(one[what][key] if at is None else one[what][key][at], cap) for one in found]
@@ -141,7 +141,7 @@ def regularizer_figure(results: Mapping[str, Any], path: str | Path) -> Figure:
             axes.fill_between(places, low, high, color=color, alpha=0.12, linewidth=0)
         oracle = _number(results["models"]["oracle"][what]["agg_value"], cap)
         axes.axhline(oracle, color=COLORS["oracle"], linestyle="--", linewidth=1, label="oracle" if first else None)
-        axes.set_xticks(places, ["0 (NPO)", *(f"{weight:g}" for weight in weights)])
+        axes.set_xticks(places, ["0 (NPO)", *weights])
         axes.set_xlabel("weight of the regularizer")
         axes.set_ylabel(words)
         axes.set_ylim(bottom=0)

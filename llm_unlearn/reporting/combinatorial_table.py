@@ -20,7 +20,7 @@ LABELS = {
     "distill_warm": "distillation, warm",
     "distill_fresh": "distillation, fresh",
     "attribution": "attribution-regularized",
-    "attribution_shuffled": "same, shuffled (control)",
+    "attribution_shuffled": "shuffled attribution (control)",
 }
 _OUTPUTS = {
     "target_true_positive_rate": ("target TPR", 2),
@@ -88,10 +88,14 @@ def laboratory_sections(results: Mapping[str, Any]) -> list[Section]:
         ),
         _section(
             "the regularizer by its weight",
-            {name.replace("_", ", "): found for name, found in results["regularizer"].items()},
+            {
+                f"{LABELS[kind]}: {weight}": found
+                for kind, by_weight in results["regularizer"].items()
+                for weight, found in by_weight.items()
+            },
             {name: (_OUTPUTS | _WEIGHTS | _RECOVERY)[name] for name in _REGULARIZER},
             cap,
-            f"{over} NPO with retain rows is the weight 0. Shuffled: each neuron has another one's influence gradient.",
+            f"{over} NPO with retain rows is the weight 0. Control: each neuron has another one's influence gradient.",
         ),
     ]
 
