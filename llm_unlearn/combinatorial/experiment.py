@@ -65,8 +65,8 @@ def run_laboratory(arguments: LaboratoryArguments, progress: Progress = lambda s
 
     Returns:
         `models`: for every model by name its measurements, each {"agg_value": median, "interval": [low, high],
-        "value_by_index": {seed: value}}; a number of recovery steps is None where the target did not come back, and a
-        `keep` where the original has no code. `curves`: for every recovery and model the median, lowest and highest
+        "value_by_index": {seed: value}}; steps of a recovery are None where the target did not come back, `keep` where
+        the original has no code. `curves`: for every recovery and model the median, lowest and highest
         true positive rate by step. `regularizer`: as `models`, by kind and weight. `weights`: W1 and w2
         of the first seed, with its clauses.
     """
@@ -88,7 +88,7 @@ def run_laboratory(arguments: LaboratoryArguments, progress: Progress = lambda s
         outcome = _recover(subject, to_recover, getattr(task, mixture), arguments, progress, kind)
         curves[kind] = {name: _curve(one.curve) for name, one in outcome.items()}
         for name, one in outcome.items():
-            measured[name][f"recovery_{kind}"] = _steps_or_none(one)
+            measured[name][f"recovery_{kind}"] = _steps(one)
             if kind == "target":
                 measured[name]["reversal"] = reversal(original, networks[name], one.network).tolist()
     summaries = {
@@ -199,11 +199,8 @@ def _curve(rates: torch.Tensor) -> dict[str, list[float]]:
     }
 
 
-def _steps_or_none(outcome: Recovery) -> list[int | None]:
-    return [
-        taken if recovered else None
-        for taken, recovered in zip(outcome.steps.tolist(), outcome.recovered.tolist(), strict=True)
-    ]
+def _steps(outcome: Recovery) -> list[float]:
+    return outcome.steps.double().masked_fill(~outcome.recovered, torch.inf).tolist()
 
 
 def _rounded(tensor: torch.Tensor) -> list:

@@ -34,7 +34,7 @@ class Judge:
         negatives = Mixture(*task.all[:3], positives=0.0)
         self.negatives = draw_rows(task, negatives, JUDGED_ROWS, generators(seeds, "judged negatives")).inputs
 
-    def measure(self, network: Network) -> dict[str, list[float | None]]:
+    def measure(self, network: Network) -> dict[str, list[float]]:
         """Measurement -> a value for each seed."""
         clauses = self.subject.task.clauses
         rates = torch.stack([true_positive_rate(network, rows) for rows in self.clause_rows], dim=1)
@@ -54,24 +54,26 @@ class Judge:
             "strength": strength[:, TARGET],
             "other_strength": strength[:, others].mean(1),
             "null": null,
-            "strength_over_null": strength[:, TARGET] / null,
+            "strength_over_null": torch.where(null > 0, strength[:, TARGET] / null, torch.nan),
         }
         return {what: values.tolist() for what, values in measured.items()}
 
 
-def summary(values: Sequence[float | None], seeds: Sequence[int]) -> dict[str, Any]:
-    """Median and interval over seeds, in the format of all records; None counts as larger than any number.
+def summary(values: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
+    """Median and interval over seeds, in the format of all records.
 
     The interval is between order statistics and covers the median of the population with at least 95 %, whatever the
     distribution; with fewer than six seeds there is none, and the range takes its place.
+
+    Args:
+        values: one for each seed; infinity: not within the steps allowed, NaN: not defined, and left out.
     """
-    values = [None if value is None or math.isnan(value) else value for value in values]
-    ordered = sorted(math.inf if value is None else value for value in values)
-    rank = max(1, int(binom.ppf(0.025, len(ordered), 0.5)))
+    ordered = sorted(value for value in values if not math.isnan(value))
+    rank = max(1, int(binom.ppf(0.025, len(ordered), 0.5))) if ordered else None
     return {
-        "agg_value": _finite(median(ordered)),
-        "interval": [_finite(ordered[rank - 1]), _finite(ordered[-rank])],
-        "value_by_index": {str(seed): value for seed, value in zip(seeds, values, strict=True)},
+        "agg_value": _finite(median(ordered)) if ordered else None,
+        "interval": [_finite(ordered[rank - 1]), _finite(ordered[-rank])] if ordered else [None, None],
+        "value_by_index": {str(seed): _finite(value) for seed, value in zip(seeds, values, strict=True)},
     }
 
 
