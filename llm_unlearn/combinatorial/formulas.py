@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from llm_unlearn.errors import InputError
 
 # Share of ones among the inputs that no clause needs. With this share and the learning rate of `experiment`, strengths
 # come out as published; with half of the inputs on, networks learn few codes and weak ones.
-ONES = 26 / 256
+ONES = 0.1
 CHUNK_ROWS = 4_096  # rows of one formula drawn at once: few calls, little memory
 
 
@@ -133,44 +134,53 @@ def draw_rows(task: Task, mixture: Mixture, rows: int, generators: Sequence[torc
     """Independent rows of each formula; `generators` has one for each."""
     clauses, inputs = task
     _, count, literals = clauses.shape
-    draws = [_random_numbers(rows, inputs, count, literals, generator) for generator in generators]
-    bits, breaks, uniform = (torch.stack(parts) for parts in zip(*draws, strict=True))
+    draws = [_random_numbers(rows, inputs - count * literals, count, generator) for generator in generators]
+    uniform, others, breaks, states = (torch.stack(parts) for parts in zip(*draws, strict=True))
     is_positive = uniform[..., 0] < mixture.positives
     is_hard = ~is_positive & (uniform[..., 1] < mixture.hard_negatives)
     positive = is_positive[..., None] & _one_of(mixture.positive, uniform[..., 2:])
     hard = is_hard[..., None] & _one_of(mixture.hard, uniform[..., 2:])
 
-    # Inputs stand clause by clause until the end: the clauses are then one slice.
-    in_clauses, others = bits.split([count * literals, inputs - count * literals], dim=2)
-    in_clauses = in_clauses.unflatten(2, (count, literals)) | (positive | hard)[..., None]
-    spoiled = in_clauses.all(-1) & (mixture.formula[:, None] | hard) & ~positive
-    spoiled_literal = breaks[..., None] == torch.arange(literals)
-    in_clauses = in_clauses & ~(spoiled[..., None] & spoiled_literal)
-    labels = (in_clauses.all(-1) & mixture.formula[:, None]).any(-1)
-    bits = torch.cat([in_clauses.flatten(2), others], dim=2)
+    # Until the end, a clause's literals are the bits of one number: less to move than a number for each.
+    full = 2**literals - 1
+    state = torch.bucketize(states, _state_bounds(literals), out_int32=True, right=True)
+    state = torch.where(positive | hard, full, state)
+    spoiled = (state == full) & (mixture.formula[:, None] | hard) & ~positive
+    one_less = full - 2 ** (breaks * literals).int()
+    state = torch.where(spoiled, one_less, state)
+    labels = ((state == full) & mixture.formula[:, None]).any(-1)
+    bits = (state[..., None] >> torch.arange(literals, dtype=torch.int32)) & 1
+    bits = torch.cat([bits.flatten(2).float(), (others < ONES).float()], dim=2)
     places = _clause_order(clauses, inputs).argsort(1)[:, None].expand_as(bits)
-    return Rows(bits.gather(2, places).float(), labels.float())
+    return Rows(bits.gather(2, places), labels.float())
 
 
 def batches(
     task: Task, mixture: Mixture, batch_size: int, steps: int, generators: Sequence[torch.Generator]
 ) -> Iterator[Rows]:
-    """`steps` batches of `batch_size` rows of each formula, drawn in chunks."""
+    """`steps` batches of `batch_size` rows of each formula, drawn in chunks, each while the one before is in use."""
     per_chunk = max(1, CHUNK_ROWS // batch_size)
-    for start in range(0, steps, per_chunk):
-        count = min(per_chunk, steps - start)
-        drawn = draw_rows(task, mixture, count * batch_size, generators)
-        yield from (Rows(*pair) for pair in zip(*(part.split(batch_size, dim=1) for part in drawn), strict=True))
+    counts = [min(per_chunk, steps - start) for start in range(0, steps, per_chunk)]
+    with ThreadPoolExecutor(1) as pool:  # one worker: the generators are drawn from in order
+        chunks = (pool.submit(draw_rows, task, mixture, count * batch_size, generators) for count in counts)
+        following = next(chunks)
+        while following is not None:
+            drawn, following = following.result(), next(chunks, None)
+            parts = (part.split(batch_size, dim=1) for part in drawn)
+            yield from (Rows(*pair) for pair in zip(*parts, strict=True))
 
 
 def _random_numbers(
-    rows: int, inputs: int, clauses: int, literals: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Coins for the inputs, the literal of each clause that is broken if one must be, and three numbers in [0, 1)."""
-    # bytes, because they are drawn twice as fast as floats
-    coins = torch.empty(rows, inputs, dtype=torch.uint8).random_(0, 256, generator=generator) < round(256 * ONES)
-    breaks = torch.empty(rows, clauses, dtype=torch.uint8).random_(0, literals, generator=generator)
-    return coins, breaks, torch.rand(rows, 3, generator=generator)
+    rows: int, others: int, clauses: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """In [0, 1): for the kind of a row, inputs outside clauses, the literal to break, and a clause's bits."""
+    return torch.rand(rows, 3 + others + 2 * clauses, generator=generator).split([3, others, clauses, clauses], dim=1)
+
+
+def _state_bounds(literals: int) -> torch.Tensor:
+    """Where [0, 1) is cut so that each state of a clause's bits gets its probability: (2^literals - 1,)."""
+    ones = torch.tensor([state.bit_count() for state in range(2**literals)])
+    return (ONES**ones * (1 - ONES) ** (literals - ones)).cumsum(0)[:-1]
 
 
 def _clause_order(clauses: torch.Tensor, inputs: int) -> torch.Tensor:

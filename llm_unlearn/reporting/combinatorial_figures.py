@@ -138,6 +138,8 @@ def regularizer_figure(results: Mapping[str, Any], path: str | Path) -> Figure:
                 for key, at in (("agg_value", None), ("interval", 0), ("interval", 1))
             )
             axes.plot(places, middle, style, color=color, marker=marker, label=LABELS[kind] if first else None)
+            remembered = [place for place, one in zip(places, found, strict=True) if _remembers(one)]
+            axes.plot(remembered, [middle[place] for place in remembered], marker, color="white", mec=color, zorder=3)
             axes.fill_between(places, low, high, color=color, alpha=0.12, linewidth=0)
         oracle = _number(results["models"]["oracle"][what]["agg_value"], cap)
         axes.axhline(oracle, color=COLORS["oracle"], linestyle="--", linewidth=1, label="oracle" if first else None)
@@ -147,9 +149,15 @@ def regularizer_figure(results: Mapping[str, Any], path: str | Path) -> Figure:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Does the attribution regularizer erase codes? Medians and their intervals", fontsize=_FONT + 2)
+    title = "Does the attribution regularizer erase codes? Medians and their intervals (hollow: target not forgotten)"
+    figure.suptitle(title, fontsize=_FONT + 2)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=_FONT)
     return _saved(figure, path)
+
+
+def _remembers(model: Mapping[str, Any]) -> bool:
+    """Whether a method gave up before the target was forgotten, in the median."""
+    return model["target_true_positive_rate"]["agg_value"] > 0.5
 
 
 def _normalized(weights: Mapping[str, Any], columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
