@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from llm_unlearn.combinatorial.formulas import Mixture, draw_rows, generators
 from llm_unlearn.combinatorial.network import Network, true_positive_rate
-from llm_unlearn.combinatorial.read_off import codes, keep, null_strengths, published_codes, strengths
+from llm_unlearn.combinatorial.read_off import codes, keep, mean_weights, null_strengths, published_codes, strengths
 from llm_unlearn.combinatorial.subject import Subject
 
 TARGET = 0  # the target is the first clause
@@ -43,6 +43,7 @@ class Judge:
         kept = keep(found.mT, self.codes.mT)
         kept_as_published = keep(published_codes(network, clauses).mT, self.published_codes.mT)
         others = torch.arange(clauses.shape[1]) != TARGET
+        supporting, opposing = mean_weights(network, clauses)
         measured = {
             "target_true_positive_rate": rates[:, TARGET],
             "other_true_positive_rate": rates[:, others].mean(1),
@@ -54,6 +55,8 @@ class Judge:
             "strength": strength[:, TARGET],
             "other_strength": strength[:, others].mean(1),
             "null": null,
+            "supporting_weight": supporting[:, TARGET],
+            "opposing_weight": opposing[:, TARGET],
             "strength_over_null": torch.where(null > 0, strength[:, TARGET] / null, torch.nan),
         }
         return {what: values.tolist() for what, values in measured.items()}

@@ -70,6 +70,21 @@ def strengths(network: Network, clauses: torch.Tensor) -> torch.Tensor:
     return (weakest_literal(network.w1, clauses).relu() * network.w2.relu()[..., None]).sum(1)
 
 
+def mean_weights(network: Network, clauses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a literal adds to the logit through neurons for (w2 > 0) and against (w2 < 0) a positive answer.
+
+    Returns:
+        Two of (networks, clauses): means over these neurons and a clause's literals of W1 of the normalized network;
+        below zero, the literals switch the neurons off. NaN without such neurons.
+    """
+    w1 = normalized(network).w1
+    index = clauses.flatten(1)[:, None].expand(-1, w1.shape[1], -1)
+    by_neuron = w1.gather(2, index).unflatten(2, clauses.shape[1:]).mean(-1)
+    sides = (network.w2 > 0, network.w2 < 0)
+    supporting, opposing = (by_neuron.masked_fill(~side[..., None], torch.nan).nanmean(1) for side in sides)
+    return supporting, opposing
+
+
 def null_strengths(network: Network, literals: int, seeds: Sequence[int], subsets: int = NULL_SUBSETS) -> torch.Tensor:
     """Mean strength of random sets of as many inputs as a clause has, drawn for each seed: (networks,)."""
     draws = [random_orders(generators(seeds, f"null {number}"), network.w1.shape[2]) for number in range(subsets)]

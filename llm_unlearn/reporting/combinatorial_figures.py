@@ -111,7 +111,7 @@ def keep_figure(results: Mapping[str, Any], path: str | Path) -> Figure:
     axes.set_ylabel("steps until the target is back")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title("What is left in the weights decides how fast it comes back", fontsize=_FONT + 2)
+    axes.set_title("Codes that are left, and how fast the target comes back", fontsize=_FONT + 2)
     figure.legend(loc="outside right center", frameon=False, fontsize=_FONT - 1)
     return _saved(figure, path)
 

@@ -5,7 +5,15 @@ import torch
 
 from llm_unlearn.combinatorial.formulas import generators, random_orders
 from llm_unlearn.combinatorial.network import Network, random_networks, true_positive_rate
-from llm_unlearn.combinatorial.read_off import codes, keep, normalized, null_strengths, published_codes, strengths
+from llm_unlearn.combinatorial.read_off import (
+    codes,
+    keep,
+    mean_weights,
+    normalized,
+    null_strengths,
+    published_codes,
+    strengths,
+)
 from llm_unlearn.errors import InputError
 
 CLAUSES = torch.tensor([[[0, 1], [2, 3], [4, 5]]])
@@ -35,6 +43,13 @@ def test_planted_codes_are_read_exactly():
     assert published_codes(PLANTED, CLAUSES)[0].tolist() == expected
     # first clause: 2 + 1 + 0 + 0 + 0.5; second: 0 + 1 + 1; third: 0.25 of the last neuron
     assert strengths(PLANTED, CLAUSES)[0].tolist() == [3.5, 2.0, 0.25]
+
+
+def test_mean_weights_by_hand():
+    supporting, opposing = mean_weights(PLANTED._replace(w2=PLANTED.w2 * 2), CLAUSES)
+    # doubled by the normalization: inputs of the first clause on neurons 0, 1, 2 and 4: (4 + 3 + 0 + 1.5) / 4 = 2.125
+    assert supporting[0].tolist() == [2.125, 1.25, 0.125]
+    assert opposing[0].tolist() == [0.0, 0.0, 4.0]
 
 
 def rescaled(network: Network, scale: torch.Tensor) -> Network:
