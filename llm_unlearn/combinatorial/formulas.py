@@ -16,8 +16,8 @@ import torch
 
 from llm_unlearn.errors import InputError
 
-# Share of ones among the inputs that no clause needs. With this share and the learning rate of `experiment`, strengths
-# come out as published; with half of the inputs on, networks learn few codes and weak ones.
+# Share of ones among the inputs that no clause needs. With half of them on, a clause that holds hardly stands out, and
+# networks learn few codes and weak ones.
 ONES = 0.1
 CHUNK_ROWS = 4_096  # rows of one formula drawn at once: few calls, little memory
 
