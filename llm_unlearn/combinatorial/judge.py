@@ -12,7 +12,15 @@ from scipy.stats import binom
 
 from llm_unlearn.combinatorial.formulas import Mixture, draw_rows, generators
 from llm_unlearn.combinatorial.network import Network, true_positive_rate
-from llm_unlearn.combinatorial.read_off import codes, keep, mean_weights, null_strengths, published_codes, strengths
+from llm_unlearn.combinatorial.read_off import (
+    codes,
+    keep,
+    mean_weights,
+    null_strengths,
+    pattern_correlation,
+    published_codes,
+    strengths,
+)
 from llm_unlearn.combinatorial.subject import Subject
 
 TARGET = 0  # the target is the first clause
@@ -55,6 +63,7 @@ class Judge:
             "strength": strength[:, TARGET],
             "other_strength": strength[:, others].mean(1),
             "null": null,
+            "pattern": pattern_correlation(self.subject.original, network, clauses)[:, TARGET],
             "supporting_weight": supporting[:, TARGET],
             "opposing_weight": opposing[:, TARGET],
             "strength_over_null": torch.where(null > 0, strength[:, TARGET] / null, torch.nan),

@@ -70,19 +70,37 @@ def strengths(network: Network, clauses: torch.Tensor) -> torch.Tensor:
     return (weakest_literal(network.w1, clauses).relu() * network.w2.relu()[..., None]).sum(1)
 
 
+def clause_weights(network: Network, clauses: torch.Tensor) -> torch.Tensor:
+    """Mean weight of a clause's literals on each neuron of the normalized network: (networks, hidden, clauses)."""
+    w1 = normalized(network).w1
+    index = clauses.flatten(1)[:, None].expand(-1, w1.shape[1], -1)
+    return w1.gather(2, index).unflatten(2, clauses.shape[1:]).mean(-1)
+
+
 def mean_weights(network: Network, clauses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What a literal adds to the logit through neurons for (w2 > 0) and against (w2 < 0) a positive answer.
 
     Returns:
-        Two of (networks, clauses): means over these neurons and a clause's literals of W1 of the normalized network;
-        below zero, the literals switch the neurons off. NaN without such neurons.
+        Two of (networks, clauses): means of `clause_weights` over these neurons. Below zero, the literals switch the
+        neurons off. NaN without such neurons.
     """
-    w1 = normalized(network).w1
-    index = clauses.flatten(1)[:, None].expand(-1, w1.shape[1], -1)
-    by_neuron = w1.gather(2, index).unflatten(2, clauses.shape[1:]).mean(-1)
+    by_neuron = clause_weights(network, clauses)
     sides = (network.w2 > 0, network.w2 < 0)
     supporting, opposing = (by_neuron.masked_fill(~side[..., None], torch.nan).nanmean(1) for side in sides)
     return supporting, opposing
+
+
+def pattern_correlation(before: Network, after: Network, clauses: torch.Tensor) -> torch.Tensor:
+    """Whether a clause still excites some neurons and inhibits others as it did, however weakly: (networks, clauses).
+
+    Pearson correlation of `clause_weights` over the neurons that were for a positive answer before. It sees what a
+    threshold cannot: a code that was only weakened, and the neurons that a clause switches off, which are in no code.
+    """
+    listened = (before.w2 > 0)[..., None]
+    count = listened.sum(1, keepdim=True)
+    both = [clause_weights(network, clauses) * listened for network in (before, after)]
+    centered = [(one - one.sum(1, keepdim=True) / count) * listened for one in both]
+    return torch.cosine_similarity(*centered, dim=1)
 
 
 def null_strengths(network: Network, literals: int, seeds: Sequence[int], subsets: int = NULL_SUBSETS) -> torch.Tensor:

@@ -35,8 +35,7 @@ _WEIGHTS = {
     "strength": ("S_c", 1),
     "null": ("null", 1),
     "strength_over_null": ("S_c / null", 1),
-    "supporting_weight": ("W1, for", 2),
-    "opposing_weight": ("W1, against", 2),
+    "pattern": ("pattern", 2),
 }
 _RECOVERY = {
     "recovery_target": ("target rows", 0),
@@ -78,8 +77,8 @@ def laboratory_sections(results: Mapping[str, Any]) -> list[Section]:
             _WEIGHTS,
             cap,
             f"{over} keep: share of the original's code neurons that still are. As published: by the threshold that "
-            "depends on a neuron's scale. Null: S_c of random inputs. W1: mean weight of the target's inputs on "
-            "neurons for and against a positive answer (normalized).",
+            "depends on a neuron's scale. Null: S_c of random inputs. Pattern: correlation with the original of what "
+            "the target does to each neuron, excited or inhibited.",
         ),
         _section(
             "steps of fine-tuning until the target is back",

@@ -11,6 +11,7 @@ from llm_unlearn.combinatorial.read_off import (
     mean_weights,
     normalized,
     null_strengths,
+    pattern_correlation,
     published_codes,
     strengths,
 )
@@ -50,6 +51,19 @@ def test_mean_weights_by_hand():
     # doubled by the normalization: inputs of the first clause on neurons 0, 1, 2 and 4: (4 + 3 + 0 + 1.5) / 4 = 2.125
     assert supporting[0].tolist() == [2.125, 1.25, 0.125]
     assert opposing[0].tolist() == [0.0, 0.0, 4.0]
+
+
+def test_pattern_sees_weakened_codes_and_not_their_scale():
+    weakened = PLANTED._replace(w1=PLANTED.w1 * 0.1 - 5)  # no code is left, all is shifted
+    assert not codes(weakened, CLAUSES).any()
+    assert pattern_correlation(PLANTED, weakened, CLAUSES)[0].tolist() == pytest.approx([1, 1, 1], abs=1e-4)
+    inverted = PLANTED._replace(w1=-PLANTED.w1)
+    assert pattern_correlation(PLANTED, inverted, CLAUSES)[0].tolist() == pytest.approx([-1, -1, -1], abs=1e-4)
+    # Neurons for a positive answer: 0, 1, 2 and 4, with weights 2, 1.5, 0 and 0.75 of the first clause. After, only the
+    # last is left, slightly below the mean of before: the correlation of (2, 1.5, 0, 0.75) with (0, 0, 0, 0.75) is -5/21.
+    mask = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0])[:, None]
+    found = pattern_correlation(PLANTED, PLANTED._replace(w1=PLANTED.w1 * mask), CLAUSES)[0, 0]
+    assert found.item() == pytest.approx(-5 / 21, abs=1e-4)
 
 
 def rescaled(network: Network, scale: torch.Tensor) -> Network:
