@@ -60,7 +60,7 @@ def test_pattern_sees_weakened_codes_and_not_their_scale():
     inverted = PLANTED._replace(w1=-PLANTED.w1)
     assert pattern_correlation(PLANTED, inverted, CLAUSES)[0].tolist() == pytest.approx([-1, -1, -1], abs=1e-4)
     # Neurons for a positive answer: 0, 1, 2 and 4, with weights 2, 1.5, 0 and 0.75 of the first clause. After, only the
-    # last is left, slightly below the mean of before: the correlation of (2, 1.5, 0, 0.75) with (0, 0, 0, 0.75) is -5/21.
+    # last is left, so the correlation of (2, 1.5, 0, 0.75) with (0, 0, 0, 0.75): -5/21.
     mask = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0])[:, None]
     found = pattern_correlation(PLANTED, PLANTED._replace(w1=PLANTED.w1 * mask), CLAUSES)[0, 0]
     assert found.item() == pytest.approx(-5 / 21, abs=1e-4)
