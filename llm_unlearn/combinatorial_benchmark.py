@@ -55,6 +55,6 @@ def combinatorial_benchmark(description: str, argv: list[str] | None = None) -> 
     for name, figure in FIGURES.items():
         figure(results, output / name)
     # narrower, the tables would lose digits
-    print_sections(sections, Console(highlight=False, width=max(Console().width, 150)))
+    print_sections(sections, Console(highlight=False, width=max(Console().width, 175)))
     print(f"Everything is in {output}/: combinatorial.json, table.md, {', '.join(FIGURES)} ({seconds:.0f} s)")
     return results
