@@ -5,7 +5,7 @@ made to. A clause that a network knows is a set of neurons that all its inputs e
 asked, beside what the network says, whether the code is still there, and how many steps of fine-tuning bring the clause
 back: on rows of that clause, of all clauses, and of unrelated ones.
 
-All seeds are trained at once, in about a minute, without a GPU. Writes combinatorial.json with the value of every seed,
+All seeds are trained at once, in a minute or two, without a GPU. Writes combinatorial.json with values by seed,
 table.md, codes.png (the weights before and after), recovery.png, keep.png (codes kept against steps to recover) and
 regularizer.png (what the weight of the attribution regularizer does).
 
