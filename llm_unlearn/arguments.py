@@ -21,7 +21,7 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from llm_unlearn.errors import DivergenceError, InputError, StorageError
+from llm_unlearn.errors import DivergenceError, HubError, InputError, LeakError, StorageError
 from llm_unlearn.reporting.help_text import (
     default_words,
     field_types,
@@ -121,7 +121,10 @@ def arguments_to_dict(*instances: Any) -> dict[str, dict[str, Any]]:
 
 
 def run_main(main: Callable[[], Any]) -> None:
-    """Run a recipe; end with one line and exit code 2 (bad input), 3 (divergence), 4 (disk) or 130 (Ctrl-C)."""
+    """Run a recipe; end with one line and exit code 2 (bad input), 3 (divergence), 4 (disk) or 130 (Ctrl-C).
+
+    Of uploads: 5 (the hub failed; all that a retry needs is on disk) and 6 (a file held what must not leave).
+    """
     try:
         main()
     except InputError as error:
@@ -130,6 +133,10 @@ def run_main(main: Callable[[], Any]) -> None:
         _exit(f"error: {_one_line(error)}", 3)
     except StorageError as error:
         _exit(f"error: {_one_line(error)}", 4)
+    except HubError as error:
+        _exit(f"error: {_one_line(error)}", 5)
+    except LeakError as error:
+        _exit(f"error: {_one_line(error)}", 6)
     except KeyboardInterrupt:
         _exit("error: interrupted", 130)
 

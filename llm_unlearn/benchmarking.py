@@ -15,11 +15,12 @@ from llm_unlearn.data import UnlearningData
 from llm_unlearn.embedded import RECIPE_DEFAULTS
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import COUNTERFACTUAL, Examination, reference_models
-from llm_unlearn.modeling import check_model_path, load_tokenizer
-from llm_unlearn.recipe import prepare_process, show_results, write_json, write_results, write_rows
+from llm_unlearn.modeling import check_model_path
+from llm_unlearn.recipe import prepare_process, show_results, write_results
 from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 from llm_unlearn.reporting.robustness import report_robustness
 from llm_unlearn.robustness import Robustness, RobustnessArguments, RobustnessConfig, become_worker
+from llm_unlearn.run_files import write_json, write_rows
 
 EMBEDDED_LEARNING_RATES = [3e-4, 1e-3, 3e-3]
 EMBEDDED_FULL_LEARNING_RATES = [3e-5, 1e-4, 3e-4]
@@ -106,7 +107,7 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
         arguments,
         attack_args,
         data,
-        load_tokenizer(original),
+        arguments.load_tokenizer(original),
         device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu",
         max_length=arguments.max_length,
         batch_size=arguments.batch_size,
@@ -153,6 +154,10 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
         embedded_full_defaults={"learning_rates": EMBEDDED_FULL_LEARNING_RATES},
     )
     data_args, robustness_args, adapter_args, attack_args, config = arguments
+    if config.push_to_hub:
+        raise InputError(
+            "push_to_hub: many models are trained here; push one: python -m llm_unlearn.hub push OUT/runs/NAME"
+        )
     data = data_args.load_data()
     if data_args.dry_run:
         show_dry_run(data, *arguments)
@@ -162,7 +167,7 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
         data_args,
         attack_args,
         data,
-        load_tokenizer(original),
+        data_args.load_tokenizer(original),
         device=config.device,
         max_length=config.max_length,
         batch_size=config.per_device_eval_batch_size,

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 RETAIN_LOSSES = ("nll", "kl", "none")
 BACKBONES = ("npo", "gradient_ascent")
@@ -64,11 +65,31 @@ class UnlearnConfig(TrainingArguments):
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Row roles must reach the loss."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "NaN is never hidden here."})
     save_strategy: str = field(default="no", metadata={"help": "Checkpoints: no, steps or epoch."})
+    hub_private_repo: bool | None = field(
+        default=True, metadata={"help": "Make the repository private; false publishes the model."}
+    )
+    hub_strategy: str = field(
+        default="end", metadata={"help": "When push_to_hub uploads: end, once, after every file was checked."}
+    )
+    push: str | None = field(
+        default=None,
+        metadata={
+            "help": "What push_to_hub uploads: adapter (default; with full_finetuning the model), or merged: the "
+            "adapter put into its base, so that nobody can take it off again.",
+            "choices": ["adapter", "merged"],
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if self.retain_loss not in RETAIN_LOSSES:
             raise ValueError(f"retain_loss={self.retain_loss!r} is unknown; choose one of {', '.join(RETAIN_LOSSES)}")
+        if self.push_to_hub and (HubStrategy(self.hub_strategy) != HubStrategy.END or self.hub_always_push):
+            raise ValueError(
+                f"hub_strategy={HubStrategy(self.hub_strategy).value} and hub_always_push upload checkpoints during "
+                "training, which hold states and paths that nobody has checked for forget data; use hub_strategy=end, "
+                "and hub_always_push=false"
+            )
         for name in ("forget_weight", "retain_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")

@@ -15,3 +15,11 @@ class DivergenceError(RuntimeError):
 
 class StorageError(RuntimeError):
     """A file could not be written (a full disk, a read-only folder); the message says what is still there."""
+
+
+class LeakError(RuntimeError):
+    """A file that was about to be uploaded holds what must not leave; it names the file and line. Nothing was sent."""
+
+
+class HubError(RuntimeError):
+    """The hub refused or dropped an upload or a download; the message says what to do. Nothing on disk is lost."""

@@ -31,7 +31,7 @@ from llm_unlearn.data.instructions import load_instructions
 from llm_unlearn.embedded import outcomes_folder
 from llm_unlearn.errors import InputError
 from llm_unlearn.judging import Records, judge, summarize
-from llm_unlearn.modeling import load_model, use_suitable_cpu_threads
+from llm_unlearn.modeling import use_suitable_cpu_threads
 from llm_unlearn.outcomes import digest_of, remember, weights_digest
 from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 
@@ -125,7 +125,7 @@ class Examination:
 
     def load_model(self, path: str) -> PreTrainedModel:
         """The model at `path` on the run's device."""
-        model = load_model(path, self.data_args.dtype).to(self.device)
+        model = self.data_args.load_model(path).to(self.device)
         use_suitable_cpu_threads(model)
         return model
 

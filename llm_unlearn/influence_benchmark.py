@@ -30,11 +30,12 @@ from llm_unlearn.embedded import RECIPE_DEFAULTS
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import reference_models
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
-from llm_unlearn.modeling import check_model_path, load_model, load_tokenizer
-from llm_unlearn.recipe import prepare_process, write_json
+from llm_unlearn.modeling import check_model_path
+from llm_unlearn.recipe import prepare_process
 from llm_unlearn.recipe_arguments import parse_for_model
 from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
 from llm_unlearn.reporting.influence_table import influence_sections, markdown, print_sections
+from llm_unlearn.run_files import write_json
 
 console = Console(highlight=False, width=max(Console().width, 110))  # narrower, the tables would lose digits
 
@@ -165,7 +166,7 @@ def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any
     """All models one after the other, so that only one of them, and the copy that is attacked, is in memory."""
     models = arguments.models()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = load_tokenizer(models["original"])
+    tokenizer = arguments.load_tokenizer(models["original"])
     rows = encode_dataset(data.forget, tokenizer, arguments.max_length, "forget set")
     facts = fact_ids_of(data) or list(range(len(rows)))
     not_measured: dict[str, str] = {}
@@ -185,7 +186,7 @@ def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any
     how = {"score": arguments.influence_score, "batch_size": arguments.batch_size}
     for name, path in models.items():
         with console.status(f"{name}: influence, attack and lens"):
-            model = load_model(path, arguments.dtype).to(device)
+            model = arguments.load_model(path).to(device)
             influence = neuron_influence(model, rows, **how)
             original = original or influence
             found["models"][name] = _row_values(influence)

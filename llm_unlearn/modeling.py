@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -23,30 +24,64 @@ DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, 
 
 SMALL_MODEL = 4_000_000  # parameters, below which more threads than one slow a model down
 
-_FIX = "give a local folder, or a hub id that this machine can reach"
+_FIX = "give a local folder, or a hub id (of one commit: name@revision) that this machine can reach"
+_NO_SAFETENSORS = "only safetensors are loaded, for other formats may hold code: convert the weights, or pin a revision"
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def load_model(name_or_path: str, dtype: str = "auto", **kwargs) -> PreTrainedModel | PeftModel:
+def load_model(
+    name_or_path: str,
+    dtype: str = "auto",
+    *,
+    trust_remote_code: bool = False,
+    base_model: str | None = None,
+    is_trainable: bool = True,
+    **kwargs,
+) -> PreTrainedModel | PeftModel:
     """Load a causal LM, or a PEFT adapter on its base model (then a `PeftModel`), from a local folder or the hub.
 
+    Only safetensors are read, and no code that comes with a model is run unless asked for.
+
+    Args:
+        name_or_path: "name@revision" pins a hub id to a branch, tag or commit.
+        trust_remote_code: run the model's own code from the hub.
+        base_model: an adapter's base, where it is not the one that the adapter names.
+        is_trainable: of an adapter.
+
     Raises:
-        InputError: the folder does not exist or holds no model, the hub has no such model or cannot be reached.
+        InputError: the folder does not exist or holds no model, the hub has no such model or cannot be reached, there
+            are no safetensors, or an adapter names no base model.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     check_model_path(name_or_path)
-    if Path(name_or_path).is_dir():
-        name_or_path = str(Path(name_or_path).resolve())  # an adapter saved later remembers where its base is
-    is_model_folder = (Path(name_or_path) / "config.json").is_file()
+    name, revision = split_revision(name_or_path)
+    kwargs |= {"dtype": DTYPES[dtype], "trust_remote_code": trust_remote_code, "use_safetensors": True}
+    if Path(name).is_dir():
+        name = str(Path(name).resolve())  # an adapter saved later remembers where its base is
+    is_model_folder = (Path(name) / "config.json").is_file()
     try:
-        if is_model_folder or find_adapter_config_file(name_or_path) is None:
-            return AutoModelForCausalLM.from_pretrained(name_or_path, dtype=DTYPES[dtype], **kwargs)
+        if is_model_folder or find_adapter_config_file(name, revision=revision) is None:
+            return AutoModelForCausalLM.from_pretrained(name, revision=revision or "main", **kwargs)
         # Left to itself, `from_pretrained` hides the adapter inside a plain model, which no attack would merge.
-        base_name = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
-        base = AutoModelForCausalLM.from_pretrained(base_name, dtype=DTYPES[dtype], **kwargs)
-        return PeftModel.from_pretrained(base, name_or_path, is_trainable=True).eval()
+        if not Path(name).is_dir():
+            name = snapshot_download(name, revision=revision, allow_patterns=list(_ADAPTER))
+        if not (Path(name) / _ADAPTER[1]).is_file():
+            raise InputError(f"adapter {name_or_path!r} has no {_ADAPTER[1]}: {_NO_SAFETENSORS}")
+        adapter = PeftConfig.from_pretrained(name)
+        if base_model is None and adapter.base_model_name_or_path is None:
+            raise InputError(f"adapter {name_or_path!r} does not say where its base model is: give it as base_model")
+        if base_model is None:
+            base_name, base_revision = adapter.base_model_name_or_path, adapter.revision
+        else:
+            base_name, base_revision = split_revision(base_model)
+        base = AutoModelForCausalLM.from_pretrained(base_name, revision=base_revision or "main", **kwargs)
+        return PeftModel.from_pretrained(base, name, is_trainable=is_trainable).eval()
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
-        raise InputError(f"model {name_or_path!r} could not be loaded: {_first_line(error)}; {_FIX}") from error
+        fix = _NO_SAFETENSORS if "safetensors" in str(error) else _FIX
+        raise InputError(f"model {name_or_path!r} could not be loaded: {_first_line(error)}; {fix}") from error
 
 
 def load_tokenizer(name_or_path: str, **kwargs) -> PreTrainedTokenizerBase:
@@ -56,11 +91,20 @@ def load_tokenizer(name_or_path: str, **kwargs) -> PreTrainedTokenizerBase:
         InputError: no tokenizer there, or one with neither pad nor end token.
     """
     _check_path(name_or_path, "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    name, revision = split_revision(name_or_path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", **kwargs)
     except (OSError, ValueError) as error:
         raise InputError(f"tokenizer {name_or_path!r} could not be loaded: {_first_line(error)}; {_FIX}") from error
     return with_pad_token(tokenizer)
+
+
+def split_revision(name_or_path: str) -> tuple[str, str | None]:
+    """A hub id and the revision that it is pinned to: "name@revision"; a folder's name may have any letter."""
+    if "@" not in name_or_path or Path(name_or_path).is_dir():
+        return name_or_path, None
+    name, _, revision = name_or_path.partition("@")
+    return name, revision
 
 
 def with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -83,7 +127,7 @@ def _check_path(name_or_path: str, *expected: str) -> None:
     if path.is_dir():
         if not any((path / name).exists() for name in expected):
             raise InputError(f"the folder {name_or_path!r} has none of {', '.join(expected)}")
-    elif path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
+    elif path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.partition("@")[0].count("/") > 1:
         raise InputError(f"model path {name_or_path!r} does not exist (looked in {path.absolute()})")
 
 

@@ -6,31 +6,31 @@ A recipe is `Recipe.from_command_line(...)`, a trainer made of `trainer_argument
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from datasets import Dataset
 from rich.console import Console
 from rich.markup import escape
 
 from llm_unlearn.arguments import arguments_to_dict, is_main_process
 from llm_unlearn.config import UnlearnConfig
-from llm_unlearn.data import question_text, row_format, split_row
 from llm_unlearn.data.collators import FORGET
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import Examination
+from llm_unlearn.hub.edition import weight_digests
+from llm_unlearn.hub.upload import check_ready, hub_arguments, push_run
 from llm_unlearn.judging import Records
-from llm_unlearn.modeling import load_tokenizer, use_all_cpu_threads
+from llm_unlearn.modeling import use_all_cpu_threads
 from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 from llm_unlearn.reporting.counterfactual_table import counterfactual_table
 from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results
 from llm_unlearn.reporting.verdict import verdict_of
 from llm_unlearn.reporting.verdict_table import print_verdict
+from llm_unlearn.run_files import absolute, write_json, write_rows
 from llm_unlearn.trainer import UnlearnTrainer
 
 console = Console(highlight=False)
@@ -80,13 +80,17 @@ class Recipe:
                 f"{started} processes were started, but each of them would train alone (world_size={args.world_size}): "
                 "on a machine without GPUs, give --use_cpu"
             )
+        if args.push_to_hub:
+            check_ready(args.hub_model_id, args.hub_token)
+        if args.push == "merged" and adapter_args.full_finetuning:
+            raise InputError("--push merged puts an adapter into its base model, and --full_finetuning trains none")
         data = data_args.load_data()
         model_path, oracle_paths = data_args.model_paths()
         examination = Examination(
             data_args,
             attack_args,
             data,
-            load_tokenizer(model_path),
+            data_args.load_tokenizer(model_path),
             device=args.device,
             max_length=args.max_length,
             batch_size=args.per_device_eval_batch_size,
@@ -169,8 +173,9 @@ class Recipe:
             "method": trainer.method_name,
             "seed": self.args.seed,
             "config": self.configuration(),
+            "weights": weight_digests(unlearned_path),
             "paths": {
-                "original": self.model_path,
+                "original": absolute(self.model_path),
                 "oracles": self.oracle_paths,
                 "unlearned": str(unlearned_path.resolve()),
                 **write_rows(output, forget=self.examination.data.forget, retain=self.examination.data.retain),
@@ -185,6 +190,9 @@ class Recipe:
         }
         show_results(results, write_results(results, records, output))
         console.print(f"\nEverything is in {output}/: open report.html; results.json, records/, {unlearned_path.name}/")
+        if self.args.push_to_hub:
+            pushed = push_run(output, **hub_arguments(self.args))
+            console.print(f"Pushed: {pushed.commit_url}", markup=False, soft_wrap=True)
         return results
 
 
@@ -193,24 +201,6 @@ def prepare_process() -> None:
     use_all_cpu_threads()
     # PEFT 0.21 still reads the name that transformers 5.23 deprecates; users can do nothing about it.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-
-
-def write_rows(output: Path, **datasets: Dataset | None) -> dict[str, str]:
-    """Write each data set as `question`/`answer` lines, so that anyone can judge a run again; returns their paths."""
-    paths = {}
-    for name, dataset in datasets.items():
-        if dataset is None:
-            continue
-        form = row_format(dataset.column_names)
-        path = output / f"{name}.jsonl"
-        with open(path, "w", encoding="utf-8") as file:
-            for row in dataset:
-                prompt, answer = split_row(row, form)
-                line = {"question": question_text(prompt), "answer": answer}
-                line |= {name: row[name] for name in ("fact_id", "person") if name in row}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        paths[name] = str(path.resolve())
-    return paths
 
 
 def write_results(results: dict, records: dict[str, Records], output: Path) -> dict:
@@ -233,10 +223,3 @@ def show_results(results: dict, verdict: dict) -> None:
         print_verdict(verdict)
     elif results["counterfactual"]:
         Console(highlight=False, width=max(Console().width, 100)).print(counterfactual_table(results["counterfactual"]))
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Complete or not at all: a reader never sees half a file."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-    unfinished.replace(path)

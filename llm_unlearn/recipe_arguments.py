@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.arguments import parse_arguments
 from llm_unlearn.attacks import ATTACKS, AttackBudget
 from llm_unlearn.data import UnlearningData, load_unlearning_data
 from llm_unlearn.embedded import embedded_models
 from llm_unlearn.errors import InputError
+from llm_unlearn.modeling import load_model, load_tokenizer
 
 
 @dataclass
@@ -39,6 +42,13 @@ class DataArguments:
         default="auto",
         metadata={"help": "Weights' type.", "choices": ["auto", "float32", "bfloat16", "float16"]},
     )
+    revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of model_name_or_path on the hub; any hub id also as name@revision."},
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with a model from the hub; without it, none is."}
+    )
     dry_run: bool = field(
         default=False,
         metadata={
@@ -63,8 +73,8 @@ class DataArguments:
             InputError: data that the embedded model does not know, and no other model.
         """
         oracles = self.oracle_model_name_or_path
-        if self.model_name_or_path is not None:
-            return self.model_name_or_path, oracles or []
+        if (model := self.pinned_model) is not None:
+            return model, oracles or []
         spec = self.data or "fictional"
         if self.forget_file or not spec.startswith("fictional"):
             flag = "--forget_file" if self.forget_file else f"--data {spec}"
@@ -73,6 +83,28 @@ class DataArguments:
         own = [] if oracles else [(split, seed) for seed in range(self.embedded_oracles)]
         original, *trained = map(str, embedded_models(self.embedded_size, [(None, 0), *own]))
         return original, oracles or trained
+
+    @property
+    def pinned_model(self) -> str | None:
+        """`model_name_or_path` with its revision, "name@revision".
+
+        Raises:
+            InputError: `revision` goes with a folder, with a name that has one, or with none.
+        """
+        name, revision = self.model_name_or_path, self.revision
+        if revision is None:
+            return name
+        if name is None or "@" in name or Path(name).is_dir():
+            raise InputError(f"revision={revision!r} pins a hub id as model_name_or_path, which is {name!r}")
+        return f"{name}@{revision}"
+
+    def load_model(self, path: str) -> PreTrainedModel | PeftModel:
+        """`modeling.load_model` as these arguments want it."""
+        return load_model(path, self.dtype, trust_remote_code=self.trust_remote_code)
+
+    def load_tokenizer(self, path: str) -> PreTrainedTokenizerBase:
+        """`modeling.load_tokenizer` as these arguments want it."""
+        return load_tokenizer(path, trust_remote_code=self.trust_remote_code)
 
     @property
     def embedded_oracles(self) -> int:

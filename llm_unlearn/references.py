@@ -36,9 +36,10 @@ from llm_unlearn.embedded import (
     train_tokenizer,
 )
 from llm_unlearn.errors import InputError
-from llm_unlearn.modeling import check_model_path, load_model, load_tokenizer
-from llm_unlearn.recipe import prepare_process, write_json
+from llm_unlearn.modeling import check_model_path, load_model
+from llm_unlearn.recipe import prepare_process
 from llm_unlearn.recipe_arguments import DataArguments
+from llm_unlearn.run_files import write_json
 from llm_unlearn.scoring import score_answers
 
 FORMAT = 1  # raise it when training changes in a way that the descriptions below do not show
@@ -210,7 +211,7 @@ def spread_rows(dataset: Dataset, count: int) -> list[int]:
 
 def _tokenizer(arguments: ReferenceTrainingArguments, data: UnlearningData) -> PreTrainedTokenizerBase:
     if arguments.model_name_or_path is not None:
-        return load_tokenizer(arguments.model_name_or_path)
+        return arguments.load_tokenizer(arguments.pinned_model)
     return train_tokenizer(_texts(data), arguments.vocabulary)
 
 
@@ -265,7 +266,7 @@ def _base_model(
 ) -> PreTrainedModel:
     if arguments.model_name_or_path is None:
         return new_llama(tokenizer, recipe, seed)
-    model = load_model(arguments.model_name_or_path, arguments.dtype)
+    model = arguments.load_model(arguments.pinned_model)
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model  # an adapter becomes a model
 
 

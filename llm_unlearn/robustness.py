@@ -27,8 +27,9 @@ from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.examination import Examination, merge_results, reference_models
 from llm_unlearn.judging import Records
 from llm_unlearn.outcomes import remember
-from llm_unlearn.recipe import write_results, write_rows
+from llm_unlearn.recipe import write_results
 from llm_unlearn.recipe_arguments import AdapterArguments
+from llm_unlearn.run_files import write_rows
 
 KEPT = 0.95  # of the original's retain exact match: what a rate must keep to be chosen
 EQUAL_STEPS = 0.15  # relative difference of steps that counts as equal

@@ -23,10 +23,10 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.judging import Records, judge, reference_attack
 from llm_unlearn.log_files import read_retain_log, recompute_file
 from llm_unlearn.metrics.logs import recompute_log
-from llm_unlearn.modeling import load_model, load_tokenizer, use_all_cpu_threads
+from llm_unlearn.modeling import use_all_cpu_threads
 from llm_unlearn.outcomes import weights_digest
-from llm_unlearn.recipe import write_json
 from llm_unlearn.reporting.tofu_table import tofu_table
+from llm_unlearn.run_files import write_json
 
 MAXIMUM_RETAIN_ROWS = 400  # TOFU judges 400 retain rows
 GENERATED = ("forget", "retain", "ra", "wf")  # sets with ROUGE
@@ -153,8 +153,8 @@ def _recompute(arguments: TofuArguments) -> Summary:
 def _judge_model(
     name: str, path: str, arguments: TofuArguments, data: UnlearningData, state: PartialState, journals: Path
 ) -> Records:
-    processing_class = load_tokenizer(arguments.model_name_or_path or path)
-    model = load_model(path, arguments.dtype).to(state.device)
+    processing_class = arguments.load_tokenizer(arguments.pinned_model or path)
+    model = arguments.load_model(path).to(state.device)
     if state.is_main_process:
         shared = f", {state.num_processes} processes" if state.num_processes > 1 else ""
         console.print(f"[bold]{name}[/] {path}{shared}", soft_wrap=True)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_callback import ProgressCallback
 
 from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
+from llm_unlearn.checked_uploads import CheckedUploads
 from llm_unlearn.checkpoints import check_checkpoint, checkpoint_to_resume, load_method_state, written_whole
 from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row, validate_forget_retain, validate_rows
@@ -28,7 +29,7 @@ from llm_unlearn.scoring import evaluation_mode, generate_answers, score_answers
 logger = logging.getLogger(__name__)
 
 
-class UnlearnTrainer(Trainer):
+class UnlearnTrainer(CheckedUploads, Trainer):
     """A `transformers.Trainer` that makes a causal LM forget one data set and keep another.
 
     Subclasses give `forget_loss` (one value per forget row or per forget answer token) and may give `regularizer`.
@@ -398,7 +399,8 @@ def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
         peft_config = copy.copy(peft_config)
         peft_config.target_modules = "all-linear"  # whatever the family calls its projections; never the output layer
     peft_config.task_type = peft_config.task_type or "CAUSAL_LM"
-    return get_peft_model(model, peft_config)
+    commit = getattr(model.config, "_commit_hash", None)  # of a model from the hub: the adapter is for that one
+    return get_peft_model(model, peft_config, revision=peft_config.revision or commit)
 
 
 def _mean_scores(scores) -> dict[str, float]:

@@ -40,7 +40,7 @@ def write_report(folder: str | Path) -> Path:
     results = read_json(folder / "results.json", RERUN)
     verdict = read_json(folder / "verdict.json", f"make it with: python -m llm_unlearn.report {folder}")
     page = render_page(
-        results, verdict, read_records(folder), _read_rows(folder / "forget.jsonl"), _figures(results, folder)
+        results, verdict, read_records(folder), read_rows(folder / "forget.jsonl"), _figures(results, folder)
     )
     path = folder / "report.html"
     # generated text may hold halves of characters, which have no bytes
@@ -121,7 +121,7 @@ def read_records(folder: str | Path) -> dict[str, Any]:
     return {path.stem: read_json(path, RERUN) for path in sorted((Path(folder) / "records").glob("*.json"))}
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines; none where there is no file."""
     if not path.is_file():
         return []

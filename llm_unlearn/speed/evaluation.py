@@ -35,9 +35,9 @@ from llm_unlearn.benchmarking import show_dry_run
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.data.collators import EncodedRow, pad_rows
 from llm_unlearn.judging import GatheredAnswers, JudgedSet, Records, judge
-from llm_unlearn.modeling import load_model, load_tokenizer, narrowed_logits, use_all_cpu_threads
-from llm_unlearn.recipe import write_json
+from llm_unlearn.modeling import narrowed_logits, use_all_cpu_threads
 from llm_unlearn.recipe_arguments import DataArguments
+from llm_unlearn.run_files import write_json
 from llm_unlearn.scoring import generate_answers
 from llm_unlearn.tofu import judged_sets
 
@@ -70,8 +70,8 @@ def evaluation_speed(description: str, argv: list[str] | None = None) -> dict:
     if arguments.model_name_or_path is None:
         processing_class, model = random_llama(data)
     else:
-        processing_class = load_tokenizer(arguments.model_name_or_path)
-        model = load_model(arguments.model_name_or_path, arguments.dtype)
+        processing_class = arguments.load_tokenizer(arguments.pinned_model)
+        model = arguments.load_model(arguments.pinned_model)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     measured = Measurement(arguments, data, processing_class, model).run()
     folder = Path(arguments.output_dir)

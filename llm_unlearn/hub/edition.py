@@ -1,0 +1,326 @@
+"""The public edition of a run: a run folder of its own that holds weights, numbers and no text of the data.
+
+It is built anew in RUN/hub at every push, from an explicit list of what may be in it, and then checked as a whole.
+Because it is a run folder, `report.html` in it is the page of any run, and `python -m llm_unlearn.report` works on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from llm_unlearn.data.loading import DEFAULT_FORGET_SPLIT, RETAIN_OF_FORGET
+from llm_unlearn.errors import InputError
+from llm_unlearn.hub.leaks import Secrets
+from llm_unlearn.reporting.card import BOILERPLATE, write_card
+from llm_unlearn.reporting.help_text import USEFUL_TRAINING_FIELDS
+from llm_unlearn.reporting.page import RERUN, read_json, read_records, read_rows, write_report
+from llm_unlearn.reporting.verdict import verdict_of
+
+EDITION = "hub"  # folder within the run's
+KINDS = ("adapter", "merged")  # what --push may ask for, where there is an adapter
+_WEIGHTS = re.compile(r"(adapter_model|model)(-\d{5}-of-\d{5})?\.safetensors")
+_CONFIGURATION = ("config.json", "generation_config.json", "adapter_config.json", "model.safetensors.index.json")
+_TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
+)
+_LOCAL_NAMES = ("_name_or_path", "name_or_path")  # where the files were loaded from
+_TEXTS = ("answers", "generation", "ground_truth")  # what models said, and should have said
+_WORDS = ("attacker", "resampled")  # the only strings that outcomes of attacks keep
+_TRAINING = {*USEFUL_TRAINING_FIELDS, "weight_decay", "warmup_ratio", "max_grad_norm", "optim", "fp16", "data_seed"} - {
+    *("output_dir", "report_to", "push_to_hub", "hub_model_id", "resume_from_checkpoint", "save_strategy"),
+    "logging_steps",
+}
+_DATA_FIELDS = ("forget_split", "retain_split", "dtype")
+_PLAIN = re.compile(r"[A-Za-z0-9_.:+-]*")  # a value of ours, no path and no sentence
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w.-]+)?")
+
+
+def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[str, Path]:
+    """Write RUN/hub and return what is to be uploaded, unchecked: path in the repository -> file.
+
+    Args:
+        folder: of a finished run.
+        kind: "adapter" or "merged"; None: the adapter, or the model where all weights were trained.
+
+    Raises:
+        InputError: no results or weights there, weights that are no safetensors, or nothing to merge.
+    """
+    results = read_json(folder / "results.json", RERUN)
+    weights = weights_folder(folder)
+    is_adapter = (weights / "adapter_config.json").is_file()
+    if kind == "merged" and not is_adapter:
+        raise InputError(f"--push merged: {weights} is a whole model already; leave the flag out")
+    edition = folder / EDITION
+    shutil.rmtree(edition, ignore_errors=True)
+    edition.mkdir()
+    names = public_names(results, weights)
+    _copy_model(_merged(weights, results, folder) if kind == "merged" else weights, edition)
+    public = public_results(results, names, kind or ("adapter" if is_adapter else "model"), folder)
+    public["weights"] = weight_digests(edition)
+    _write(edition / "results.json", public)
+    records = {model: without_texts(by_metric) for model, by_metric in read_records(folder).items()}
+    for model, by_metric in records.items():
+        _write(edition / "records" / f"{model}.json", by_metric)
+    verdict = None
+    if public["scores"]:
+        path = folder / "verdict.json"
+        verdict = read_json(path, RERUN) if path.is_file() else verdict_of(public, records)
+        _write(edition / "verdict.json", verdict)
+        write_report(edition)
+        for picture in edition.glob("*.png"):  # they are in the page
+            picture.unlink()
+    write_card(edition, repo_id, public, verdict)
+    return {path.relative_to(edition).as_posix(): path for path in sorted(edition.rglob("*")) if path.is_file()}
+
+
+def weights_folder(folder: Path) -> Path:
+    """RUN/adapter or RUN/model, whichever there is.
+
+    Raises:
+        InputError: neither, or weights in a format that can hold code.
+    """
+    for name in ("adapter", "model"):
+        if (folder / name).is_dir():
+            if not any(_WEIGHTS.fullmatch(path.name) for path in (folder / name).iterdir()):
+                raise InputError(
+                    f"{folder / name} holds no .safetensors; other formats are not uploaded: save it again"
+                )
+            return folder / name
+    raise InputError(f"{folder} has neither adapter/ nor model/: give the --output_dir of a recipe's finished run")
+
+
+def is_ours(name: str) -> bool:
+    """Whether a path in a repository is one that an edition may hold."""
+    evidence = ("results.json", "verdict.json", "report.html")
+    return (
+        bool(_WEIGHTS.fullmatch(name))
+        or name in (*_CONFIGURATION, *_TOKENIZER, *evidence)
+        or name.startswith("records/")
+    )
+
+
+def weight_digests(folder: Path) -> dict[str, str]:
+    """File -> SHA-256 of its bytes, of all weights in a folder."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if _WEIGHTS.fullmatch(path.name):
+            with open(path, "rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def secrets_of(folder: Path, repo_id: str, results: Mapping[str, Any]) -> Secrets:
+    """What must not be in any file of this run's public edition.
+
+    Raises:
+        InputError: the rows to forget are not there to compare with.
+    """
+    rows = read_rows(folder / "forget.jsonl")
+    if not rows:
+        raise InputError(
+            f"{folder / 'forget.jsonl'} is missing or empty: without the forget rows nobody can check that none of "
+            f"them is uploaded; put it back, or {RERUN}"
+        )
+    people = {str(row["person"]) for row in rows if row.get("person") is not None}
+    texts = {text for row in rows for name, value in row.items() if name != "person" for text in _strings(value)}
+    said = [results, *read_records(folder).values()]
+    texts |= {text for value in said for text in _strings_under(value, _TEXTS)}
+    names = public_names(results, weights_folder(folder))
+    public = [value for value in (repo_id, names["base_model"], names["data"]) if value]
+    return Secrets(
+        texts=sorted(texts),
+        names=sorted(people),
+        paths=sorted({str(folder.resolve()), *_local_paths(results)} - set(public)),
+        public=sorted(public, key=len, reverse=True),
+        boilerplate=BOILERPLATE,
+    )
+
+
+# ---- what may be said ------------------------------------------------------------------------------------------------
+
+
+def public_names(results: Mapping[str, Any], weights: Path) -> dict[str, str | None]:
+    """What base model and data may be called in public: a hub id, or the embedded world; None: they are local."""
+    data = (results.get("config") or {}).get("data_arguments") or {}
+    spec = data.get("data") or (None if data.get("forget_file") or not data else "fictional")
+    base = (results.get("paths") or {}).get("original")
+    if (weights / "adapter_config.json").is_file():  # absolute, where the base is a folder
+        base = read_json(weights / "adapter_config.json", RERUN).get("base_model_name_or_path")
+    if data and data.get("model_name_or_path") is None and spec is not None:  # the embedded model
+        base = f"fictional:{spec.partition(':')[2] or 'small'}"
+    is_known = spec is not None and (spec.startswith("fictional") or _is_hub_id(spec))
+    return {
+        "base_model": base if base and (base.startswith("fictional:") or _is_hub_id(base)) else None,
+        "data": spec if is_known else None,
+    }
+
+
+def _is_hub_id(name: str) -> bool:
+    return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
+
+
+def public_results(results: Mapping[str, Any], names: Mapping[str, Any], kind: str, folder: Path) -> dict[str, Any]:
+    """results.json with numbers, our own words and public names alone; people become "group 1", "group 2", ..."""
+    groups = [str(group) for group in results.get("forget_groups") or []]
+    pseudonyms = {group: f"group {number}" for number, group in enumerate(dict.fromkeys(groups), start=1)}
+    for outcome in (
+        entry for by_model in (results.get("attacks") or {}).values() for entry in (by_model or {}).values()
+    ):
+        for group in (outcome or {}).get("groups") or {}:
+            pseudonyms.setdefault(str(group), f"group {len(pseudonyms) + 1}")
+    training, paths = results.get("training") or {}, results.get("paths") or {}
+    data = (results.get("config") or {}).get("data_arguments") or {}
+    return {
+        "method": results.get("method"),
+        "seed": results.get("seed"),
+        "published": kind,
+        "config": public_configuration(results.get("config") or {}),
+        "names": dict(names),
+        "data": _splits(data, names["data"])
+        | {f"{name}_rows": _count_lines(folder / f"{name}.jsonl") for name in ("forget", "retain")},
+        "paths": {
+            "original": names["base_model"] or "a local model",
+            "oracles": ["a local model"] * len(paths.get("oracles") or []),
+        },
+        "training": {name: training.get(name) for name in ("steps", "stopped_by")}
+        | {"log": without_texts(training.get("log") or [])},
+        "scores": without_texts(results.get("scores") or {}),
+        "attacks": without_texts(results.get("attacks") or {}, pseudonyms),
+        "counterfactual": without_texts(results.get("counterfactual") or {}, pseudonyms),
+        "not_attacked": {name: "not possible with these rows" for name in results.get("not_attacked") or {}},
+        "forget_groups": [pseudonyms[group] for group in groups],
+        "seconds": without_texts(results.get("seconds") or {}),
+    }
+
+
+def _splits(data: Mapping[str, Any], name: str | None) -> dict[str, str]:
+    """Those that were given, or that data of that name has by default."""
+    forget = data.get("forget_split") or (DEFAULT_FORGET_SPLIT if name else None)
+    retain = data.get("retain_split") or RETAIN_OF_FORGET.get(forget)
+    return {key: split for key, split in (("forget_split", forget), ("retain_split", retain)) if split}
+
+
+def public_configuration(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What decides a run's outcome: our own fields and the usual `TrainingArguments`, without paths and names."""
+    inherited = {field.name for field in fields(TrainingArguments)} - _TRAINING
+    public = {}
+    for group, values in groups.items():
+        if group == "data_arguments":
+            values = {name: value for name, value in values.items() if name in _DATA_FIELDS}
+        kept = {
+            name: value
+            for name, value in values.items()
+            if name not in inherited and name not in ("push", "output_dir") and _is_plain(value)
+        }
+        if kept:
+            public[group] = kept
+    return public
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    return (
+        value is None
+        or isinstance(value, (bool, int, float))
+        or (isinstance(value, str) and bool(_PLAIN.fullmatch(value)))
+    )
+
+
+def without_texts(value: Any, pseudonyms: Mapping[str, str] | None = None) -> Any:
+    """The numbers in a value: texts and whatever holds them are left out, names of groups replaced."""
+    pseudonyms = pseudonyms or {}
+    if isinstance(value, Mapping):
+        kept = {}
+        for key, item in value.items():
+            if key in _TEXTS or (isinstance(item, str) and key not in _WORDS and item not in pseudonyms):
+                continue
+            kept[pseudonyms.get(key, key)] = item if key in _WORDS else without_texts(item, pseudonyms)
+        return kept
+    if isinstance(value, list):
+        return [without_texts(item, pseudonyms) for item in value if not isinstance(item, str)]
+    return pseudonyms[value] if isinstance(value, str) else value
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    """Weights, configuration and tokenizer by name: what else lies there (training arguments, cards) stays."""
+    for path in sorted(source.iterdir()):
+        if _WEIGHTS.fullmatch(path.name):
+            try:
+                os.link(path, target / path.name)  # large; nothing writes into it
+            except OSError:
+                shutil.copyfile(path, target / path.name)
+        elif path.name in _TOKENIZER or path.name in _CONFIGURATION:
+            if path.suffix != ".json" or path.name == "tokenizer.json":
+                shutil.copyfile(path, target / path.name)
+                continue
+            content = read_json(path, RERUN)
+            content = {key: value for key, value in content.items() if key not in _LOCAL_NAMES}
+            base = content.get("base_model_name_or_path")
+            if base and not _is_hub_id(base):
+                content["base_model_name_or_path"] = None
+            _write(target / path.name, content)
+
+
+def _merged(weights: Path, results: Mapping[str, Any], folder: Path) -> Path:
+    """RUN/merged: the adapter put into its base model."""
+    from llm_unlearn.modeling import load_model  # slow to import
+
+    dtype = ((results.get("config") or {}).get("data_arguments") or {}).get("dtype") or "auto"
+    target = folder / "merged"
+    shutil.rmtree(target, ignore_errors=True)
+    load_model(str(weights), dtype).merge_and_unload().save_pretrained(target)
+    for name in _TOKENIZER:
+        if (weights / name).is_file():
+            shutil.copyfile(weights / name, target / name)
+    return target
+
+
+def _write(path: Path, value: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _count_lines(path: Path) -> int | None:
+    return len(read_rows(path)) if path.is_file() else None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _strings_under(value: Any, keys: tuple[str, ...]) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(item) if key in keys else _strings_under(item, keys)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings_under(item, keys)
+
+
+def _local_paths(results: Mapping[str, Any]) -> Iterator[str]:
+    """Everything in the paths and the configuration that is written like a path."""
+    for value in _strings([results.get("paths") or {}, results.get("config") or {}]):
+        if ("/" in value or "\\" in value) and len(value) >= 4:
+            yield value

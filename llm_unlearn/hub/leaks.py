@@ -1,0 +1,302 @@
+"""The gate before every upload: nothing of the forget set, of this machine or of its secrets may be in a file.
+
+What counts as a leak, in whatever file (case, punctuation and line breaks do not matter):
+- a question or an answer to forget, or a text that a model generated for one: any eight words of it in a row, or all
+  of it where it has fewer; at least three words, or 16 bytes of UTF-8. Shorter answers ("Oslo") could stand anywhere;
+- a name in them: two or more capitalized words, or what stands in `person` (of one word, from five letters on);
+- a path of this machine, its host and user name; secrets by their form (hf_..., private keys) and by their value, where
+  an environment variable called TOKEN, KEY, SECRET or PASSWORD holds it.
+
+Files of a tokenizer's vocabulary hold words by design: there, every entry is looked at by itself, and single words are
+none of our business. Of weights, the header is looked at (names and metadata), not the numbers.
+"""
+
+from __future__ import annotations
+
+import getpass
+import html
+import json
+import os
+import re
+import socket
+import struct
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llm_unlearn.errors import LeakError
+
+WORDS_IN_A_ROW = 8
+VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
+BINARY = (".model", ".png")  # sentencepiece, pictures: looked at byte by byte
+
+# a letter of a script that puts no spaces between words counts as a word
+_WORD = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]+")
+_PARTICLES = frozenset(["of", "de", "del", "der", "van", "von", "al", "bin", "da", "di", "la"])
+_OPENERS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an and are at by can could did do does for from give had has have how if in is it name of on or please she "
+        "he tell that the their they to was were what when where which who whom whose why will with would you your i",
+    )
+)
+_SECRET = re.compile(
+    r"\bhf_[A-Za-z0-9]{16,}|\bapi_org_[A-Za-z0-9]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bsk-[A-Za-z0-9_-]{20,}"
+    r"|\bAKIA[A-Z0-9]{16}\b|\bxox[abprs]-[\w-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY"
+)
+_PATH = re.compile(
+    r"(?<![\w.:/-])(?:/(?:home|Users|root|mnt|media|tmp|var|scratch|data|work|workspace|opt|srv|private|Volumes|gpfs|lustre|nfs"
+    r"|content|kaggle)/[\w.~-]+|~/[\w.~-]+)|file:///|\b[A-Za-z]:\\{1,2}(?:Users|Documents|Windows|Temp|data|work)\b",
+)
+_SECRET_VARIABLE = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)$")
+_COMMON_NAMES = frozenset(
+    re.findall(r"\w+", "root user admin ubuntu runner jupyter localhost local test dev default nobody home data")
+)
+
+Words = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One leak: where it is, what kind of thing it is, and how it reads."""
+
+    file: str
+    line: int
+    what: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.what} {self.text!r}"
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What must not leave.
+
+    Attributes:
+        texts: questions, answers and generated texts.
+        names: of people, as the rows give them.
+        paths: of this machine, beside the general forms of local paths.
+        public: texts in which user and host names do not count: the ids of the repository, its base and its data.
+        boilerplate: what our own pages say themselves, whatever the forget set is.
+    """
+
+    texts: Sequence[str] = ()
+    names: Sequence[str] = ()
+    paths: Sequence[str] = ()
+    public: Sequence[str] = ()
+    boilerplate: str = ""
+
+    @cached_property
+    def phrases(self) -> dict[int, dict[Words, str]]:
+        """Number of words -> phrases of so many words -> what they are."""
+        found: dict[Words, str] = {}
+        for text in self.texts:
+            words = words_of(text)
+            if (len(words) >= 3 and _size(words) >= 12) or _size(words) >= 16:
+                for start in range(max(1, len(words) - WORDS_IN_A_ROW + 1)):
+                    found.setdefault(words[start : start + WORDS_IN_A_ROW], "a text of the forget set")
+            for name in _names_in(text):
+                found[name] = "a name of the forget set"
+        for name in self.names:
+            words = words_of(name)
+            if all(word.isalpha() for word in words) and (len(words) > 1 or _size(words) >= 5):
+                found[words] = "a name of the forget set"
+        own = words_of(self.boilerplate)
+        by_length: dict[int, dict[Words, str]] = {}
+        for words, what in found.items():
+            by_length.setdefault(len(words), {})[words] = what
+        for length, phrases in by_length.items():
+            for start in range(len(own) - length + 1):
+                phrases.pop(own[start : start + length], None)
+        return by_length
+
+    @cached_property
+    def machine(self) -> re.Pattern[str]:
+        """Exact paths of this machine, and values of secret environment variables."""
+        paths = {str(Path.home()), str(Path.cwd()), tempfile.gettempdir(), *self.paths}
+        paths |= {value for name in ("HF_HOME", "LLM_UNLEARN_CACHE", "VIRTUAL_ENV") if (value := os.environ.get(name))}
+        variants = {variant for path in paths for variant in (path, path.replace("\\", "\\\\"))}
+        exact = [rf"(?<![\w.:/-]){re.escape(path.rstrip('/'))}(?![\w-])" for path in variants if len(path) >= 4]
+        return re.compile("|".join(sorted(exact, key=len, reverse=True)))
+
+    @cached_property
+    def values(self) -> frozenset[str]:
+        """Values of environment variables that are called secret."""
+        return frozenset(
+            value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name) and len(value) >= 8
+        )
+
+    @cached_property
+    def people(self) -> re.Pattern[str]:
+        """The user's and the machine's name, as whole words."""
+        try:
+            user = getpass.getuser()
+        except (OSError, KeyError):  # a container whose user has no name
+            user = ""
+        host = socket.gethostname()
+        own = set(words_of(self.boilerplate))
+        names = {user, host, host.partition(".")[0]}
+        told = [name for name in names if len(name) >= 3 and name.casefold() not in _COMMON_NAMES | own]
+        return re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in told) or r"(?!)", re.IGNORECASE)
+
+
+def check_files(files: Mapping[str, Path], secrets: Secrets) -> None:
+    """Raise LeakError where a file holds what must not leave; it names the first file and line, and counts the rest.
+
+    Args:
+        files: path in the repository -> file.
+    """
+    found = [leak for name, path in sorted(files.items()) for leak in leaks_in_file(name, path, secrets)]
+    if found:
+        more = f" (and {len(found) - 1} more: {'; '.join(map(str, found[1:4]))})" if len(found) > 1 else ""
+        raise LeakError(f"nothing was uploaded: {found[0]}{more}")
+
+
+def leaks_in_file(name: str, path: Path, secrets: Secrets) -> Iterator[Found]:
+    """All leaks in one file, in no particular order; for each line and kind, the first.
+
+    Args:
+        name: path in the repository, which says how the file is read, and is looked at, too.
+    """
+    yield from _leaks_in_text(name, f"{name}\n", secrets)
+    kind = Path(name).name
+    if kind.endswith(".safetensors"):
+        yield from _leaks_in_text(name, _safetensors_header(path), secrets)
+        return
+    if kind.endswith(BINARY):
+        yield from _patterns(name, path.read_bytes().decode("latin-1"), secrets, machine_only=True)
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        yield Found(name, 1, "not a text file, which cannot be looked through:", kind)
+        return
+    if kind in VOCABULARY:
+        yield from _leaks_in_vocabulary(name, text, secrets)
+        return
+    if kind.endswith((".json", ".jsonl")):
+        text = _unescaped(text)
+    elif kind.endswith((".html", ".md")):
+        text = html.unescape(text)
+        without_tags = re.sub(r"<[^<>]*>", lambda tag: " " + "\n" * tag[0].count("\n"), text)
+        yield from _phrases(name, without_tags, secrets)
+    yield from _leaks_in_text(name, text, secrets)
+
+
+def words_of(text: str) -> Words:
+    """The words of a text, without case, punctuation and ways to write the same letter."""
+    return tuple(_WORD.findall(unicodedata.normalize("NFKC", str(text)).casefold()))
+
+
+def _size(words: Words) -> int:
+    return sum(len(word.encode(errors="replace")) for word in words)
+
+
+def _names_in(text: str) -> Iterator[Words]:
+    """Runs of two or more capitalized words, without what only begins a sentence."""
+    run: list[str] = []
+    for token in [*str(text).split(), ""]:
+        bare = token.strip("\"'()[]{}\u201c\u201d\u2018\u2019.,;:!?")
+        if bare[:1].isupper() and not (not run and bare.casefold() in _OPENERS):
+            run += words_of(bare)
+            if not token.endswith((".", ",", ";", ":", "!", "?")) or len(bare) == 1:  # "J. R. Ewing" goes on
+                continue
+        elif run and bare in _PARTICLES:
+            run.append(bare)
+            continue
+        while run and run[-1] in _PARTICLES:
+            run.pop()
+        if len(run) > 1 and _size(tuple(run)) >= 6:
+            yield tuple(run)
+        run = []
+
+
+def _safetensors_header(path: Path) -> str:
+    """Names and metadata, an entry per line."""
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return "\n".join(
+        f"{name} {json.dumps(value, ensure_ascii=False) if name == '__metadata__' else ''}"
+        for name, value in header.items()
+    )
+
+
+def _unescaped(text: str) -> str:
+    """JSON as people would read it; a line stays a line."""
+    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)).replace("\n", " "), text)
+    return re.sub(r"\\([nrtbf/])", lambda escape: "/" if escape[1] == "/" else " ", text)
+
+
+def _leaks_in_text(name: str, text: str, secrets: Secrets) -> Iterator[Found]:
+    yield from _patterns(name, text, secrets)
+    yield from _phrases(name, text, secrets)
+
+
+def _leaks_in_vocabulary(name: str, text: str, secrets: Secrets) -> Iterator[Found]:
+    yield from _patterns(name, text, secrets, machine_only=True)
+    entries = _strings(json.loads(text)) if name.endswith(".json") else text.splitlines()
+    for entry in entries:
+        if " " in entry.strip() or len(entry) >= 16:
+            for found in _phrases(name, entry, secrets, shortest=2):
+                at = text.find(json.dumps(entry, ensure_ascii=False)[1:-1])
+                yield Found(name, text.count("\n", 0, max(at, 0)) + 1, found.what, found.text)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _phrases(name: str, text: str, secrets: Secrets, shortest: int = 1) -> Iterator[Found]:
+    words: list[str] = []
+    lines: list[int] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        found = words_of(line)
+        words += found
+        lines += [number] * len(found)
+    reported = set()
+    for length, phrases in secrets.phrases.items():
+        if length < shortest:
+            continue
+        for start in range(len(words) - length + 1):
+            phrase = tuple(words[start : start + length])
+            if phrase in phrases and lines[start] not in reported:
+                reported.add(lines[start])
+                yield Found(name, lines[start], phrases[phrase], " ".join(phrase))
+
+
+def _patterns(name: str, text: str, secrets: Secrets, machine_only: bool = False) -> Iterator[Found]:
+    """Secrets and exact paths of this machine; also the general forms of paths, and names of user and host."""
+    kinds: list[tuple[str, Iterable[tuple[int, str]]]] = [
+        ("a secret", ((match.start(), f"{match[0][:6]}...") for match in _SECRET.finditer(text))),
+        ("a secret of the environment", ((at, "...") for value in secrets.values if (at := text.find(value)) >= 0)),
+        ("a path of this machine", ((match.start(), match[0]) for match in secrets.machine.finditer(text))),
+    ]
+    if not machine_only:
+        masked = text
+        for public in secrets.public:
+            masked = masked.replace(public, "\0" * len(public))
+        kinds += [
+            ("a local path", ((match.start(), match[0]) for match in _PATH.finditer(masked))),
+            ("the name of this user or machine", ((m.start(), m[0]) for m in secrets.people.finditer(masked))),
+        ]
+    reported = set()
+    for what, matches in kinds:
+        for at, shown in matches:
+            line = text.count("\n", 0, at) + 1
+            if line not in reported:
+                reported.add(line)
+                yield Found(name, line, what, shown)

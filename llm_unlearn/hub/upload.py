@@ -1,0 +1,231 @@
+"""Sending a run to the hub: one commit, after every file was checked, into a repository that is private by default."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+from peft import PeftModel
+
+from llm_unlearn.arguments import arguments_to_dict
+from llm_unlearn.errors import HubError, InputError
+from llm_unlearn.hub.edition import EDITION, build_edition, is_ours, secrets_of, weight_digests
+from llm_unlearn.hub.leaks import check_files
+from llm_unlearn.reporting.page import RERUN, read_json
+from llm_unlearn.run_files import absolute, write_json, write_rows
+
+if TYPE_CHECKING:
+    from llm_unlearn.config import UnlearnConfig
+    from llm_unlearn.trainer import UnlearnTrainer
+
+_SERVER_FAULT = 500
+
+
+def push_run(
+    folder: str | Path,
+    repo_id: str | None = None,
+    kind: str | None = None,
+    *,
+    private: bool = True,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+) -> CommitInfo:
+    """Upload a finished run: weights, tokenizer, card and evidence, in one commit.
+
+    What is sent is left in FOLDER/hub. Nothing else in the folder changes, so a push that failed can be repeated.
+
+    Args:
+        folder: `output_dir` of a recipe's run, or of a trainer that was pushed before.
+        repo_id: "name" or "owner/name"; default: the folder's name.
+        kind: "adapter" (default; "model" after full fine-tuning) or "merged": the adapter put into its base model.
+        private: False makes the repository public. One that is there already is never made public, nor written to
+            unasked where it is.
+        token: default: that of `hf auth login` or HF_TOKEN.
+        revision: branch; default: main.
+
+    Raises:
+        InputError: the run or the name is not usable, nobody is logged in, or the repository is public unasked.
+        LeakError: a file holds something of the forget set or of this machine; nothing was sent.
+        HubError: the hub refused or dropped it; the message says what to do.
+    """
+    folder = Path(folder)
+    repo_id = repo_id or folder.resolve().name
+    check_ready(repo_id, token)
+    files = build_checked(folder, repo_id, kind)
+    retry = _retry_command(folder, repo_id, kind, private, revision)
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if private and not api.repo_info(repo_id).private:
+            raise InputError(
+                f"hub_model_id: {repo_id} is public, and this would publish the model: give another name, make the "
+                "repository private, or give --hub_private_repo false"
+            )
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        # Of an earlier push: an adapter beside merged weights would be loaded in their place.
+        replaced = [
+            name for name in api.list_repo_files(repo_id, revision=revision) if is_ours(name) and name not in files
+        ]
+        return api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+            + [CommitOperationDelete(name) for name in replaced],
+            commit_message=commit_message or "Unlearned model with its evidence",
+            revision=revision,
+        )
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        _explain(error, repo_id, folder / EDITION, retry)
+
+
+def push_trained(
+    trainer: UnlearnTrainer,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+) -> CommitInfo | None:
+    """`push_run` for a trainer: every process calls it, and the main one uploads.
+
+    Where `output_dir` has no scores (no recipe judged the model), the card says that nothing was examined.
+
+    Raises:
+        InputError: as `push_run`; also where the results in `output_dir` are those of other weights.
+    """
+    folder, args = Path(trainer.args.output_dir), trainer.args
+    arguments = hub_arguments(args)
+    arguments["token"] = token or arguments["token"]
+    arguments["revision"] = revision or arguments["revision"]
+    arguments["private"] = arguments["private"] if private is None else private
+    check_ready(args.hub_model_id, arguments["token"])
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    is_adapter = isinstance(model, PeftModel)
+    weights = folder / ("adapter" if is_adapter else "model")
+    trainer.save_model(str(weights))
+    if not trainer.is_world_process_zero():
+        return None
+    digests = weight_digests(weights)
+    judged = read_json(folder / "results.json", RERUN) if (folder / "results.json").is_file() else {}
+    if judged.get("scores") and judged.get("weights") != digests:
+        raise InputError(
+            f"output_dir: the results in {folder} are of other weights than those that were to be pushed; judge these, "
+            "or train in another output_dir"
+        )
+    if not judged.get("scores"):
+        base = (model.get_base_model() if is_adapter else model).config._name_or_path
+        results = {
+            "method": trainer.method_name,
+            "seed": args.seed,
+            "config": arguments_to_dict(args),
+            "weights": digests,
+            "paths": {"original": absolute(base), "unlearned": str(weights.resolve())},
+            "training": {
+                "steps": trainer.state.global_step,
+                "stopped_by": trainer.stopped_by,
+                "log": trainer.state.log_history,
+            },
+        }
+        write_rows(folder, forget=trainer.forget_dataset, retain=trainer.retain_dataset)
+        write_json(folder / "results.json", results)
+    return push_run(folder, **arguments, commit_message=commit_message)
+
+
+def hub_arguments(args: UnlearnConfig) -> dict[str, Any]:
+    """The arguments of `push_run` that training arguments have."""
+    return {
+        "repo_id": args.hub_model_id,
+        "kind": args.push,
+        "private": args.hub_private_repo is not False,
+        "token": args.hub_token,
+        "revision": args.hub_revision,
+    }
+
+
+def build_checked(folder: str | Path, repo_id: str | None = None, kind: str | None = None) -> dict[str, Path]:
+    """The files to send, in FOLDER/hub: path in the repository -> file.
+
+    Raises:
+        InputError: as `push_run`.
+        LeakError: a file holds something of the forget set or of this machine.
+    """
+    folder = Path(folder)
+    repo_id = repo_id or folder.resolve().name
+    results = read_json(folder / "results.json", RERUN)
+    files = build_edition(folder, repo_id, kind)
+    check_files(files, secrets_of(folder, repo_id, results))
+    return files
+
+
+def check_ready(repo_id: str | None, token: str | None = None) -> None:
+    """Raise InputError, without asking the hub, where a push could only fail: found before hours of training."""
+    if repo_id is not None:
+        try:
+            validate_repo_id(repo_id)
+        except HFValidationError as error:
+            raise InputError(
+                f"hub_model_id: {repo_id!r} is no name of a repository ({error}); give owner/name"
+            ) from error
+    if constants.HF_HUB_OFFLINE:
+        raise InputError("push_to_hub: HF_HUB_OFFLINE=1 forbids it; unset it, or push the finished run later")
+    if not (token or get_token()):
+        raise InputError("push_to_hub: nobody is logged in; run `hf auth login`, or set HF_TOKEN")
+
+
+def explain_status(status: int | None, repo_id: str) -> str:
+    """What to do about an HTTP status of the hub (None: there was no answer)."""
+    if status == 401:
+        return "the hub does not accept the token (401): log in again with `hf auth login`, or set HF_TOKEN"
+    if status == 403:
+        return (
+            f"the token may not write to {repo_id} (403): make one with write access at "
+            f"{constants.ENDPOINT}/settings/tokens, ask the owner for it, or give another --hub_model_id"
+        )
+    if status == 404:
+        return f"{repo_id} is not there, or this token may not see it (404): check the name and log in"
+    if status == 429:
+        return "too many requests (429): wait some minutes"
+    if status is None:
+        return f"no connection to {constants.ENDPOINT}, or it broke: check the network"
+    if status >= _SERVER_FAULT:
+        return f"the hub is not well ({status}): wait some minutes"
+    return f"the hub refused (HTTP {status})"
+
+
+def http_status(error: BaseException | None) -> int | None:
+    """The status that an exception of the client, or one behind it, stands for."""
+    while error is not None:
+        if isinstance(error, HfHubHTTPError):
+            return error.response.status_code
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _explain(error: Exception, repo_id: str, edition: Path, retry: str) -> NoReturn:
+    status = http_status(error)
+    network = isinstance(error, (HTTPError, ConnectionError, TimeoutError, OfflineModeIsEnabled))
+    network = network or isinstance(error.__cause__, HTTPError)
+    if status is None and not network:  # neither an answer nor its absence: say what the client said
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason += "; where the hub speaks no xet, set HF_HUB_DISABLE_XET=1"
+    else:
+        reason = explain_status(status, repo_id)
+    raise HubError(
+        f"the upload to {repo_id} failed: {reason}. Nothing is lost: {edition} holds all that was to be sent, and what "
+        f"has arrived is not sent again. Try again with: {retry}"
+    ) from error
+
+
+def _retry_command(folder: Path, repo_id: str, kind: str | None, private: bool, revision: str | None) -> str:
+    words = ["python -m llm_unlearn.hub push", os.fspath(folder), "--hub_model_id", repo_id]
+    words += ["--push", kind] if kind else []
+    words += [] if private else ["--hub_private_repo", "false"]
+    words += ["--hub_revision", revision] if revision else []
+    return " ".join(words)

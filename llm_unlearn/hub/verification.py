@@ -1,0 +1,116 @@
+"""Verify a pushed model: are these the weights that were judged, and do they score what the card says?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+
+from llm_unlearn.data import UnlearningData, encode_dataset
+from llm_unlearn.errors import InputError
+from llm_unlearn.hub.edition import weight_digests, weights_folder
+from llm_unlearn.hub.loading import UnlearnedModel, find_folder
+from llm_unlearn.reporting.words import number_words
+from llm_unlearn.scoring import score_answers
+
+TOLERANCE = 0.02  # other hardware and number formats; on the same machine nothing differs
+
+
+@dataclass(frozen=True)
+class Check:
+    """One score of the card: `claimed` there, `measured` now, and how far they may be apart."""
+
+    what: str
+    claimed: float
+    measured: float
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two are no further apart than allowed."""
+        return abs(self.claimed - self.measured) <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found; `weights` is None where the evidence has no digests of them (an older run)."""
+
+    weights: bool | None
+    checks: list[Check]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the weights are those that were judged, as far as that is known, and every score is as claimed."""
+        return self.weights is not False and all(check.agrees for check in self.checks)
+
+    def table(self) -> Table:
+        """A row per score."""
+        words = {True: "those that were judged", False: "NOT those that were judged", None: "no digest to compare with"}
+        table = Table(
+            title=f"weights: {words[self.weights]}",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+        )
+        table.add_column("score", no_wrap=True)
+        for title in ("card", "measured", "tolerance", ""):
+            table.add_column(title, justify="right", no_wrap=True)
+        for check in self.checks:
+            numbers = (number_words(value) for value in (check.claimed, check.measured, check.tolerance))
+            table.add_row(check.what, *numbers, "agrees" if check.agrees else "DIFFERS")
+        return table
+
+
+def verify(
+    unlearned: UnlearnedModel, data: UnlearningData, *, tolerance: float = TOLERANCE, batch_size: int = 64
+) -> Verification:
+    """Score the forget and retain rows again (exact match and answer probability) and compare with the evidence.
+
+    Args:
+        data: the rows of the run.
+        tolerance: absolute; of exact match at least one row, which a rounding may turn.
+
+    Raises:
+        InputError: the evidence has no scores, or was measured on another number of rows.
+    """
+    results = unlearned.evidence["results"]
+    claimed = (results.get("scores") or {}).get("unlearned")
+    if not claimed:
+        raise InputError("the model was pushed without scores: there is nothing to verify")
+    length = _max_length(results)
+    model = unlearned.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    checks = []
+    for name, dataset in (("forget", data.forget), ("retain", data.retain)):
+        if dataset is None or f"{name}_probability" not in claimed:
+            continue
+        rows = encode_dataset(dataset, unlearned.processing_class, length, f"{name} set")
+        judged = (results.get("data") or {}).get(f"{name}_rows")
+        if judged is not None and judged != len(rows):
+            raise InputError(f"the card is about {judged} {name} rows, these are {len(rows)}: give the rows of the run")
+        scores = score_answers(model, rows, batch_size)
+        measured = {
+            "exact_match": sum(score.exact_match for score in scores) / len(scores),
+            "probability": sum(score.probability for score in scores) / len(scores),
+        }
+        for score, value in measured.items():
+            allowed = max(tolerance, 1 / len(rows)) if score == "exact_match" else tolerance
+            words = f"{name} {score.replace('_', ' ')}"
+            checks.append(Check(words, claimed[f"{name}_{score}"], value, allowed + 1e-9))
+    return Verification(_same_weights(unlearned.evidence), checks)
+
+
+def _same_weights(evidence: dict[str, Any]) -> bool | None:
+    folder, digests = find_folder(evidence["folder"]), evidence["results"].get("weights")
+    if not digests:
+        return None
+    is_run = any((folder / name).is_dir() for name in ("adapter", "model"))
+    return weight_digests(weights_folder(folder) if is_run else folder) == digests
+
+
+def _max_length(results: dict[str, Any]) -> int | None:
+    """To which the rows were cut when the model was judged."""
+    return next((group["max_length"] for group in results["config"].values() if "max_length" in group), None)

@@ -1,0 +1,204 @@
+"""The model card: a view of results.json and verdict.json, with the evaluation results as the hub's own metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from transformers import TrainingArguments
+
+from llm_unlearn import __version__
+from llm_unlearn.reporting.evidence import label_of
+from llm_unlearn.reporting.page_sections import evidence_section
+from llm_unlearn.reporting.tables import model_entries
+from llm_unlearn.reporting.words import attack_words, score_words
+
+_TEMPLATES = Path(__file__).parent
+# What our pages say whatever the data is: nobody's secret.
+BOILERPLATE = "\n".join(path.read_text(encoding="utf-8") for path in sorted(_TEMPLATES.glob("*.jinja")))
+
+_PAPERS = {  # method -> arXiv number, authors, year, title
+    "gradient_ascent": (
+        "2210.01504",
+        "Jang and others",
+        2023,
+        "Knowledge Unlearning for Mitigating Privacy Risks in Language Models",
+    ),
+    "npo": (
+        "2404.05868",
+        "Zhang and others",
+        2024,
+        "Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning",
+    ),
+    "sam": (
+        "2502.05374",
+        "Fan and others",
+        2025,
+        "Towards LLM Unlearning Resilient to Relearning Attacks: A Sharpness-Aware Minimization Perspective and Beyond",
+    ),
+    "ssiuu": ("2509.22263", "Yang and others", 2025, "Erase or Hide?"),
+}
+_SHOWN = (  # the configuration in the card; all of it is in results.json
+    *("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("lr_scheduler_type", "seed", "full_finetuning", "lora_r", "lora_alpha", "lora_dropout", "dtype", "bf16", "fp16"),
+)
+_NOT_SHOWN = ("attack_arguments", "data_arguments")
+Json = Mapping[str, Any]
+
+
+def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) -> Path:
+    """Write README.md into `folder`.
+
+    Args:
+        repo_id: where the card will stand.
+        results: contents of a public results.json (`hub.edition.public_results`).
+        verdict: contents of verdict.json; None: the model was not examined.
+    """
+    names, data, published = results["names"], results["data"], results["published"]
+    base, paper = names["base_model"], _PAPERS.get(results["method"])
+    embedded = bool(base) and base.startswith("fictional:")
+    needs_base = published == "adapter" and base is None
+    title = repo_id.rpartition("/")[2]
+    environment = Environment(
+        loader=PackageLoader("llm_unlearn.reporting", ""), trim_blocks=True, undefined=StrictUndefined
+    )
+    content = environment.get_template("model_card.md.jinja").render(
+        card_data=_card_data(title, results, paper).to_yaml(),
+        title=title,
+        repo_id=repo_id,
+        version=__version__,
+        method=results["method"],
+        published=published,
+        embedded=embedded,
+        model_words=_model_words(published, base, embedded),
+        forget_words=_data_words(names["data"], data.get("forget_split")),
+        forget_rows=_or_unknown(data["forget_rows"]),
+        retain_rows=_or_unknown(data["retain_rows"]),
+        retain_split=data.get("retain_split"),
+        verdict=(verdict or {}).get("sentence") or "Undecided: the model was not examined.",
+        evidence=evidence_section(verdict or {}),
+        remarks=[*(verdict or {}).get("missing", []), *(verdict or {}).get("remarks", [])],
+        oracles=len(model_entries(results["scores"], "oracle")),
+        oracle_words=_oracle_words(len(model_entries(results["scores"], "oracle"))),
+        control=results["counterfactual"],
+        attacks=[attack.replace("_", " ") for attack, by_model in results["attacks"].items() if by_model]
+        + ["counterfactual control"] * bool(results["counterfactual"]),
+        not_attacked=[attack_words(attack) for attack in results["not_attacked"]],
+        configuration=_configuration(results["config"]),
+        steps=_or_unknown(results["training"]["steps"]),
+        stopped_by=results["training"]["stopped_by"],
+        paper=paper and paper[0],
+        citation=paper and _citation(results["method"], *paper),
+        base_argument=', base_model="path/to/base"' if needs_base else "",
+        base_flag=" --base_model path/to/base" if needs_base else "",
+        data_flags=_data_flags(names["data"], data),
+    )
+    path = folder / "README.md"
+    ModelCard(content, ignore_metadata_errors=False).save(path)  # as the hub will read it
+    return path
+
+
+def _card_data(title: str, results: Json, paper: tuple | None) -> ModelCardData:
+    base = results["names"]["base_model"]
+    on_hub = base if base and not base.startswith("fictional:") else None
+    data = results["names"]["data"]
+    return ModelCardData(
+        model_name=title,
+        base_model=on_hub and on_hub.partition("@")[0],
+        datasets=[data] if data and "/" in data else None,
+        library_name="peft" if results["published"] == "adapter" else "transformers",
+        pipeline_tag="text-generation",
+        tags=["unlearning", results["method"], "llm_unlearn", *([f"arxiv:{paper[0]}"] if paper else [])],
+        eval_results=_eval_results(results) or None,
+    )
+
+
+def _eval_results(results: Json) -> list[EvalResult]:
+    """The unlearned model's scores, before and after each attack."""
+    measured = {("", name): value for entry in _unlearned(results["scores"]) for name, value in entry.items()}
+    for attack, by_model in results["attacks"].items():
+        for outcome in _unlearned(by_model):
+            for variant, scores in (outcome.get("variants") or {"": outcome}).items():
+                where = label_of(attack, variant or None)
+                measured |= {(where, name): value for name, value in scores.items() if name.startswith("forget_")}
+    data, name = results["data"], results["names"]["data"] or "local rows"
+    found = []
+    for (attack, score), value in measured.items():
+        if not isinstance(value, (int, float)):
+            continue
+        rows = "retain" if score.startswith("retain_") else "forget"
+        found.append(
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=name.partition(":")[0] if name.startswith("fictional") else name.replace(" ", "-"),
+                dataset_name=f"{_data_words(results['names']['data'], data.get(f'{rows}_split'))}: rows to {rows}"
+                + (f", {attack}" if attack else ""),
+                dataset_config=attack or "before any attack",
+                dataset_split=data.get(f"{rows}_split", rows),
+                metric_type=score,
+                metric_name=score_words(score),
+                metric_value=round(value, 4),
+            )
+        )
+    return found
+
+
+def _unlearned(by_model: Json) -> list[Json]:
+    return model_entries(dict(by_model or {}), "unlearned")
+
+
+def _model_words(published: str, base: str | None, embedded: bool) -> str:
+    if base is None:
+        of = "a model that is not on the hub"
+    elif embedded:
+        of = f"the embedded model of the fictional world `{base}`, which the package trains itself"
+    else:
+        of = f"[{base}](https://huggingface.co/{base.partition('@')[0]})"
+    kind = {"adapter": "A LoRA adapter for", "merged": "An unlearning adapter merged into"}.get(published, "Made from")
+    return f"{kind} {of}."
+
+
+def _data_words(name: str | None, split: str | None) -> str:
+    words = name or "rows that are on no hub"
+    return f"{words} ({split})" if split else words
+
+
+def _oracle_words(count: int) -> str:
+    if not count:
+        return "no **oracle** (a model trained in the same way that never saw the forget data)"
+    which = "the **oracle**, a model" if count == 1 else f"the mean of {count} **oracles**, models"
+    return f"{which} trained in the same way that never saw the forget data"
+
+
+def _or_unknown(value: Any) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _configuration(groups: Json) -> list[tuple[str, str]]:
+    """The fields that matter: those of the method, and a handful of the Trainer's."""
+    inherited = set(TrainingArguments.__dataclass_fields__)
+    fields = {
+        name: value
+        for group, values in groups.items()
+        if group not in _NOT_SHOWN
+        for name, value in values.items()
+        if value is not None and (name in _SHOWN or name not in inherited)
+    }
+    return [(name, str(value)) for name, value in fields.items()]
+
+
+def _citation(method: str, number: str, authors: str, year: int, title: str) -> str:
+    return (
+        f"@article{{{method},\n  title = {{{title}}},\n  author = {{{authors}}},\n  year = {{{year}}},\n"
+        f"  journal = {{arXiv preprint arXiv:{number}}}\n}}"
+    )
+
+
+def _data_flags(name: str | None, data: Json) -> str:
+    if name is None:
+        return "--forget_file FORGET.jsonl --retain_file RETAIN.jsonl"
+    split = f" --forget_split {data['forget_split']}" if data.get("forget_split") else ""
+    return f"--data {name}{split}"

@@ -1,0 +1,40 @@
+"""What a run writes beside its model, in the forms that everything else reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from datasets import Dataset
+
+from llm_unlearn.data import question_text, row_format, split_row
+
+
+def write_rows(output: Path, **datasets: Dataset | None) -> dict[str, str]:
+    """Write each data set as `question`/`answer` lines, so that anyone can judge a run again; returns their paths."""
+    paths = {}
+    for name, dataset in datasets.items():
+        if dataset is None:
+            continue
+        form = row_format(dataset.column_names)
+        path = output / f"{name}.jsonl"
+        with open(path, "w", encoding="utf-8") as file:
+            for row in dataset:
+                prompt, answer = split_row(row, form)
+                line = {"question": question_text(prompt), "answer": answer}
+                line |= {name: row[name] for name in ("fact_id", "person") if name in row}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        paths[name] = str(path.resolve())
+    return paths
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Complete or not at all: a reader never sees half a file."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def absolute(name_or_path: str) -> str:
+    """A folder from wherever it is looked at; a hub id as it is."""
+    return str(Path(name_or_path).resolve()) if Path(name_or_path).is_dir() else name_or_path
