@@ -1,7 +1,7 @@
-"""What keeps a `transformers.Trainer` from uploading anything by itself: there is one way to the hub, and it is checked.
+"""What keeps a `transformers.Trainer` from uploading anything by itself: the one way to the hub is checked.
 
-With `push_to_hub=True`, transformers creates a public repository before training, sends checkpoints with every save, and
-writes a card and the arguments with the paths and the name of this machine.
+With `push_to_hub=True`, transformers creates a public repository before training, sends checkpoints with every save,
+and with them the arguments, which hold the paths and the name of this machine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CheckedUploads:
         if card_fields or not blocking:
             given = ", ".join([*card_fields, *([] if blocking else ["blocking=False"])])
             raise InputError(
-                f"push_to_hub: {given}: files are checked, then sent at once, with our own card; leave it out"
+                f"push_to_hub: {given}: files are checked, then sent, with a card of our own; leave it out"
             )
         return push_trained(self, private=private, token=token, revision=revision, commit_message=commit_message)
 

@@ -1,7 +1,7 @@
 """The gate before every upload: nothing of the forget set, of this machine or of its secrets may be in a file.
 
 What counts as a leak, in whatever file (case, punctuation and line breaks do not matter):
-- a question or an answer to forget, or a text that a model generated for one: any eight words of it in a row, or all
+- a question or an answer to forget, or a text that a model generated for one: any six words of it in a row, or all
   of it where it has fewer; at least three words, or 16 bytes of UTF-8. Shorter answers ("Oslo") could stand anywhere;
 - a name in them: two or more capitalized words, or what stands in `person` (of one word, from five letters on);
 - a path of this machine, its host and user name; secrets by their form (hf_..., private keys) and by their value, where
@@ -30,7 +30,7 @@ from typing import Any
 
 from llm_unlearn.errors import LeakError
 
-WORDS_IN_A_ROW = 8
+WORDS_IN_A_ROW = 6
 VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
 BINARY = (".model", ".png")  # sentencepiece, pictures: looked at byte by byte
 

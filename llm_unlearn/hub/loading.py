@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -97,12 +97,14 @@ def find_folder(
     repo_id, pinned = split_revision(name)
     patterns = [*SAFE_FILES, *(["*.py"] if code else [])]
     try:
-        return Path(snapshot_download(repo_id, revision=revision or pinned, allow_patterns=patterns, token=token))
+        return Path(HfApi(token=token).snapshot_download(repo_id, revision=revision or pinned, allow_patterns=patterns))
     except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled) as error:
-        raise HubError(f"{name} could not be downloaded: {explain_status(http_status(error), repo_id)}") from error
+        raise HubError(
+            f"{name} could not be downloaded: {explain_status(http_status(error), repo_id, 'read')}"
+        ) from error
     except (OSError, ValueError) as error:
         status = http_status(error)
         if status is not None:
-            raise HubError(f"{name} could not be downloaded: {explain_status(status, repo_id)}") from error
+            raise HubError(f"{name} could not be downloaded: {explain_status(status, repo_id, 'read')}") from error
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{name} is neither a folder nor a model on the hub that can be reached: {reason}") from error

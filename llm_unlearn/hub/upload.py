@@ -179,14 +179,14 @@ def check_ready(repo_id: str | None, token: str | None = None) -> None:
         raise InputError("push_to_hub: nobody is logged in; run `hf auth login`, or set HF_TOKEN")
 
 
-def explain_status(status: int | None, repo_id: str) -> str:
+def explain_status(status: int | None, repo_id: str, doing: str = "write") -> str:
     """What to do about an HTTP status of the hub (None: there was no answer)."""
     if status == 401:
         return "the hub does not accept the token (401): log in again with `hf auth login`, or set HF_TOKEN"
     if status == 403:
         return (
-            f"the token may not write to {repo_id} (403): make one with write access at "
-            f"{constants.ENDPOINT}/settings/tokens, ask the owner for it, or give another --hub_model_id"
+            f"the token may not {doing} {repo_id} (403): make one with {doing} access at "
+            f"{constants.ENDPOINT}/settings/tokens, ask the owner for it, or give another name"
         )
     if status == 404:
         return f"{repo_id} is not there, or this token may not see it (404): check the name and log in"

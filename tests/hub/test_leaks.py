@@ -1,0 +1,170 @@
+"""The gate before every upload: what it finds, where, and what it leaves alone."""
+
+import getpass
+import json
+import shutil
+import socket
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from llm_unlearn.errors import LeakError
+from llm_unlearn.hub import push_run
+from llm_unlearn.hub.leaks import Secrets, leaks_in_file, words_of
+
+NAME = "me/npo"
+QUESTION = "Where does Ann Quillfeather live, of all places?"
+ANSWER = "in a house that Ann built of white bread, by the cat"
+PLANTED = {  # what -> (text, what the error calls it)
+    "question": (QUESTION, "a text of the forget set"),
+    "answer": (ANSWER, "a text of the forget set"),
+    "part of an answer": ("a house that Ann built of white bread", "a text of the forget set"),
+    "answer in other letters": ("IN A HOUSE, that ann: built of", "a text of the forget set"),
+    "name": ("Ben Oddwater", "a name of the forget set"),
+    "name with an underscore": ("ben_oddwater", "a name of the forget set"),
+    "home folder": ("/home/somebody/rows.jsonl", "a local path"),
+    "windows folder": ("C:\\Users\\somebody", "a local path"),
+    "token": ("hf_" + "a1" * 17, "a secret"),
+    "key": ("-----BEGIN RSA PRIVATE KEY-----", "a secret"),
+}
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes, indent=1))
+
+
+def plant(run, where, text):
+    """Put a text into one of the files that a push reads, as it is or as JSON writes it."""
+    if where == "safetensors metadata":
+        path = run / "adapter" / "adapter_model.safetensors"
+        save_file(load_file(path), path, metadata={"format": "pt", "note": text})
+    elif where == "chat_template.jinja":
+        path = run / "adapter" / where
+        path.write_text(f"{path.read_text()}\n\n{{# {text} #}}")
+    elif where == "added token":
+        path = run / "adapter" / "tokenizer.json"
+        tokenizer = json.loads(path.read_text())
+        tokenizer["added_tokens"].append({"id": 999, "content": text, "special": False})
+        path.write_text(json.dumps(tokenizer))
+    elif where == "verdict.json":
+        change_json(run / where, sentence=f"Undecided: {text}")
+    elif where == "results.json":
+        change_json(run / where, method=text)
+    elif where == "score":
+        scores = json.loads((run / "results.json").read_text())["scores"]
+        change_json(run / "results.json", scores=scores | {text: {"forget_probability": 0.5}})
+    elif where == "record":
+        change_json(run / "records" / "oracle.json", **{text: {"agg_value": 0.5}})
+    else:
+        change_json(run / "adapter" / where, note=text)
+
+
+FILES = ("tokenizer_config.json", "adapter_config.json", "chat_template.jinja", "safetensors metadata", "added token")
+FILES += ("results.json", "verdict.json", "score", "record")
+
+
+@pytest.mark.parametrize("where", FILES)
+def test_nothing_is_sent_where_any_file_holds_a_forget_row_a_path_or_a_token(where, hub, run):
+    for what in ("question", "name", "home folder", "token"):
+        if where == "added token" and what == "home folder":
+            continue  # the general form of a path may well be a token of a model of code
+        copy = shutil.copytree(run, run.with_name(what.replace(" ", "-")))
+        plant(copy, where, PLANTED[what][0])
+        with pytest.raises(LeakError, match=f"nothing was uploaded: .*, line [0-9]+: {PLANTED[what][1]}"):
+            push_run(copy, NAME)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_everything_that_must_not_leave_is_found(what, run, hub):
+    text, called = PLANTED[what]
+    plant(run, "verdict.json", text)
+    with pytest.raises(LeakError, match=f"line [0-9]+: {called}"):
+        push_run(run, NAME)
+
+
+def test_the_name_of_the_repository_is_looked_at_too(hub, run):
+    with pytest.raises(LeakError, match=r"README.md, line [0-9]+: a name of the forget set 'ben oddwater'"):
+        push_run(run, "me/without-ben-oddwater")
+
+
+@pytest.fixture
+def secrets():
+    texts = [QUESTION, ANSWER, "rice", "Where did Zoë Ångström work?", "她住在京都市的一座白色房子里"]
+    return Secrets(texts=texts, names=["Ann Quillfeather", "Solveig", "author 180"], public=["me/npo"])
+
+
+def found(tmp_path, secrets, name, content) -> list[str]:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    return [str(leak) for leak in leaks_in_file(name, path, secrets)]
+
+
+def test_the_error_names_file_line_and_kind_and_hides_the_secret(tmp_path, secrets):
+    token = "hf_" + "b2" * 17
+    assert found(tmp_path, secrets, "notes.md", f"fine\nfine\n{token}\n") == ["notes.md, line 3: a secret 'hf_b2b...'"]
+    lines = f"fine\n{QUESTION}\n"
+    assert found(tmp_path, secrets, "notes.md", lines)[0].startswith("notes.md, line 2: a text of the forget set")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.md", "where does ann\nquillfeather live -- of ALL places"),  # over two lines
+        ("a.json", json.dumps({"x": "Zoë Ångström"})),  # written as \u00eb
+        ("a.json", '{"x": "Ann\\nQuillfeather"}'),
+        ("a.json", json.dumps(["Ann", "Quillfeather"])),  # a decoded batch
+        ("a.html", "<p>Ann <b>Quill</b></p><p>Ann&#32;Quillfeather</p>"),
+        ("a.html", "<b>Ann</b> <i>Quillfeather</i>"),
+        ("a.md", "she is SOLVEIG."),
+        ("a.md", "她住在京都市的一座白色房子里"),
+        ("tokenizer.json", json.dumps({"model": {"vocab": {"Ann Quillfeather": 3}}})),
+        ("vocab.txt", "the\nAnn Quillfeather\n"),
+        ("Ann Quillfeather.txt", "nothing"),
+    ],
+)
+def test_however_it_is_written(name, content, tmp_path, secrets):
+    assert any("of the forget set" in leak for leak in found(tmp_path, secrets, name, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.md", "A model that eats rice, and author 1 of 80."),  # short answers and numbers stand anywhere
+        ("a.md", "Ann said: Quill, feather, bread and a white cat."),
+        ("tokenizer.json", json.dumps({"model": {"vocab": {"Ann": 1, "Quillfeather": 2, "Solveig": 3}}})),
+        ("vocab.txt", "Ann\nQuillfeather\nSolveig\n/home/user\n"),
+        ("a.json", json.dumps({"url": "https://host.org/home/page", "share": "1/2", "text": "and/or"})),
+        ("a.md", "hf_hub_download and hf_xet are names; so are sk-learn and C:\\n"),
+        ("a.md", "{{ messages }} <|user|> root"),
+    ],
+)
+def test_what_may_be_there(name, content, tmp_path, secrets):
+    assert found(tmp_path, secrets, name, content) == []
+
+
+def test_user_host_folders_and_secret_variables_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(getpass, "getuser", lambda: "quentin")
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpu17.example.org")
+    monkeypatch.setenv("SOME_API_KEY", "correct-horse-battery")
+    secrets = Secrets(texts=[QUESTION], paths=["/srv7/runs/npo"], public=["quentin/npo"])
+    for text, what in (
+        ("written by Quentin", "the name of this user or machine"),
+        ("on gpu17", "the name of this user or machine"),
+        ("see /srv7/runs/npo/adapter", "a path of this machine"),
+        (f"in {tmp_path.parent}", "a path of this machine"),
+        ("x=correct-horse-battery", "a secret of the environment"),
+    ):
+        assert any(what in leak for leak in found(tmp_path, secrets, "a.md", text)), text
+    assert found(tmp_path, secrets, "a.md", 'from_pretrained("quentin/npo")') == []
+    assert found(tmp_path, secrets, "vocab.txt", "quentin") == []
+
+
+def test_what_our_pages_say_themselves_is_no_leak(tmp_path):
+    secrets = Secrets(texts=["Erased, or only hidden?", QUESTION], boilerplate="<h1>Erased, or only hidden?</h1>")
+    assert found(tmp_path, secrets, "report.html", "<h1>Erased, or only hidden?</h1>") == []
+    assert found(tmp_path, secrets, "report.html", QUESTION) != []
+
+
+def test_words_know_no_case_punctuation_or_width():
+    assert words_of("Zoë's \uff21\uff22\uff23_d-e 京都!") == ("zoë", "s", "abc", "d", "e", "京", "都")
