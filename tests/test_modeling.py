@@ -1,6 +1,7 @@
 """Logits at answer positions only, blocks found by structure, and loading with errors that name the fix."""
 
 import copy
+import json
 import os
 from pathlib import Path
 
@@ -13,7 +14,14 @@ from torch import nn
 from llm_unlearn import modeling
 from llm_unlearn.data.collators import FORGET
 from llm_unlearn.errors import InputError
-from llm_unlearn.modeling import decoder_layers, forward_answers, load_model, load_tokenizer, with_pad_token
+from llm_unlearn.modeling import (
+    decoder_layers,
+    forward_answers,
+    load_model,
+    load_tokenizer,
+    split_revision,
+    with_pad_token,
+)
 
 
 @torch.no_grad()
@@ -239,3 +247,39 @@ def test_small_models_get_one_thread_unless_more_are_asked_for(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     modeling.use_suitable_cpu_threads(tiny_model())
     assert chosen == [1] and torch.get_num_threads() == before
+
+
+def test_only_safetensors_are_loaded(tmp_path):
+    folder = tmp_path / "pickled"
+    model = tiny_model()
+    model.config.save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="only safetensors are loaded, for other formats may hold code"):
+        load_model(str(folder))
+    with_trained_adapter(model).save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
+    with pytest.raises(InputError, match=r"has no adapter_model.safetensors: only safetensors"):
+        load_model(str(tmp_path / "adapter"))
+
+
+def test_code_that_comes_with_a_model_runs_only_if_asked_for(tmp_path):
+    folder, witness = tmp_path / "model", tmp_path / "it-ran"
+    folder.mkdir()
+    code = {"AutoConfig": "code_of_a_model.Config", "AutoModelForCausalLM": "code_of_a_model.Model"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "of-its-own", "auto_map": code}))
+    (folder / "code_of_a_model.py").write_text(f"open({str(witness)!r}, 'w').close()\nraise ValueError('ran')\n")
+    with pytest.raises(InputError, match="could not be loaded"):
+        load_model(str(folder))
+    assert not witness.exists()
+    with pytest.raises(InputError, match="ran"):
+        load_model(str(folder), trust_remote_code=True)
+    assert witness.exists()
+
+
+def test_a_hub_id_may_name_its_revision(tmp_path, monkeypatch):
+    assert split_revision("owner/name@v1.0") == ("owner/name", "v1.0")
+    assert split_revision("owner/name@refs/pr/3") == ("owner/name", "refs/pr/3")
+    assert split_revision("owner/name") == ("owner/name", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me@home").mkdir()
+    assert split_revision("me@home") == ("me@home", None)  # a folder

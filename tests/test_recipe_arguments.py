@@ -4,7 +4,7 @@ import pytest
 
 from llm_unlearn.attacks import ATTACKS, AttackBudget
 from llm_unlearn.errors import InputError
-from llm_unlearn.recipe_arguments import AttackArguments
+from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 
 
 def test_without_flags_two_relearning_attacks_run_with_full_finetuning_and_all_facts_are_asked_otherwise():
@@ -39,3 +39,11 @@ def test_impossible_budgets_are_refused_at_once():
         AttackArguments(attackers=["adapter"])
     with pytest.raises(InputError, match="attack left_out_groups=0 must be 1 or more"):
         AttackArguments(left_out_groups=0)
+
+
+def test_the_model_is_pinned_to_a_revision(tmp_path):
+    assert DataArguments(model_name_or_path="owner/name").model_paths() == ("owner/name", [])
+    assert DataArguments(model_name_or_path="owner/name", revision="v1").model_paths() == ("owner/name@v1", [])
+    for name in (None, str(tmp_path), "owner/name@v2"):
+        with pytest.raises(InputError, match="revision='v1' pins a hub id as model_name_or_path"):
+            DataArguments(model_name_or_path=name, revision="v1").model_paths()

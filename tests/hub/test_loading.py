@@ -11,6 +11,7 @@ from llm_unlearn.data import load_unlearning_data
 from llm_unlearn.errors import HubError, InputError
 from llm_unlearn.hub import load_unlearned, push_run, verify
 from llm_unlearn.hub.__main__ import main
+from llm_unlearn.modeling import load_model, load_tokenizer
 
 NAME = "me/npo"
 
@@ -86,3 +87,11 @@ def test_a_name_that_nobody_has(hub):
         load_unlearned("me/nobody")
     with pytest.raises(InputError, match="is a folder, which has none"):
         load_unlearned(".", "main")
+
+
+def test_a_pinned_revision_is_what_is_asked_for(hub, run):
+    pushed = push_run(run, NAME, "merged")
+    name = f"{NAME}@{pushed.oid}"
+    assert load_model(name).config.model_type == "llama" and load_tokenizer(name).eos_token == "<end>"
+    resolved = hub.asked("GET", "/resolve/") + hub.asked("HEAD", "/resolve/")
+    assert resolved and all(f"/resolve/{pushed.oid}/" in path for path in resolved)

@@ -1,0 +1,69 @@
+"""A recipe with --push_to_hub as a user types it, a hub that refuses, and the command that the error names."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from loopback_hub import WRITE
+
+from llm_unlearn import NPOConfig
+from llm_unlearn.errors import InputError
+from llm_unlearn.hub.__main__ import main
+from llm_unlearn.recipe import Recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_recipe_pushes_at_its_end_and_loses_nothing_where_the_hub_refuses(hub, finished_run, tmp_path, monkeypatch):
+    home = finished_run[1].parent
+    flags = ["--model_name_or_path", str(home / "base"), "--forget_file", str(home / "forget.jsonl")]
+    flags += ["--retain_file", str(home / "retain.jsonl"), "--attacks", "none", "--max_steps", "1", "--use_cpu"]
+    flags += ["--output_dir", "out", "--push_to_hub", "--hub_model_id", "me/npo", "--push", "merged", "--disable_tqdm"]
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": WRITE, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
+    hub.failures["POST", "/api/repos/create"] = 403
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "recipes" / "npo.py"), *flags],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 5, done.stderr[-2000:]
+    line = done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr and line.startswith("error: the upload to me/npo failed: the token may not")
+    assert "Everything is in out/" in done.stdout and WRITE not in done.stdout + done.stderr
+    command = line.partition("Try again with: ")[2]
+    assert command == "python -m llm_unlearn.hub push out --hub_model_id me/npo --push merged"
+    hub.failures.clear()
+    monkeypatch.chdir(tmp_path)
+    main(shlex.split(command)[3:])
+    repository = hub.repositories["me/npo"]
+    assert repository.private and "model.safetensors" in repository.files
+    everything = b"\n".join(repository.files.values())
+    assert not any(text.encode() in everything for text in ("Quillfeather", str(tmp_path), home.name, WRITE))
+
+
+def test_a_dry_run_shows_what_would_be_sent(hub, run, capsys):
+    main(["push", str(run), "--hub_model_id", "me/npo", "--dry_run"])
+    printed = capsys.readouterr().out
+    assert "  adapter_model.safetensors" in printed and "Checked, not sent" in printed
+    assert "training_args.bin" not in printed and hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--push_to_hub"], "HF_HUB_OFFLINE=1 forbids it"),
+        (["--push_to_hub", "--hub_strategy", "checkpoint"], "hub_strategy=checkpoint and hub_always_push upload"),
+        (["--push", "merged", "--full_finetuning"], "--full_finetuning trains none"),
+        (["--push", "everything"], "one of adapter, merged"),
+    ],
+)
+def test_what_cannot_be_pushed_is_refused_before_training(flags, message):
+    with pytest.raises(InputError, match=message):
+        Recipe.from_command_line(NPOConfig, "NPO", {}, argv=["--data", "fictional:tiny", *flags])
