@@ -15,7 +15,7 @@ from llm_unlearn.hub import load_unlearned, push_run, verify
 from llm_unlearn.hub.edition import EDITION, KINDS
 from llm_unlearn.hub.upload import build_checked
 from llm_unlearn.hub.verification import TOLERANCE
-from llm_unlearn.modeling import use_all_cpu_threads
+from llm_unlearn.recipe import prepare_process
 
 DESCRIPTION = """\
 Unlearned models on the hub, with the evidence of what they forgot.
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         console.print(f"Pushed: {pushed.commit_url}", markup=False)
         return
-    use_all_cpu_threads()
+    prepare_process()
     data = load_unlearning_data(
         arguments.data,
         forget_split=arguments.forget_split,

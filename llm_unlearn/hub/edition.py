@@ -180,12 +180,15 @@ def public_results(results: Mapping[str, Any], names: Mapping[str, Any], kind: s
         for group in (outcome or {}).get("groups") or {}:
             pseudonyms.setdefault(str(group), f"group {len(pseudonyms) + 1}")
     training, paths = results.get("training") or {}, results.get("paths") or {}
+    configuration = public_configuration(results.get("config") or {})
+    if names["data"] is not None:
+        configuration.setdefault("data_arguments", {})["data"] = names["data"]
     data = (results.get("config") or {}).get("data_arguments") or {}
     return {
         "method": results.get("method"),
         "seed": results.get("seed"),
         "published": kind,
-        "config": public_configuration(results.get("config") or {}),
+        "config": configuration,
         "names": dict(names),
         "data": _splits(data, names["data"])
         | {f"{name}_rows": _count_lines(folder / f"{name}.jsonl") for name in ("forget", "retain")},

@@ -44,10 +44,16 @@ _OPENERS = frozenset(
         "he tell that the their they to was were what when where which who whom whose why will with would you your i",
     )
 )
-_SECRET = re.compile(
-    r"\bhf_[A-Za-z0-9]{16,}|\bapi_org_[A-Za-z0-9]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bsk-[A-Za-z0-9_-]{20,}"
-    r"|\bAKIA[A-Z0-9]{16}\b|\bxox[abprs]-[\w-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY"
-)
+_SECRETS = {  # how it begins, which is quickly found in large files -> how it goes on
+    "hf_": "[A-Za-z0-9]{16}",
+    "api_org_": "[A-Za-z0-9]{16}",
+    **{f"gh{kind}_": "[A-Za-z0-9]{20}" for kind in "pousr"},
+    "github_pat_": r"\w{20}",
+    "sk-": "[A-Za-z0-9_-]{20}",
+    "AKIA": "[A-Z0-9]{16}",
+    **{f"xox{kind}-": r"[\w-]{10}" for kind in "abprs"},
+    "-----BEGIN ": "[A-Z ]*PRIVATE KEY",
+}
 _PATH = re.compile(
     r"(?<![\w.:/-])(?:/(?:home|Users|root|mnt|media|tmp|var|scratch|data|work|workspace|opt|srv|private|Volumes|gpfs|lustre|nfs"
     r"|content|kaggle)/[\w.~-]+|~/[\w.~-]+)|file:///|\b[A-Za-z]:\\{1,2}(?:Users|Documents|Windows|Temp|data|work)\b",
@@ -116,13 +122,12 @@ class Secrets:
         return by_length
 
     @cached_property
-    def machine(self) -> re.Pattern[str]:
-        """Exact paths of this machine, and values of secret environment variables."""
+    def machine(self) -> frozenset[str]:
+        """Exact paths of this machine, as they are and as JSON writes them."""
         paths = {str(Path.home()), str(Path.cwd()), tempfile.gettempdir(), *self.paths}
         paths |= {value for name in ("HF_HOME", "LLM_UNLEARN_CACHE", "VIRTUAL_ENV") if (value := os.environ.get(name))}
-        variants = {variant for path in paths for variant in (path, path.replace("\\", "\\\\"))}
-        exact = [rf"(?<![\w.:/-]){re.escape(path.rstrip('/'))}(?![\w-])" for path in variants if len(path) >= 4]
-        return re.compile("|".join(sorted(exact, key=len, reverse=True)))
+        longer = {path.rstrip("/") for path in paths if len(path) >= 4}
+        return frozenset(variant for path in longer for variant in (path, path.replace("\\", "\\\\")))
 
     @cached_property
     def values(self) -> frozenset[str]:
@@ -278,12 +283,34 @@ def _phrases(name: str, text: str, secrets: Secrets, shortest: int = 1) -> Itera
                 yield Found(name, lines[start], phrases[phrase], " ".join(phrase))
 
 
+def _secrets_in(text: str) -> Iterator[tuple[int, str]]:
+    for beginning, rest in _SECRETS.items():
+        for at in _places(text, beginning):
+            if not text[at - 1 : at].isalnum() and re.compile(rest).match(text, at + len(beginning)):
+                yield at, f"{text[at : at + len(beginning) + 3]}..."
+
+
+def _paths_in(text: str, paths: Iterable[str]) -> Iterator[tuple[int, str]]:
+    for path in paths:
+        for at in _places(text, path):
+            before, after = text[at - 1 : at], text[at + len(path) : at + len(path) + 1]
+            if not re.match(r"[\w.:/-]", before) and not re.match(r"[\w-]", after):
+                yield at, path
+
+
+def _places(text: str, literal: str) -> Iterator[int]:
+    at = text.find(literal)
+    while at >= 0:
+        yield at
+        at = text.find(literal, at + 1)
+
+
 def _patterns(name: str, text: str, secrets: Secrets, machine_only: bool = False) -> Iterator[Found]:
     """Secrets and exact paths of this machine; also the general forms of paths, and names of user and host."""
     kinds: list[tuple[str, Iterable[tuple[int, str]]]] = [
-        ("a secret", ((match.start(), f"{match[0][:6]}...") for match in _SECRET.finditer(text))),
+        ("a secret", _secrets_in(text)),
         ("a secret of the environment", ((at, "...") for value in secrets.values if (at := text.find(value)) >= 0)),
-        ("a path of this machine", ((match.start(), match[0]) for match in secrets.machine.finditer(text))),
+        ("a path of this machine", _paths_in(text, secrets.machine)),
     ]
     if not machine_only:
         masked = text

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 
@@ -210,11 +210,10 @@ def http_status(error: BaseException | None) -> int | None:
 
 def _explain(error: Exception, repo_id: str, edition: Path, retry: str) -> NoReturn:
     status = http_status(error)
-    network = isinstance(error, (HTTPError, ConnectionError, TimeoutError, OfflineModeIsEnabled))
-    network = network or isinstance(error.__cause__, HTTPError)
+    network = isinstance(error, HTTPError) or isinstance(error.__cause__, HTTPError)
     if status is None and not network:  # neither an answer nor its absence: say what the client said
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        reason += "; where the hub speaks no xet, set HF_HUB_DISABLE_XET=1"
+        reason += "; check the network, and where the hub speaks no xet, set HF_HUB_DISABLE_XET=1"
     else:
         reason = explain_status(status, repo_id)
     raise HubError(
