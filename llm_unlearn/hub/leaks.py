@@ -40,8 +40,9 @@ _PARTICLES = frozenset(["of", "de", "del", "der", "van", "von", "al", "bin", "da
 _OPENERS = frozenset(
     re.findall(
         r"\w+",
-        "a an and are at by can could did do does for from give had has have how if in is it name of on or please she "
-        "he tell that the their they to was were what when where which who whom whose why will with would you your i",
+        "a after also an and are as at because before both but by can could did do does during for from give had has have "
+        "he how i if in is it name no of on or please she since so tell that the their then there these they this to was "
+        "were what when where which while who whom whose why will with would yes you your",
     )
 )
 _SECRETS = {  # how it begins, which is quickly found in large files -> how it goes on
@@ -206,18 +207,23 @@ def _names_in(text: str) -> Iterator[Words]:
     """Runs of two or more capitalized words, without what only begins a sentence."""
     run: list[str] = []
     for token in [*str(text).split(), ""]:
-        bare = token.strip("\"'()[]{}\u201c\u201d\u2018\u2019.,;:!?")
-        if bare[:1].isupper() and not (not run and bare.casefold() in _OPENERS):
-            run += words_of(bare)
-            if not token.endswith((".", ",", ";", ":", "!", "?")) or len(bare) == 1:  # "J. R. Ewing" goes on
+        bare = re.sub(r"['\u2019]s$", "", token.strip("\"'()[]{}\u201c\u201d\u2018\u2019.,;:!?"))
+        begins = not run and bare.casefold() in _OPENERS  # "When Ann Lee": a sentence begins with a capital, too
+        goes_on = not token.endswith((".", ",", ";", ":", "!", "?")) or len(bare) == 1  # "J. R. Ewing"
+        if bare[:1].isupper() and not begins:
+            run.append(bare)
+            if goes_on:
                 continue
         elif run and bare in _PARTICLES:
             run.append(bare)
             continue
         while run and run[-1] in _PARTICLES:
             run.pop()
-        if len(run) > 1 and _size(tuple(run)) >= 6:
-            yield tuple(run)
+        name = words_of(" ".join(run))
+        if len(run) > 1 and _size(name) >= 6:
+            yield name
+            if len(name) > 2 and name[-2] not in _PARTICLES:  # "Professor Ann Lee" is Ann Lee
+                yield name[-2:]
         run = []
 
 

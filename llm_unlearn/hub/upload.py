@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 
 from llm_unlearn.arguments import arguments_to_dict
-from llm_unlearn.errors import HubError, InputError
+from llm_unlearn.errors import HubError, InputError, LeakError
 from llm_unlearn.hub.edition import EDITION, build_edition, is_ours, secrets_of, weight_digests
 from llm_unlearn.hub.leaks import check_files
 from llm_unlearn.reporting.page import RERUN, read_json
@@ -43,35 +43,32 @@ def push_run(
         folder: `output_dir` of a recipe's run, or of a trainer that was pushed before.
         repo_id: "name" or "owner/name"; default: the folder's name.
         kind: "adapter" (default; "model" after full fine-tuning) or "merged": the adapter put into its base model.
-        private: False makes the repository public. One that is there already is never made public, nor written to
-            unasked where it is.
+        private: False makes a public repository. One that is there already must be as this says.
         token: default: that of `hf auth login` or HF_TOKEN.
         revision: branch; default: main.
 
     Raises:
-        InputError: the run or the name is not usable, nobody is logged in, or the repository is public unasked.
+        InputError: the run or the name is not usable, nobody is logged in, or the repository that is there is
+            public, or private, other than asked for.
         LeakError: a file holds something of the forget set or of this machine; nothing was sent.
         HubError: the hub refused or dropped it; the message says what to do.
     """
     folder = Path(folder)
     repo_id = repo_id or folder.resolve().name
     check_ready(repo_id, token)
-    files = build_checked(folder, repo_id, kind)
     retry = _retry_command(folder, repo_id, kind, private, revision)
     api = HfApi(token=token)
     try:
+        if "/" not in repo_id:  # the card says under which full name it stands
+            repo_id = f"{api.whoami()['name']}/{repo_id}"
+        files = build_checked(folder, repo_id, kind)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if private and not api.repo_info(repo_id).private:
-            raise InputError(
-                f"hub_model_id: {repo_id} is public, and this would publish the model: give another name, make the "
-                "repository private, or give --hub_private_repo false"
-            )
+        _check_visibility(api, repo_id, private)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         # Of an earlier push: an adapter beside merged weights would be loaded in their place.
-        replaced = [
-            name for name in api.list_repo_files(repo_id, revision=revision) if is_ours(name) and name not in files
-        ]
+        there = api.list_repo_files(repo_id, revision=revision)
+        replaced = [name for name in there if is_ours(name) and name not in files]
         return api.create_commit(
             repo_id,
             [CommitOperationAdd(name, str(path)) for name, path in files.items()]
@@ -79,10 +76,10 @@ def push_run(
             commit_message=commit_message or "Unlearned model with its evidence",
             revision=revision,
         )
+    except (InputError, LeakError):
+        raise
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        _explain(error, repo_id, folder / EDITION, retry)
+        _explain(error, repo_id, folder, retry)
 
 
 def push_trained(
@@ -160,8 +157,25 @@ def build_checked(folder: str | Path, repo_id: str | None = None, kind: str | No
     repo_id = repo_id or folder.resolve().name
     results = read_json(folder / "results.json", RERUN)
     files = build_edition(folder, repo_id, kind)
-    check_files(files, secrets_of(folder, repo_id, results))
+    try:
+        check_files(files, secrets_of(folder, repo_id, results))
+    except LeakError as error:
+        raise LeakError(f"{error}. The file is in {folder / EDITION}; take it out of its source in {folder}") from None
     return files
+
+
+def _check_visibility(api: HfApi, repo_id: str, private: bool) -> None:
+    """A repository that was there before keeps its visibility, whatever `create_repo` was asked for."""
+    if bool(api.repo_info(repo_id).private) == private:
+        return
+    if private:
+        raise InputError(
+            f"hub_model_id: {repo_id} is public, and this would publish the model: give another name, make the "
+            "repository private, or give --hub_private_repo false"
+        )
+    raise InputError(
+        f"hub_private_repo=false: {repo_id} is there and private: publish it in its settings, or leave the flag out"
+    )
 
 
 def check_ready(repo_id: str | None, token: str | None = None) -> None:
@@ -208,7 +222,7 @@ def http_status(error: BaseException | None) -> int | None:
     return None
 
 
-def _explain(error: Exception, repo_id: str, edition: Path, retry: str) -> NoReturn:
+def _explain(error: Exception, repo_id: str, folder: Path, retry: str) -> NoReturn:
     status = http_status(error)
     network = isinstance(error, HTTPError) or isinstance(error.__cause__, HTTPError)
     if status is None and not network:  # neither an answer nor its absence: say what the client said
@@ -217,7 +231,7 @@ def _explain(error: Exception, repo_id: str, edition: Path, retry: str) -> NoRet
     else:
         reason = explain_status(status, repo_id)
     raise HubError(
-        f"the upload to {repo_id} failed: {reason}. Nothing is lost: {edition} holds all that was to be sent, and what "
+        f"the upload to {repo_id} failed: {reason}. Nothing is lost: {folder} holds all that was to be sent, and what "
         f"has arrived is not sent again. Try again with: {retry}"
     ) from error
 

@@ -102,6 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
         return (
             ("POST", "/api/repos/create", self._create),
             ("POST", "/api/validate-yaml", lambda body: self._answer({"errors": [], "warnings": []})),
+            ("GET", "/api/whoami-v2", lambda body: self._answer({"type": "user", "name": "me"})),
+            ("POST", rf"{model}/branch/[\w.-]+", lambda body, name: self._answer({})),
             ("GET", rf"{model}(?:/revision/[\w.-]+)?", self._info),
             ("GET", rf"{model}/tree/[\w.-]+", self._tree),
             ("POST", rf"{model}/preupload/[\w.-]+", self._preupload),

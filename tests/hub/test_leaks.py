@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from llm_unlearn.errors import LeakError
 from llm_unlearn.hub import push_run
-from llm_unlearn.hub.leaks import Secrets, leaks_in_file, words_of
+from llm_unlearn.hub.leaks import Secrets, _names_in, leaks_in_file, words_of
 
 NAME = "me/npo"
 QUESTION = "Where does Ann Quillfeather live, of all places?"
@@ -164,6 +164,20 @@ def test_what_our_pages_say_themselves_is_no_leak(tmp_path):
     secrets = Secrets(texts=["Erased, or only hidden?", QUESTION], boilerplate="<h1>Erased, or only hidden?</h1>")
     assert found(tmp_path, secrets, "report.html", "<h1>Erased, or only hidden?</h1>") == []
     assert found(tmp_path, secrets, "report.html", QUESTION) != []
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("When was Ann Quillfeather born?", [("ann", "quillfeather")]),
+        ("Ann Quillfeather's mother is Vincent van Gogh, Jr.", [("ann", "quillfeather"), ("vincent", "van", "gogh")]),
+        ("There's a J. R. Ewing in Dallas. She's from Oslo.", [("j", "r", "ewing"), ("r", "ewing")]),
+        ("As Professor Ann Lee said", [("professor", "ann", "lee"), ("ann", "lee")]),
+        ("What Does It Mean? Anglo-American, I'd say. Oslo", []),
+    ],
+)
+def test_names_are_runs_of_capitalized_words(text, names):
+    assert list(_names_in(text)) == names
 
 
 def test_words_know_no_case_punctuation_or_width():

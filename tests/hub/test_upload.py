@@ -46,6 +46,15 @@ def test_a_repository_that_is_public_is_not_written_to_unasked(hub, run):
     with pytest.raises(InputError, match=r"me/npo is public.*--hub_private_repo false"):
         push_run(run, NAME)
     assert hub.repositories[NAME].commits == 1
+    push_run(run, "me/mine")
+    with pytest.raises(InputError, match="hub_private_repo=false: me/mine is there and private"):
+        push_run(run, "me/mine", private=False)
+
+
+def test_without_a_name_the_folder_gives_it_and_the_card_knows_its_owner(hub, run):
+    push_run(run, revision="experiment")
+    assert b'load_unlearned("me/run"' in hub.repositories["me/run"].files["README.md"]
+    assert hub.asked("POST", "/branch/experiment") and hub.asked("POST", "/commit/experiment")
 
 
 @pytest.mark.parametrize(
