@@ -41,8 +41,8 @@ _OPENERS = frozenset(
     re.findall(
         r"\w+",
         "a after also an and are as at because before both but by can could did do does during for from give had has "
-        "have he how i if in is it name no of on or please she since so tell that the their then there these they this to "
-        "was were what when where which while who whom whose why will with would yes you your",
+        "have he how i if in is it name no of on or please she since so tell that the their then there these they this "
+        "to was were what when where which while who whom whose why will with would yes you your",
     )
 )
 _SECRETS = {  # how it begins, which is quickly found in large files -> how it goes on
