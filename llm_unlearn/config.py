@@ -54,6 +54,16 @@ class UnlearnConfig(TrainingArguments):
         default=1,
         metadata={"help": "Steps between two checks of the stop_at_* thresholds; all of those given must hold."},
     )
+    max_forget_nll: float | None = field(
+        default=None,
+        metadata={
+            "help": "A run ends as diverged where a batch's forget answers have a negative log-likelihood per token (nats) "
+            "above this; default: 5 log(vocabulary), five times a blind guess's. inf: never."
+        },
+    )
+    max_retain_nll: float | None = field(
+        default=None, metadata={"help": "The same for retain answers; default: 2 log(vocabulary)."}
+    )
     # Defaults that differ from TrainingArguments.
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
     num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the forget set, at most."})
@@ -75,6 +85,10 @@ class UnlearnConfig(TrainingArguments):
         for score, limit in self.stopping_thresholds.items():
             if not 0 <= limit <= 1:
                 raise ValueError(f"stop_at_forget_{score}={limit} must lie between 0 and 1")
+        for name in ("max_forget_nll", "max_retain_nll"):
+            bound = getattr(self, name)
+            if bound is not None and not bound > 0:
+                raise ValueError(f"{name}={bound} must be above 0 (inf: no bound), or null for the default")
         if self.forget_check_steps < 1:
             raise ValueError(f"forget_check_steps={self.forget_check_steps} must be 1 or more")
         if self.max_length is not None and self.max_length < 2:

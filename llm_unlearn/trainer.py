@@ -15,10 +15,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_callback import ProgressCallback
 
 from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
-from llm_unlearn.checkpoints import check_checkpoint, checkpoint_to_resume, load_method_state, written_whole
+from llm_unlearn.checkpoints import (
+    check_checkpoint,
+    checkpoint_to_resume,
+    last_checkpoint,
+    load_method_state,
+    written_whole,
+)
 from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row, validate_forget_retain, validate_rows
 from llm_unlearn.data.collators import FORGET, RETAIN, PairedDataset, PairSampler, UnlearnCollator
+from llm_unlearn.divergence import count_not_finite, why_diverged
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.losses import kl_loss, nll_loss
 from llm_unlearn.metrics import rouge_scores
@@ -113,6 +120,8 @@ class UnlearnTrainer(Trainer):
         self._reference_logps: torch.Tensor | None = None
         self._reference_model: nn.Module | None = None
         self._sums: dict[str, torch.Tensor] = {}  # what has been summed up since the last log line
+        self._step_nll: dict[str, torch.Tensor] = {}  # of this step's answer tokens, this process's share of the mean
+        self._vocabulary = 0
         self.stopped_by: str | None = None
 
     # ---- what a method defines -------------------------------------------------------------------------------------
@@ -244,7 +253,8 @@ class UnlearnTrainer(Trainer):
 
         Raises:
             InputError: no complete checkpoint there, or one of another method or other rows.
-            DivergenceError: a gradient became NaN or infinite. The weights before that step are in `output_dir`.
+            DivergenceError: a gradient became NaN or infinite, or answers less likely than `max_forget_nll` and
+                `max_retain_nll` allow. The weights before that step are in `output_dir`.
             StorageError: a checkpoint could not be written; earlier ones are as they were.
         """
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
@@ -264,7 +274,11 @@ class UnlearnTrainer(Trainer):
             self.model.zero_grad()
             self.save_model(self.args.output_dir)
             self.save_state()
-            raise DivergenceError(f"{error}; the last good weights are in {self.args.output_dir}") from None
+            kept = last_checkpoint(self.args.output_dir)
+            earlier = f", those of an earlier step in {kept.name}" if kept else ""
+            raise DivergenceError(
+                f"{error}. The weights before that step are in {self.args.output_dir}{earlier}"
+            ) from None
 
     def _save_checkpoint(self, model, trial) -> None:
         with written_whole(self):
@@ -273,17 +287,17 @@ class UnlearnTrainer(Trainer):
     def before_update(self) -> None:
         """Called when all micro-batches of a step have gone through the loss, for methods that look at a whole step."""
 
-    def check_gradients(self) -> None:
-        """Refuse an update with NaN or infinite gradients (all processes see the same, reduced gradients)."""
-        if self.accelerator.scaler is not None:  # fp16 meets infinities by design and skips those steps by itself
-            return
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if gradients and not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
-            raise DivergenceError(
-                f"the loss diverged (NaN or infinite gradient) at step {self.state.global_step + 1}; lower "
-                f"learning_rate (now {self.args.learning_rate:g}), raise retain_weight or set a stop_at_forget_* "
-                "threshold"
-            )
+    def check_divergence(self) -> None:
+        """Refuse the update of a step that says that the run has diverged; all processes find the same."""
+        not_finite = torch.zeros((), device=self.args.device)
+        if self.accelerator.scaler is None:  # fp16 meets infinities by design and skips those steps by itself
+            not_finite += count_not_finite(self.model.parameters())
+        seen = torch.stack([not_finite, *self._step_nll.values()]) if self._step_nll else not_finite[None]
+        not_finite, *nll = self.accelerator.reduce(seen, "sum").tolist()
+        reason = why_diverged(not_finite, dict(zip(self._step_nll, nll, strict=True)), self.args, self._vocabulary)
+        self._step_nll = {}
+        if reason is not None:
+            raise DivergenceError(f"step {self.state.global_step + 1}: {reason}")
 
     # ---- batches ---------------------------------------------------------------------------------------------------
 
@@ -349,11 +363,14 @@ class UnlearnTrainer(Trainer):
         """Add this micro-batch's share to what the next log line shows."""
         for name, value in parts.items():
             self.add_to_log(f"{name}/loss", value.detach())
+        self._vocabulary = answers.logits.shape[-1]
         for name, role in (("forget", FORGET), ("retain", RETAIN)):
             part = answers.forget if role == FORGET else answers.retain
             if name in parts:  # also where this process has none of those rows: log() sums over processes by name
                 probability = (part.logps.detach() / part.lengths).exp().sum() / counts[role][0]
                 self.add_to_log(f"{name}/probability", probability)
+                nll = -part.token_logps.detach().sum() / counts[role][1]
+                self._step_nll[name] = self._step_nll.get(name, 0.0) + nll
 
     def add_to_log(self, name: str, value: torch.Tensor) -> None:
         """Add a micro-batch's share of a global mean; log lines show the mean over their steps.
