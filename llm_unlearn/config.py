@@ -57,8 +57,8 @@ class UnlearnConfig(TrainingArguments):
     max_forget_nll: float | None = field(
         default=None,
         metadata={
-            "help": "A run ends as diverged where a batch's forget answers have a negative log-likelihood per token (nats) "
-            "above this; default: 5 log(vocabulary), five times a blind guess's. inf: never."
+            "help": "A run ends as diverged where a batch's forget answers have a negative log-likelihood per token "
+            "(nats) above this; default: 5 log(vocabulary), five times a blind guess's. inf: never."
         },
     )
     max_retain_nll: float | None = field(

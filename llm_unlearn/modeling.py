@@ -12,7 +12,13 @@ from pathlib import Path
 import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import find_adapter_config_file
 
 from llm_unlearn.data.collators import FORGET, RETAIN
@@ -26,8 +32,18 @@ SMALL_MODEL = 4_000_000  # parameters, below which more threads than one slow a 
 _FIX = "give a local folder, or a hub id that this machine can reach"
 
 
-def load_model(name_or_path: str, dtype: str = "auto", **kwargs) -> PreTrainedModel | PeftModel:
+def load_model(
+    name_or_path: str,
+    dtype: str = "auto",
+    quantization_config: BitsAndBytesConfig | None = None,
+    device: torch.device | str = "cpu",
+    **kwargs,
+) -> PreTrainedModel | PeftModel:
     """Load a causal LM, or a PEFT adapter on its base model (then a `PeftModel`), from a local folder or the hub.
+
+    Args:
+        quantization_config: as of `quantization_config`; a model that is loaded whole needs none.
+        device: where quantized weights are put (they are made there); others are loaded to the CPU.
 
     Raises:
         InputError: the folder does not exist or holds no model, the hub has no such model or cannot be reached.
@@ -38,15 +54,51 @@ def load_model(name_or_path: str, dtype: str = "auto", **kwargs) -> PreTrainedMo
     if Path(name_or_path).is_dir():
         name_or_path = str(Path(name_or_path).resolve())  # an adapter saved later remembers where its base is
     is_model_folder = (Path(name_or_path) / "config.json").is_file()
+    if quantization_config is not None:
+        kwargs |= {"quantization_config": quantization_config, "device_map": {"": device}}
     try:
         if is_model_folder or find_adapter_config_file(name_or_path) is None:
-            return AutoModelForCausalLM.from_pretrained(name_or_path, dtype=DTYPES[dtype], **kwargs)
+            return never_repacked(AutoModelForCausalLM.from_pretrained(name_or_path, dtype=DTYPES[dtype], **kwargs))
         # Left to itself, `from_pretrained` hides the adapter inside a plain model, which no attack would merge.
         base_name = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
-        base = AutoModelForCausalLM.from_pretrained(base_name, dtype=DTYPES[dtype], **kwargs)
+        base = never_repacked(AutoModelForCausalLM.from_pretrained(base_name, dtype=DTYPES[dtype], **kwargs))
         return PeftModel.from_pretrained(base, name_or_path, is_trainable=True).eval()
     except (OSError, ValueError) as error:
         raise InputError(f"model {name_or_path!r} could not be loaded: {_first_line(error)}; {_FIX}") from error
+
+
+def quantization_config(bits: int, compute_dtype: torch.dtype = torch.float32) -> BitsAndBytesConfig:
+    """Base weights in 4 bits (NF4 with double quantization, as QLoRA has it, arXiv 2305.14314) or 8 (LLM.int8()).
+
+    Raises:
+        InputError: bitsandbytes is not installed or does not load.
+    """
+    try:
+        import bitsandbytes  # noqa: F401  (an optional extra)
+    except ImportError as error:
+        raise InputError(
+            f'load_in_{bits}bit needs bitsandbytes ({error}); install it with pip install "llm_unlearn[quantization]"'
+        ) from error
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def never_repacked(model: nn.Module) -> nn.Module:
+    """The model itself, whose 4-bit weights stay as they are stored.
+
+    Else the first forward in evaluation mode repacks them in place on processors with AVX512-BF16: it changes what is
+    computed, accepts few layer sizes, and gives later gradients wrong values without an error.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    return model
 
 
 def load_tokenizer(name_or_path: str, **kwargs) -> PreTrainedTokenizerBase:

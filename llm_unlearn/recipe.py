@@ -97,7 +97,7 @@ class Recipe:
     def trainer_arguments(self) -> dict:
         """The arguments of an `UnlearnTrainer`."""
         return {
-            "model": self.examination.load_model(self.model_path),
+            "model": self.examination.load_model(self.model_path, self.adapter_args.bits),
             "args": self.args,
             "forget_dataset": self.examination.data.forget,
             "retain_dataset": self.examination.data.retain,
@@ -161,7 +161,10 @@ class Recipe:
         output = Path(self.args.output_dir)
         unlearned_path = output / ("model" if self.adapter_args.full_finetuning else "adapter")
         trainer.save_model(str(unlearned_path))
-        unlearned = trainer.accelerator.unwrap_model(trainer.model)
+        # Where this process has but a shard, or base weights rounded to 4 bits, the saved model is judged: that is what
+        # people will use, and each process needs it whole for its attacks.
+        trainer.accelerator.wait_for_everyone()
+        unlearned = trainer.accelerator.unwrap_model(trainer.model) if trainer.is_whole else str(unlearned_path)
         examined, records = self.examination.examine(self.model_path, self.oracle_paths, unlearned)
         if not trainer.is_world_process_zero():
             return {}

@@ -87,7 +87,7 @@ class DataArguments:
 
 @dataclass
 class AdapterArguments:
-    """How the weights change: LoRA on every linear map of the blocks, or full fine-tuning."""
+    """How the weights change: LoRA on every linear map of the blocks, of a quantized base too, or full fine-tuning."""
 
     full_finetuning: bool = field(default=False, metadata={"help": "Train all weights instead of a LoRA adapter."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
@@ -96,6 +96,25 @@ class AdapterArguments:
     lora_target_modules: list[str] | None = field(
         default=None, metadata={"help": "Names of the modules to adapt; default: every linear map of the blocks."}
     )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata={
+            "help": "QLoRA: train the adapter on base weights in 4 bits (NF4, double quantization; needs "
+            "bitsandbytes). What is judged and attacked is the adapter on the whole base."
+        },
+    )
+    load_in_8bit: bool = field(default=False, metadata={"help": "The same in 8 bits (LLM.int8())."})
+
+    def __post_init__(self):
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("load_in_4bit and load_in_8bit exclude each other; give one")
+        if self.bits is not None and self.full_finetuning:
+            raise ValueError(f"load_in_{self.bits}bit: rounded weights cannot be trained; leave out full_finetuning")
+
+    @property
+    def bits(self) -> int | None:
+        """4 or 8 where the base weights are quantized."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
 
     def peft_config(self) -> LoraConfig | None:
         """The LoRA configuration, or None for full fine-tuning."""

@@ -6,12 +6,21 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import os
 
 import torch
 from datasets import Dataset
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import (
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback
 
 from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
@@ -48,9 +57,11 @@ class UnlearnTrainer(Trainer):
         eval_dataset: one more data set (or a dict of them) that `evaluate()` scores beside the forget set.
         processing_class: the tokenizer; by default the one in the model's folder.
         peft_config: e.g. `LoraConfig(r=16)`; without `target_modules`, every linear map of the blocks is adapted.
+        quantization_config: e.g. `modeling.quantization_config(4)` (QLoRA), where `model` is an id or a folder.
 
     Raises:
-        InputError: empty, overlapping or malformed data, answers that truncation removes, a missing retain set.
+        InputError: empty, overlapping or malformed data, answers that truncation removes, a missing retain set,
+            quantized weights without an adapter, FSDP on a CPU.
     """
 
     config_class = UnlearnConfig
@@ -66,6 +77,7 @@ class UnlearnTrainer(Trainer):
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
+        quantization_config: BitsAndBytesConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
     ):
@@ -96,12 +108,18 @@ class UnlearnTrainer(Trainer):
         self._eval_rows = {name: encode_dataset(rows, name=name, **encode) for name, rows in eval_datasets.items()}
 
         if isinstance(model, str):
-            model = load_model(model)
+            model = load_model(model, quantization_config=quantization_config, device=args.device)
+        elif quantization_config is not None:
+            raise InputError("quantization_config is for a model that is still to be loaded; pass its id or folder")
         # The adapter as it arrives belongs to the reference: only a fresh one may simply be switched off.
         self._adapter_is_fresh = peft_config is not None
         if peft_config is not None:
             set_seed(args.seed)  # the Trainer does so later: too late for the adapter's first weights
             model = _with_adapter(model, peft_config)
+        elif getattr(model, "is_quantized", False) and not isinstance(model, PeftModel):
+            raise InputError(
+                "quantized weights cannot be trained; pass peft_config=LoraConfig(...), or load them whole"
+            )
 
         super().__init__(
             model=model,
@@ -113,6 +131,9 @@ class UnlearnTrainer(Trainer):
             callbacks=[*(callbacks or []), UnlearnCallback(self)],
             optimizers=optimizers,
         )
+        asked_for_fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+        if asked_for_fsdp and not self.is_fsdp_enabled:  # Accelerate leaves it out on CPUs without a word
+            raise InputError(f"fsdp: Accelerate shards on GPUs only, not on {args.device}; leave FSDP out")
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(UnlearnProgressCallback)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the counts of the whole accumulated batch
@@ -299,6 +320,12 @@ class UnlearnTrainer(Trainer):
         if reason is not None:
             raise DivergenceError(f"step {self.state.global_step + 1}: {reason}")
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether this process holds the trained model as it will be used: no shard of it, no rounded weights."""
+        quantized = getattr(self.accelerator.unwrap_model(self.model), "is_quantized", False)
+        return not (self.is_fsdp_enabled or is_deepspeed_zero3_enabled() or quantized)
+
     # ---- batches ---------------------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset=None) -> PairSampler:
@@ -415,6 +442,8 @@ def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
         peft_config = copy.copy(peft_config)
         peft_config.target_modules = "all-linear"  # whatever the family calls its projections; never the output layer
     peft_config.task_type = peft_config.task_type or "CAUSAL_LM"
+    if getattr(model, "is_quantized", False):  # what is not quantized (norms, embeddings) computes in float32
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the Trainer sees to that
     return get_peft_model(model, peft_config)
 
 
