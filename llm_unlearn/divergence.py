@@ -29,8 +29,8 @@ def nll_bounds(args: UnlearnConfig, vocabulary: int) -> dict[str, float]:
 def count_not_finite(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
     """How many of this process's gradients (or shards of them) hold NaN or infinity, a scalar."""
     shards = [p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad for p in parameters if p.grad is not None]
-    norms = torch._foreach_norm([shard for shard in shards if shard.numel()])
-    return (~torch.stack(norms).isfinite()).sum() if norms else torch.zeros((), dtype=torch.long)
+    shards = [shard for shard in shards if shard.numel()]
+    return (~torch.stack(torch._foreach_norm(shards)).isfinite()).sum() if shards else torch.tensor(0)
 
 
 def why_diverged(not_finite: float, nll: dict[str, float], args: UnlearnConfig, vocabulary: int) -> str | None:

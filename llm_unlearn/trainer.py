@@ -199,6 +199,8 @@ class UnlearnTrainer(Trainer):
         # A process whose share is only filler has a sum over no token here: zero, but with a graph for its backward.
         loss = sum(self.part_weights[name] * value for name, value in parts.items())
         self._sum_up(parts, answers, counts)
+        if self.is_deepspeed_enabled:
+            self._raise_if_diverged((~loss.detach().isfinite()).float())
         # Data parallelism averages gradients over processes, while the parts above already are shares of a global mean.
         loss = loss * self.accelerator.num_processes
         return (loss, answers) if return_outputs else loss
@@ -310,14 +312,17 @@ class UnlearnTrainer(Trainer):
 
     def check_divergence(self) -> None:
         """Refuse the update of a step that says that the run has diverged; all processes find the same."""
-        not_finite = torch.zeros((), device=self.args.device)
-        if self.accelerator.scaler is None:  # fp16 meets infinities by design and skips those steps by itself
-            not_finite += count_not_finite(self.model.parameters())
-        seen = torch.stack([not_finite, *self._step_nll.values()]) if self._step_nll else not_finite[None]
-        not_finite, *nll = self.accelerator.reduce(seen, "sum").tolist()
-        reason = why_diverged(not_finite, dict(zip(self._step_nll, nll, strict=True)), self.args, self._vocabulary)
+        if not self.is_deepspeed_enabled:  # it has made the update when this is called: see compute_loss
+            not_finite = torch.zeros((), device=self.args.device)
+            if self.accelerator.scaler is None:  # fp16 meets infinities by design and skips those steps by itself
+                not_finite += count_not_finite(self.model.parameters())
+            self._raise_if_diverged(not_finite)
         self._step_nll = {}
-        if reason is not None:
+
+    def _raise_if_diverged(self, not_finite: torch.Tensor) -> None:
+        seen = self.accelerator.reduce(torch.stack([not_finite, *self._step_nll.values()]), "sum").tolist()
+        nll = dict(zip(self._step_nll, seen[1:], strict=True))
+        if reason := why_diverged(seen[0], nll, self.args, self._vocabulary):
             raise DivergenceError(f"step {self.state.global_step + 1}: {reason}")
 
     @property

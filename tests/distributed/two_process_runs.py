@@ -2,8 +2,8 @@
 
     torchrun --nproc_per_node 2 two_process_runs.py FOLDER [fsdp2]
 
-With fsdp2, those methods that can be sharded are. Every process writes FOLDER/rank{r}.json (per method: world size, parameter sums, log lines), the first one also
-FOLDER/{method}.safetensors (what was trained).
+With fsdp2, those methods run that can be sharded. Every process writes FOLDER/rank{r}.json (per method: world size,
+parameter sums, log lines), the first one also FOLDER/{method}.safetensors (what was trained).
 """
 
 import json
