@@ -103,8 +103,8 @@ def test_a_lost_run_is_named(folder):
 
 def test_runs_of_a_method_with_fields_are_found(folder):
     found = json.loads((folder / "robustness.json").read_text())
-    for run in found["runs"]:
-        run["method"] = run["method"].replace("ssiuu", "ssiuu:regularizer_weight=30")
+    for one in found["runs"]:
+        one["method"] = one["method"].replace("ssiuu", "ssiuu:regularizer_weight=30")
     found["chosen"]["ssiuu:regularizer_weight=30"] = found["chosen"].pop("ssiuu")
     (folder / "robustness.json").write_text(json.dumps(found))
     for seed in (1, 2):
