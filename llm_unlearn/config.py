@@ -62,7 +62,7 @@ class UnlearnConfig(TrainingArguments):
         },
     )
     max_retain_nll: float | None = field(
-        default=None, metadata={"help": "The same for retain answers; default: 2 log(vocabulary)."}
+        default=None, metadata={"help": "The same for retain answers; default: 3 log(vocabulary)."}
     )
     # Defaults that differ from TrainingArguments.
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})

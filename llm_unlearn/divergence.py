@@ -14,9 +14,9 @@ from torch.distributed.tensor import DTensor
 
 from llm_unlearn.config import UnlearnConfig
 
-# Times the negative log-likelihood of a blind guess, log(vocabulary), per answer token. Retained answers at twice that
-# are wrong with confidence; forgotten ones may well be, but far beyond that logits grow and nothing else changes.
-FORGET_BOUND, RETAIN_BOUND = 5.0, 2.0
+# Times the negative log-likelihood of a blind guess, log(vocabulary), per answer token. Retained answers at three times
+# that are wrong with confidence; forgotten ones may be, but far beyond that logits grow and nothing else changes.
+FORGET_BOUND, RETAIN_BOUND = 5.0, 3.0
 
 
 def nll_bounds(args: UnlearnConfig, vocabulary: int) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import torch
@@ -65,10 +65,12 @@ def _kept(file: Path, digest: str) -> dict | None:
     return kept["outcome"] if kept["digest"] == digest else None
 
 
-def weights_digest(model: nn.Module) -> str:
-    """A hash of a model's class and of every weight, bit by bit."""
+def weights_digest(model: nn.Module, without: Container[str] = ()) -> str:
+    """A hash of a model's class and of every weight, bit by bit, but those whose names are in `without`."""
     found = hashlib.sha256(type(model).__name__.encode())
     for name, tensor in model.state_dict().items():
+        if name in without:
+            continue
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().contiguous().flatten().view(torch.uint8).cpu().numpy())
     return found.hexdigest()

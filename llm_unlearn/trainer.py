@@ -39,6 +39,7 @@ from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.losses import kl_loss, nll_loss
 from llm_unlearn.metrics import rouge_scores
 from llm_unlearn.modeling import Answers, forward_answers, load_model, load_tokenizer, with_pad_token
+from llm_unlearn.reference_policy import reference_log_probs
 from llm_unlearn.scoring import evaluation_mode, generate_answers, score_answers
 
 logger = logging.getLogger(__name__)
@@ -253,8 +254,9 @@ class UnlearnTrainer(Trainer):
     def _cached_reference_logps(self) -> torch.Tensor:
         """Answer log-probs of all forget rows, (forget rows,), under the model as it was before training."""
         if self._reference_logps is None:
-            scores = score_answers(self.model, self.forget_rows, self.args.per_device_eval_batch_size)
-            self._reference_logps = torch.tensor([-score.nll for score in scores], device=self.args.device)
+            model = self.accelerator.unwrap_model(self.model)
+            known = reference_log_probs(model, self.forget_rows, self.args, self._adapter_is_fresh)
+            self._reference_logps = torch.tensor(known, device=self.args.device)
         return self._reference_logps
 
     @contextlib.contextmanager

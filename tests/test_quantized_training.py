@@ -73,7 +73,7 @@ def test_gradients_are_the_same_before_and_after_an_evaluation(name, bits, folde
 
 
 @pytest.mark.parametrize("name", ["grad_diff", "npo", "ssiuu"])
-def test_four_bits_forget_as_whole_weights_do(name, cache, tmp_path):
+def test_four_bits_forget_as_whole_weights_do(name, tmp_path):
     data, stop = load_unlearning_data("fictional:tiny"), {"stop_at_forget_probability": 0.45, "forget_check_steps": 2}
     trainer_class, config, options = TRAINERS[name]
     steps, retained = {}, {}
