@@ -32,16 +32,19 @@ def remember(file: Path, key: object, compute: Callable[[], dict | None], *, wai
         wait: for a process that is at this outcome; otherwise the answer is None.
     """
     digest = digest_of(key)
-    if (found := _kept(file, digest)) is not None:
+    lock = FileLock(file.with_name(f"{file.name}.lock"))  # dropped by the operating system when its process dies
+    found = _kept(file, digest)
+    if found is not None and not Path(lock.lock_file).exists():
         return found
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file.with_name(f"{file.name}.lock"))  # dropped by the operating system when its process dies
     try:
-        held = lock.acquire(timeout=-1 if wait else 0)
+        held = lock.acquire(timeout=-1 if wait and found is None else 0)
     except Timeout:
-        return None
+        return found
     with held:
         try:
+            for left in file.parent.glob(f"{file.name}.*.unfinished"):  # by a process that was killed
+                left.unlink()
             return _kept(file, digest) or _computed(file, digest, compute)
         finally:
             Path(lock.lock_file).unlink(missing_ok=True)  # who waits for it holds its handle already
