@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from llm_unlearn.errors import InputError
 
@@ -23,6 +24,10 @@ def check_on_hub(repository: str, kind: str = "model") -> None:
     Args:
         kind: "model" or "dataset".
     """
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise InputError(f"{kind} {repository!r} is neither a local folder nor an id of the hub: {error}") from error
     if constants.HF_HUB_OFFLINE:
         return  # the loaders then look at the local cache alone, and say what is not there
     look_up = HfApi().model_info if kind == "model" else HfApi().dataset_info
