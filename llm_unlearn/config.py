@@ -91,7 +91,7 @@ class UnlearnConfig(TrainingArguments):
             raise ValueError(f"retain_loss={self.retain_loss!r} is unknown; choose one of {', '.join(RETAIN_LOSSES)}")
         for name in ("forget_weight", "retain_weight"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be a number of 0 or more")
+                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more and finite")
         for score, limit in self.stopping_thresholds.items():
             if not 0 <= limit <= 1:
                 raise ValueError(f"stop_at_forget_{score}={limit} must lie between 0 and 1")
@@ -112,7 +112,7 @@ class UnlearnConfig(TrainingArguments):
             value = getattr(self, name)
             if value is None or (lowest <= value < math.inf and (highest is None or value <= highest)):
                 continue
-            upper = "" if highest is None else f", and {'below 1' if highest < 1 else f'{highest} at most'}"
+            upper = " and finite" if highest is None else f", and {'below 1' if highest < 1 else f'{highest} at most'}"
             raise ValueError(f"{name}={value} must be {lowest} or more{upper}")
         if self.max_steps != -1 and self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps} must be 1 or more, or -1 for num_train_epochs")

@@ -99,6 +99,9 @@ def estimated_memory(trainer: UnlearnTrainer) -> dict[str, int]:
     - logits: three values (logits; log-probabilities in float32, and their gradient) for each token of the vocabulary,
       at the answer tokens of that micro-batch.
 
+    Of a Llama of 30 M parameters on a CPU (16 rows of 120 tokens at once) this came to 1.30 times the measured growth
+    of the process with LoRA, and to 0.79 times with all weights trained.
+
     Left out: the libraries themselves, attention scores, what kernels need for a moment and the allocator cannot reuse,
     second and third passes of methods that have them (SAM; Ssiuu's kept gradients), the copies that the attacks train,
     and the savings of sharding (FSDP, DeepSpeed) and of quantized optimizers.
