@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from peft import PeftConfig, PeftModel
+from datasets import Dataset
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -19,17 +21,17 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import find_adapter_config_file
 
 from llm_unlearn.data.collators import FORGET, RETAIN
+from llm_unlearn.data.encoding import encode_dataset
 from llm_unlearn.errors import InputError
+from llm_unlearn.hub_lookup import check_on_hub
 from llm_unlearn.losses import answer_token_logps
+from llm_unlearn.model_files import check_model_path, check_rows_fit, config_of, is_adapter, local_folder, reason
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 SMALL_MODEL = 4_000_000  # parameters, below which more threads than one slow a model down
-
-_FIX = "give a local folder, or a hub id that this machine can reach"
 
 
 def load_model(
@@ -46,25 +48,64 @@ def load_model(
         device: where quantized weights are put (they are made there); others are loaded to the CPU.
 
     Raises:
-        InputError: the folder does not exist or holds no model, the hub has no such model or cannot be reached.
+        InputError: as `check_model_path`, or the weights do not fit the configuration, or the adapter its base.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     check_model_path(name_or_path)
     if Path(name_or_path).is_dir():
         name_or_path = str(Path(name_or_path).resolve())  # an adapter saved later remembers where its base is
-    is_model_folder = (Path(name_or_path) / "config.json").is_file()
     if quantization_config is not None:
         kwargs |= {"quantization_config": quantization_config, "device_map": {"": device}}
     try:
-        if is_model_folder or find_adapter_config_file(name_or_path) is None:
-            return never_repacked(AutoModelForCausalLM.from_pretrained(name_or_path, dtype=DTYPES[dtype], **kwargs))
+        if not is_adapter(name_or_path):
+            return _whole_model(name_or_path, dtype, **kwargs)
         # Left to itself, `from_pretrained` hides the adapter inside a plain model, which no attack would merge.
-        base_name = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
-        base = never_repacked(AutoModelForCausalLM.from_pretrained(base_name, dtype=DTYPES[dtype], **kwargs))
-        return PeftModel.from_pretrained(base, name_or_path, is_trainable=True).eval()
-    except (OSError, ValueError) as error:
-        raise InputError(f"model {name_or_path!r} could not be loaded: {_first_line(error)}; {_FIX}") from error
+        base = _whole_model(PeftConfig.from_pretrained(name_or_path).base_model_name_or_path, dtype, **kwargs)
+        adapted = PeftModel.from_pretrained(base, name_or_path, is_trainable=True).eval()
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # files may be wrong in as many ways as there are libraries that read them
+        raise InputError(
+            f"model {name_or_path!r} could not be loaded: {reason(error)}; {_fix(name_or_path)}"
+        ) from error
+    _check_adapter(adapted, Path(name_or_path))
+    return adapted
+
+
+def _whole_model(name_or_path: str, dtype: str, **kwargs) -> PreTrainedModel:
+    """A model all of whose weights came from its files: what is missing there would get random values."""
+    model, found = AutoModelForCausalLM.from_pretrained(
+        name_or_path, dtype=DTYPES[dtype], output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+    )
+    if found["mismatched_keys"]:
+        name, saved, expected = min(found["mismatched_keys"])
+        raise InputError(
+            f"model {name_or_path!r}: its weights do not fit its config.json: {name} is {tuple(saved)}, not "
+            f"{tuple(expected)}; take both from one model"
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"model {name_or_path!r}: its files lack {len(missing)} weights that its config.json asks for, such as "
+            f"{missing[0]}; take both from one model"
+        )
+    return never_repacked(model)
+
+
+def _check_adapter(model: PeftModel, folder: Path) -> None:
+    """PEFT passes over what the adapter's file and its configuration do not have in common."""
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        return
+    with safe_open(file, framework="pt") as weights:
+        saved = {name for name in weights.keys() if "lora_" in name}  # noqa: SIM118 (no mapping)
+    expected = {name for name in get_peft_model_state_dict(model, save_embedding_layers=False) if "lora_" in name}
+    if saved != expected:
+        names = sorted(saved ^ expected)
+        raise InputError(
+            f"adapter {str(folder)!r}: adapter_model.safetensors and adapter_config.json do not belong together: "
+            f"{len(names)} weights are only in one of them, such as {names[0]}; take both from one adapter"
+        )
 
 
 def quantization_config(bits: int, compute_dtype: torch.dtype = torch.float32) -> BitsAndBytesConfig:
@@ -107,11 +148,14 @@ def load_tokenizer(name_or_path: str, **kwargs) -> PreTrainedTokenizerBase:
     Raises:
         InputError: no tokenizer there, or one with neither pad nor end token.
     """
-    _check_path(name_or_path, "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    if local_folder(name_or_path, "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json") is None:
+        check_on_hub(name_or_path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **kwargs)
-    except (OSError, ValueError) as error:
-        raise InputError(f"tokenizer {name_or_path!r} could not be loaded: {_first_line(error)}; {_FIX}") from error
+    except Exception as error:  # as in `load_model`
+        raise InputError(
+            f"tokenizer {name_or_path!r} could not be loaded: {reason(error)}; {_fix(name_or_path)}"
+        ) from error
     return with_pad_token(tokenizer)
 
 
@@ -124,23 +168,49 @@ def with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBas
     return tokenizer
 
 
-def check_model_path(name_or_path: str) -> None:
-    """Raise InputError for what can be neither a folder with a model or adapter nor a hub id; loads nothing."""
-    _check_path(name_or_path, "config.json", "adapter_config.json")
+def _fix(name_or_path: str) -> str:
+    if Path(name_or_path).is_dir():
+        return "correct the files of that folder, or download or save it again"
+    return "give a local folder, or a hub id that this machine can reach"
 
 
-def _check_path(name_or_path: str, *expected: str) -> None:
-    """A local folder must hold one of the expected files; anything that cannot be a hub id must be a local folder."""
-    path = Path(name_or_path)
-    if path.is_dir():
-        if not any((path / name).exists() for name in expected):
-            raise InputError(f"the folder {name_or_path!r} has none of {', '.join(expected)}")
-    elif path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
-        raise InputError(f"model path {name_or_path!r} does not exist (looked in {path.absolute()})")
+def check_models(
+    models: Mapping[str, str], processing_class: PreTrainedTokenizerBase, forget: Dataset, max_length: int | None = None
+) -> None:
+    """Refuse models that could not be judged on the same tokens; loads no weights.
+
+    Args:
+        models: name -> folder or hub id; `processing_class` is the tokenizer of the first.
+
+    Raises:
+        InputError: as `check_model_path`; a model has too few embeddings or positions for the rows; or its own
+            tokenizer gives the forget rows other tokens than that of the first.
+    """
+    rows = encode_dataset(forget, processing_class, max_length, "forget set")
+    texts = [processing_class.decode(row["input_ids"]) for row in rows[:20]]
+    first = next(iter(models))
+    for name, path in models.items():
+        check_model_path(path)
+        check_rows_fit(config_of(path), rows, processing_class.pad_token_id, f"{name} {path!r}")
+        if name != first:
+            _check_tokenizer(name, path, processing_class, texts, f"{first} {models[first]!r}")
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _check_tokenizer(
+    name: str, path: str, processing_class: PreTrainedTokenizerBase, texts: list[str], original: str
+) -> None:
+    """A model with a tokenizer of its own must give the same tokens: rows are encoded once, for all models."""
+    folder = Path(path)
+    if folder.is_dir() and not any(folder.glob("tokenizer*")):
+        return
+    own = load_tokenizer(path)
+    for text in texts:
+        ids, expected = (one(text, add_special_tokens=False)["input_ids"] for one in (own, processing_class))
+        if ids != expected:
+            raise InputError(
+                f"{name} {path!r} has another tokenizer than {original} ({text!r:.60} becomes {ids[:8]}, not "
+                f"{expected[:8]}): compare models that were made from one base model"
+            )
 
 
 def use_all_cpu_threads() -> None:

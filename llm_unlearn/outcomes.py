@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Container
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 4  # raise it when attacks change in a way that the keys do not show
 
@@ -64,8 +67,12 @@ def _computed(file: Path, digest: str, compute: Callable[[], dict | None]) -> di
 def _kept(file: Path, digest: str) -> dict | None:
     if not file.is_file():
         return None
-    kept = json.loads(file.read_text(encoding="utf-8"))
-    return kept["outcome"] if kept["digest"] == digest else None
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return kept["outcome"] if kept["digest"] == digest else None
+    except (ValueError, KeyError, TypeError):  # damaged, or not ours: what it said is found anew
+        logger.warning("%s is damaged; what it held is computed again, and the file replaced", file)
+        return None
 
 
 def weights_digest(model: nn.Module, without: Container[str] = ()) -> str:

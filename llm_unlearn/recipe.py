@@ -22,15 +22,17 @@ from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data import question_text, row_format, split_row
 from llm_unlearn.data.collators import FORGET
 from llm_unlearn.errors import InputError
-from llm_unlearn.examination import Examination
+from llm_unlearn.examination import Examination, reference_models
 from llm_unlearn.judging import Records
-from llm_unlearn.modeling import load_tokenizer, use_all_cpu_threads
+from llm_unlearn.model_files import is_adapter
+from llm_unlearn.modeling import check_models, load_tokenizer, use_all_cpu_threads
 from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 from llm_unlearn.reporting.counterfactual_table import counterfactual_table
 from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results
 from llm_unlearn.reporting.verdict import verdict_of
 from llm_unlearn.reporting.verdict_table import print_verdict
+from llm_unlearn.resources import bytes_to_write, check_free_space, check_output_dir, memory_words, reference_words
 from llm_unlearn.trainer import UnlearnTrainer
 
 console = Console(highlight=False)
@@ -80,13 +82,26 @@ class Recipe:
                 f"{started} processes were started, but each of them would train alone (world_size={args.world_size}): "
                 "on a machine without GPUs, give --use_cpu"
             )
+        check_output_dir(args.output_dir)
         data = data_args.load_data()
+        if data.retain is None and args.retain_loss != "none":
+            raise InputError(
+                f"retain_loss={args.retain_loss!r} needs rows to keep: give --retain_file (beside --forget_file), or "
+                "--retain_loss none to forget without protecting anything"
+            )
         model_path, oracle_paths = data_args.model_paths()
+        if is_adapter(model_path):
+            raise InputError(
+                f"model_name_or_path={model_path!r} is an adapter, and a recipe trains another one or all weights: "
+                "merge it into its base first (merge_and_unload() and save_pretrained() of its PeftModel)"
+            )
+        processing_class = load_tokenizer(model_path)
+        check_models(reference_models(model_path, oracle_paths), processing_class, data.forget, args.max_length)
         examination = Examination(
             data_args,
             attack_args,
             data,
-            load_tokenizer(model_path),
+            processing_class,
             device=args.device,
             max_length=args.max_length,
             batch_size=args.per_device_eval_batch_size,
@@ -110,6 +125,7 @@ class Recipe:
         if self.examination.data_args.dry_run:
             return self.dry_run(trainer)
         self.banner(trainer)
+        check_free_space(self.args.output_dir, bytes_to_write(trainer))
         with self.examination.timed("unlearn"):
             trainer.train(resume_from_checkpoint=self.args.resume_from_checkpoint)
         return self.finish(trainer)
@@ -129,6 +145,8 @@ class Recipe:
         self._say(f"  data       {escape(data.source)}: {len(data.forget)} forget, {retain_count} retain rows")
         self._say(f"  trainable  {trainable:,} of {total:,} parameters ({trainable / total:.1%}), {args.device}")
         self._say(f"  batch      {rows} forget + {rows} retain rows a step, longest row {longest} tokens")
+        self._say(f"  reference  {reference_words(trainer)}")
+        self._say(f"  memory     {memory_words(trainer)}")
         self._say(f"  stops at   {limits or 'no forget threshold'}, or after {args.num_train_epochs:g} epochs")
 
     def dry_run(self, trainer: UnlearnTrainer) -> None:

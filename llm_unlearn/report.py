@@ -64,12 +64,12 @@ def rebuild_verdict(folder: Path) -> dict:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the --output_dir of a recipe's run")
     results = read_json(folder / "results.json", RERUN)
-    try:
-        verdict = verdict_of(results, read_records(folder))
-    except KeyError as error:
-        raise InputError(
-            f"{folder / 'results.json'} has no {error}, which a verdict needs; an older version wrote it: {RERUN}"
-        ) from error
+    for key in ("scores", "attacks", "forget_groups"):
+        if key not in results:
+            raise InputError(
+                f"{folder / 'results.json'} has no {key!r}, which a verdict needs; an older version wrote it: {RERUN}"
+            )
+    verdict = verdict_of(results, read_records(folder))
     path = folder / "verdict.json"
     unfinished = path.with_name("verdict.json.unfinished")  # complete or not at all
     unfinished.write_text(json.dumps(verdict, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")

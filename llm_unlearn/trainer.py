@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import logging
 import os
 
 import torch
 from datasets import Dataset
-from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import (
     BitsAndBytesConfig,
@@ -23,6 +24,7 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback
 
+from llm_unlearn.adapters import with_adapter
 from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
 from llm_unlearn.checkpoints import (
     check_checkpoint,
@@ -35,9 +37,10 @@ from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row, validate_forget_retain, validate_rows
 from llm_unlearn.data.collators import FORGET, RETAIN, PairedDataset, PairSampler, UnlearnCollator
 from llm_unlearn.divergence import count_not_finite, why_diverged
-from llm_unlearn.errors import DivergenceError, InputError
+from llm_unlearn.errors import DivergenceError, InputError, as_input_errors
 from llm_unlearn.losses import kl_loss, nll_loss
 from llm_unlearn.metrics import rouge_scores
+from llm_unlearn.model_files import check_rows_fit
 from llm_unlearn.modeling import Answers, forward_answers, load_model, load_tokenizer, with_pad_token
 from llm_unlearn.reference_policy import reference_log_probs
 from llm_unlearn.scoring import evaluation_mode, generate_answers, score_answers
@@ -90,6 +93,8 @@ class UnlearnTrainer(Trainer):
             raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch` (one process per GPU)")
         if args.device.type == "cpu":
             args.dataloader_pin_memory = False  # pinning is for transfers to a GPU, and warns where there is none
+            if args.fp16:
+                raise InputError("fp16 needs a GPU; on a CPU use --bf16, or leave both out")
         self._check_datasets(args, forget_dataset, retain_dataset)
         if processing_class is None:
             name_or_path = model if isinstance(model, str) else model.config._name_or_path
@@ -103,9 +108,11 @@ class UnlearnTrainer(Trainer):
         if args.retain_loss != "none":
             self.retain_rows = encode_dataset(retain_dataset, name="retain_dataset", **encode)
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
-        eval_datasets = (
-            eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset} if eval_dataset else {}
-        )
+        if eval_dataset is not None and not isinstance(eval_dataset, dict):
+            eval_dataset = {"eval": eval_dataset}
+        eval_datasets = eval_dataset or {}
+        if "forget" in eval_datasets:
+            raise InputError("eval_dataset: a set called 'forget' would hide the forget set's own scores; rename it")
         self._eval_rows = {name: encode_dataset(rows, name=name, **encode) for name, rows in eval_datasets.items()}
 
         if isinstance(model, str):
@@ -116,25 +123,30 @@ class UnlearnTrainer(Trainer):
         self._adapter_is_fresh = peft_config is not None
         if peft_config is not None:
             set_seed(args.seed)  # the Trainer does so later: too late for the adapter's first weights
-            model = _with_adapter(model, peft_config)
+            model = with_adapter(model, peft_config)
         elif getattr(model, "is_quantized", False) and not isinstance(model, PeftModel):
             raise InputError(
                 "quantized weights cannot be trained; pass peft_config=LoraConfig(...), or load them whole"
             )
+        rows = [*self.forget_rows, *(self.retain_rows or []), *itertools.chain(*self._eval_rows.values())]
+        check_rows_fit(model.config, rows, processing_class.pad_token_id, f"model {model.config._name_or_path!r}")
 
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=UnlearnCollator(processing_class.pad_token_id),
-            train_dataset=PairedDataset(self.forget_rows, self.retain_rows),
-            eval_dataset=eval_dataset or forget_dataset,  # evaluate() always scores the forget set
-            processing_class=processing_class,
-            callbacks=[*(callbacks or []), UnlearnCallback(self)],
-            optimizers=optimizers,
-        )
+        with as_input_errors(ValueError, ImportError, OSError):  # a missing package, a device without bf16, ...
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=UnlearnCollator(processing_class.pad_token_id),
+                train_dataset=PairedDataset(self.forget_rows, self.retain_rows),
+                eval_dataset=eval_datasets or forget_dataset,  # evaluate() always scores the forget set
+                processing_class=processing_class,
+                callbacks=[*(callbacks or []), UnlearnCallback(self)],
+                optimizers=optimizers,
+            )
+            self.get_optimizer_cls_and_kwargs(args, model)  # its package may be missing: better now than later
         asked_for_fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
         if asked_for_fsdp and not self.is_fsdp_enabled:  # Accelerate leaves it out on CPUs without a word
             raise InputError(f"fsdp: Accelerate shards on GPUs only, not on {args.device}; leave FSDP out")
+        self._check_best_metric()
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(UnlearnProgressCallback)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the counts of the whole accumulated batch
@@ -424,6 +436,17 @@ class UnlearnTrainer(Trainer):
             self._sums = {}
         super().log(logs, start_time)
 
+    def _check_best_metric(self) -> None:
+        """Checkpoints can only be compared by what `evaluate` measures."""
+        wanted = self.args.metric_for_best_model
+        if wanted is None or not (self.args.load_best_model_at_end or self.args.save_strategy == "best"):
+            return
+        sets = ["forget", *self._eval_rows]
+        known = [name if name == "eval" else f"eval_{name}" for name in sets]
+        known = [f"{name}_{score}" for name in known for score in ("exact_match", "probability")]
+        if f"eval_{wanted.removeprefix('eval_')}" not in known:
+            raise InputError(f"metric_for_best_model={wanted!r} is not measured; choose from {', '.join(known)}")
+
     @staticmethod
     def _check_datasets(args: UnlearnConfig, forget_dataset: Dataset | None, retain_dataset: Dataset | None) -> None:
         if forget_dataset is None:
@@ -438,20 +461,6 @@ class UnlearnTrainer(Trainer):
             return
         validate_rows(retain_dataset, "retain_dataset")
         validate_forget_retain(forget_dataset, retain_dataset)
-
-
-def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
-    if isinstance(model, PeftModel):
-        raise InputError(
-            "model already carries an adapter; pass peft_config=None to train it further, or merge it first"
-        )
-    if getattr(peft_config, "target_modules", None) is None:
-        peft_config = copy.copy(peft_config)
-        peft_config.target_modules = "all-linear"  # whatever the family calls its projections; never the output layer
-    peft_config.task_type = peft_config.task_type or "CAUSAL_LM"
-    if getattr(model, "is_quantized", False):  # what is not quantized (norms, embeddings) computes in float32
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the Trainer sees to that
-    return get_peft_model(model, peft_config)
 
 
 def _mean_scores(scores) -> dict[str, float]:
