@@ -34,8 +34,8 @@ usage: llm-unlearn COMMAND ...
 
 Start here (no GPU, no model and no data needed; a few minutes):
 
-  llm-unlearn run ssiuu                                  unlearn, attack, judge in a small fictional world
-  llm-unlearn run ssiuu --data fictional:tiny            the same in seconds, in a world too small for conclusions
+  llm-unlearn run ssiuu                                  unlearn, attack and judge in a small fictional world
+  llm-unlearn run ssiuu --data fictional:tiny            quicker, in a world too small for conclusions
 
 Your own model and rows (question/answer as JSON lines, CSV or Parquet):
 
