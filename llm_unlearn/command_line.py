@@ -10,6 +10,7 @@ import argparse
 import ast
 import difflib
 import logging
+import os
 import runpy
 import signal
 import subprocess
@@ -75,9 +76,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif name == "--version":
             print(f"llm_unlearn {__version__}")
         elif name in COMMANDS:
-            sys.exit(COMMANDS[name](rest))
+            if code := COMMANDS[name](rest):
+                sys.exit(code)
         else:
             raise InputError(f"{name!r} is no command{did_you_mean(name, COMMANDS)}; llm-unlearn --help explains them")
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; what is left must not be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

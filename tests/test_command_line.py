@@ -97,6 +97,28 @@ def test_every_attack_is_offered():
     assert set(ATTACKS) == {*known, "counterfactual"}
 
 
+def test_flags_that_are_sent_before_the_name_are_the_launchers_alone():
+    from accelerate.commands.launch import launch_command_parser
+
+    from llm_unlearn import SsiuuConfig
+
+    options = {option for action in launch_command_parser()._actions for option in action.option_strings}
+    assert {f"--{flag}" for flag in command_line.LAUNCHER_FLAGS} <= options
+    assert not set(command_line.LAUNCHER_FLAGS) & set(SsiuuConfig.__dataclass_fields__)
+
+
+def test_the_help_of_a_recipe_shows_how_it_was_started(said, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["llm-unlearn"])
+    code, out, _ = said("run", "ssiuu", "--help")
+    assert code == 0 and "\n  llm-unlearn run ssiuu [--config FILE.yaml]" in out and "--regularizer_ratio" in out
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m llm_unlearn run | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage:")
+
+
 @pytest.fixture
 def script(tmp_path, monkeypatch):
     """Makes a file the only recipe: its path and its text."""
