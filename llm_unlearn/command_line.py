@@ -158,7 +158,9 @@ def attack(arguments: list[str]) -> int:
         raise InputError(f"{name!r} is no attack{did_you_mean(known, ATTACKS)}; llm-unlearn attack lists them")
     if known == "counterfactual":
         return run(["counterfactual", *flags])
-    return run(["judge", "--attacks", known, "--counterfactual", "false", *flags])
+    has_folder = any(flag.partition("=")[0] in ("--output_dir", "--config") for flag in flags)
+    folder = [] if has_folder else ["--output_dir", f"outputs/{known}"]  # not that of the judge's verdict
+    return run(["judge", "--attacks", known, "--counterfactual", "false", *folder, *flags])
 
 
 def report(arguments: list[str]) -> int:

@@ -84,10 +84,13 @@ def test_judge_and_attack_are_the_judging_benchmark(monkeypatch):
     judge(["--seed", "1"])
     attack(["benign-relearning", "--output_dir", "out"])
     attack(["counterfactual"])
+    attack(["decoding"])
+    alone = ["--counterfactual", "false"]
     assert launched == [
         ["judge", "--seed", "1"],
-        ["judge", "--attacks", "benign_relearning", "--counterfactual", "false", "--output_dir", "out"],
+        ["judge", "--attacks", "benign_relearning", *alone, "--output_dir", "out"],
         ["counterfactual"],
+        ["judge", "--attacks", "decoding", *alone, "--output_dir", "outputs/decoding"],
     ]
 
 
