@@ -141,6 +141,7 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
     }
     verdict = write_results(results, records, output)
     show_results(results, verdict)
+    Console(highlight=False).print(f"\nEverything is in {output}/: open report.html; results.json, records/")
     return results
 
 

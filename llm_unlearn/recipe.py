@@ -73,7 +73,7 @@ class Recipe:
             groups,
             argv,
             description=description,
-            defaults={},
+            defaults={name: value for name, value in embedded_defaults.items() if name == "output_dir"},
             embedded_defaults=embedded_defaults,
             embedded_full_defaults=embedded_full_defaults,
         )

@@ -1,4 +1,4 @@
-"""Rebuild the report of finished runs: `python -m llm_unlearn.report RUN_FOLDER [...]`."""
+"""Rebuild the report of finished runs: `llm-unlearn report RUN_FOLDER [...]`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ everything comes from
 report.html needs no other file and no network: mail it, print it, open it on a phone."""
 EXAMPLES = """\
 examples:
-  python -m llm_unlearn.report outputs/npo
-  python -m llm_unlearn.report outputs/*/          # every run, after an update of this package"""
+  llm-unlearn report outputs/npo
+  llm-unlearn report outputs/*/          # every run, after an update of this package"""
 
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
         InputError: a folder is missing or holds no results.json that can be judged.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m llm_unlearn.report",
+        prog="llm-unlearn report",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

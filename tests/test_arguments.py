@@ -302,7 +302,7 @@ def test_help_teaches_our_fields_first(capsys, monkeypatch, flag):
     monkeypatch.setenv("COLUMNS", "80")
     text = help_of(capsys, flag)
     assert text.startswith("Unlearn with Ssiuu.\n\nMore words.")
-    assert "accelerate launch recipes/x.py --learning_rate" in text
+    assert "llm-unlearn run x --learning_rate" in text
     assert (
         "data: Which data to forget.\n  --forget (text; default fictional)\n      Data to forget, up to 100% of" in text
     )

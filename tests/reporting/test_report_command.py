@@ -1,4 +1,4 @@
-"""`python -m llm_unlearn.report`: rebuilds from JSON alone; errors are one line with the fix."""
+"""`llm-unlearn report`: rebuilds from JSON alone; errors are one line with the fix."""
 
 import json
 import sys
