@@ -112,18 +112,16 @@ class AdapterArguments:
     )
     load_in_8bit: bool = field(default=False, metadata={"help": "The same in 8 bits (LLM.int8())."})
 
-    def __post_init__(self):
-        if self.load_in_4bit and self.load_in_8bit:
-            raise ValueError("load_in_4bit and load_in_8bit exclude each other; give one")
-        if self.bits is not None and self.full_finetuning:
-            raise ValueError(f"load_in_{self.bits}bit: rounded weights cannot be trained; leave out full_finetuning")
-
     @property
     def bits(self) -> int | None:
         """4 or 8 where the base weights are quantized."""
         return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
 
     def __post_init__(self):
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("load_in_4bit and load_in_8bit exclude each other; give one")
+        if self.bits is not None and self.full_finetuning:
+            raise ValueError(f"load_in_{self.bits}bit: rounded weights cannot be trained; leave out full_finetuning")
         if self.lora_r < 1:
             raise ValueError(f"lora_r={self.lora_r} must be 1 or more; --full_finetuning trains without an adapter")
         if self.lora_alpha < 1:
