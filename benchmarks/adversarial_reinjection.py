@@ -4,8 +4,8 @@ The same attack meets the original, the oracles and, if given, an unlearned mode
 oracles was hidden, not erased. Writes results.json, per-row records and the recovery curves.
 
 Example:
-    accelerate launch benchmarks/adversarial_reinjection.py --unlearned_model_name_or_path outputs/ssiuu/adapter
-    accelerate launch benchmarks/adversarial_reinjection.py --model_name_or_path ORIGINAL \\
+    llm-unlearn run adversarial_reinjection --unlearned_model_name_or_path outputs/ssiuu/adapter
+    llm-unlearn run adversarial_reinjection --model_name_or_path ORIGINAL \\
         --oracle_model_name_or_path ORACLE --unlearned_model_name_or_path UNLEARNED \\
         --data locuslab/TOFU --forget_split forget10
 """

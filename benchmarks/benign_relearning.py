@@ -4,8 +4,8 @@ The same attack meets the original, the oracles and, if given, an unlearned mode
 oracles was hidden, not erased. Writes results.json, per-row records and the recovery curves.
 
 Example:
-    accelerate launch benchmarks/benign_relearning.py --unlearned_model_name_or_path outputs/ssiuu/adapter
-    accelerate launch benchmarks/benign_relearning.py --model_name_or_path ORIGINAL \\
+    llm-unlearn run benign_relearning --unlearned_model_name_or_path outputs/ssiuu/adapter
+    llm-unlearn run benign_relearning --model_name_or_path ORIGINAL \\
         --oracle_model_name_or_path ORACLE --unlearned_model_name_or_path UNLEARNED \\
         --data locuslab/TOFU --forget_split forget10
 """

@@ -10,9 +10,9 @@ table.md, codes.png (the weights before and after), recovery.png, keep.png (code
 regularizer.png (what the weight of the attribution regularizer does).
 
 Example:
-    python benchmarks/combinatorial.py
-    python benchmarks/combinatorial.py --seeds 16 --first_seed 8 --output_dir outputs/combinatorial_16
-    python benchmarks/combinatorial.py --hidden 16
+    llm-unlearn run combinatorial
+    llm-unlearn run combinatorial --seeds 16 --first_seed 8 --output_dir outputs/combinatorial_16
+    llm-unlearn run combinatorial --hidden 16
 """
 
 from llm_unlearn.arguments import run_main

@@ -9,8 +9,8 @@ Read every number beside the oracles': they never knew the rows, so what they sh
 with the values of every row, table.md, influence.png and logit_lens.png.
 
 Example:
-    accelerate launch benchmarks/influence.py --unlearned_model_name_or_path outputs/npo/adapter outputs/ssiuu/adapter
-    accelerate launch benchmarks/influence.py --model_name_or_path ORIGINAL --oracle_model_name_or_path ORACLE \\
+    llm-unlearn run influence --unlearned_model_name_or_path outputs/npo/adapter outputs/ssiuu/adapter
+    llm-unlearn run influence --model_name_or_path ORIGINAL --oracle_model_name_or_path ORACLE \\
         --unlearned_model_name_or_path UNLEARNED --data locuslab/TOFU --forget_split forget10
 """
 

@@ -5,12 +5,12 @@ Each reported run has a folder with results, verdict and page; the whole has tab
 95 % intervals over people, unlearning seeds, oracles and attack seeds.
 
 Finished runs are kept: started again, the benchmark goes on where it was. Several processes share the runs, each
-training alone: start it again in a second terminal, or with `accelerate launch --multi_gpu --num_processes 2`.
+training alone: start it again in a second terminal, or with `llm-unlearn run --multi_gpu --num_processes 2 robustness`.
 
 Example:
-    accelerate launch benchmarks/robustness.py
-    accelerate launch benchmarks/robustness.py --data fictional:tiny --seeds 20 21 --methods npo ssiuu
-    accelerate launch benchmarks/robustness.py --model_name_or_path ORIGINAL --oracle_model_name_or_path ORACLE \\
+    llm-unlearn run robustness
+    llm-unlearn run robustness --data fictional:tiny --seeds 20 21 --methods npo ssiuu
+    llm-unlearn run robustness --model_name_or_path ORIGINAL --oracle_model_name_or_path ORACLE \\
         --data locuslab/TOFU --forget_split forget10 --learning_rates 1e-5 2e-5 5e-5 \\
         --stop_at_forget_probability 0.2 --attacks adversarial_reinjection benign_relearning prompting quantization
 """

@@ -6,9 +6,9 @@ metric. Without a model, on a Llama of about 30 M parameters with random weights
 against the passes through the model that they cannot do without.
 
 Example:
-    python benchmarks/speed.py eval --data locuslab/TOFU
-    python benchmarks/speed.py eval --data ../shared/data/tofu --forget_split forget10 --generated_tokens 32
-    python benchmarks/speed.py train --repeats 5
+    llm-unlearn run speed eval --data locuslab/TOFU
+    llm-unlearn run speed eval --data path/to/tofu --forget_split forget10 --generated_tokens 32
+    llm-unlearn run speed train --repeats 5
 """
 
 import sys

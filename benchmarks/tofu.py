@@ -7,12 +7,12 @@ the forget rows: give that model, or its TOFU_EVAL.json (ours or a published one
 stopped when it is started again; several processes share the work.
 
 Example:
-    accelerate launch benchmarks/tofu.py --unlearned_model_name_or_path outputs/ssiuu/adapter
-    accelerate launch benchmarks/tofu.py --data locuslab/TOFU --model_name_or_path ORIGINAL \\
+    llm-unlearn run tofu --unlearned_model_name_or_path outputs/ssiuu/adapter
+    llm-unlearn run tofu --data locuslab/TOFU --model_name_or_path ORIGINAL \\
         --unlearned_model_name_or_path outputs/npo/adapter --oracle_model_name_or_path RETAIN90
-    accelerate launch benchmarks/tofu.py --data ../shared/data/tofu --forget_split forget01 \\
+    llm-unlearn run tofu --data path/to/tofu --forget_split forget01 \\
         --model_name_or_path MODEL --retain_logs RETAIN99/TOFU_EVAL.json
-    python benchmarks/tofu.py --recompute TOFU_EVAL.json --retain_logs RETAIN/TOFU_EVAL.json
+    llm-unlearn run tofu --recompute TOFU_EVAL.json --retain_logs RETAIN/TOFU_EVAL.json
 """
 
 from llm_unlearn.arguments import run_main

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -120,6 +121,9 @@ def arguments_to_dict(*instances: Any) -> dict[str, dict[str, Any]]:
     return {group_name(type(instance)): _plain(instance) for instance in instances}
 
 
+SILENCE = 5.0  # seconds
+
+
 def run_main(main: Callable[[], Any]) -> None:
     """Run a recipe; end with one line and exit code 2 (bad input), 3 (divergence), 4 (disk) or 130 (Ctrl-C).
 
@@ -147,8 +151,11 @@ def is_main_process() -> bool:
 
 
 def _exit(line: str, code: int) -> NoReturn:
-    if is_main_process():
-        print(line, file=sys.stderr)
+    if not is_main_process():
+        # The launcher stops all processes as soon as one ends: the main one first gets time to say the same, and who
+        # is still there after it had none to say.
+        time.sleep(SILENCE)
+    print(line, file=sys.stderr)
     sys.exit(code)
 
 

@@ -15,10 +15,12 @@ from llm_unlearn.data import UnlearningData
 from llm_unlearn.embedded import RECIPE_DEFAULTS
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import COUNTERFACTUAL, Examination, reference_models
-from llm_unlearn.modeling import check_model_path
+from llm_unlearn.model_files import check_model_path
+from llm_unlearn.modeling import check_models
 from llm_unlearn.recipe import prepare_process, show_results, write_results
 from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 from llm_unlearn.reporting.robustness import report_robustness
+from llm_unlearn.resources import check_output_dir
 from llm_unlearn.robustness import Robustness, RobustnessArguments, RobustnessConfig, become_worker
 from llm_unlearn.run_files import write_json, write_rows
 
@@ -33,12 +35,6 @@ class ReferenceArguments(DataArguments):
     oracle_seeds: int = field(
         default=3, metadata={"help": "Oracles of the embedded world, each from another seed; trained on first use."}
     )
-
-    def model_paths(self) -> tuple[str, list[str]]:
-        for path in (self.model_name_or_path, *(self.oracle_model_name_or_path or [])):
-            if path is not None:
-                check_model_path(path)  # before the first of them is judged, which may take hours
-        return super().model_paths()
 
     @property
     def embedded_oracles(self) -> int:
@@ -56,6 +52,12 @@ class BenchmarkArguments(ReferenceArguments):
     output_dir: str = field(default="outputs/benchmark", metadata={"help": "Folder that receives everything written."})
     max_length: int | None = field(default=1024, metadata={"help": "Rows are cut to this many tokens."})
     batch_size: int = field(default=64, metadata={"help": "Rows that are scored at once."})
+
+    def __post_init__(self):
+        for name, lowest in (("batch_size", 1), ("max_length", 2), ("oracle_seeds", 0)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ValueError(f"{name}={value} must be {lowest} or more")
 
     def model_paths(self) -> tuple[str, list[str]]:
         if self.unlearned_model_name_or_path is not None:
@@ -98,16 +100,20 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
         },
         embedded_defaults={name: value for name, value in RECIPE_DEFAULTS["npo"].items() if "learning_rates" in name},
     )
+    check_output_dir(arguments.output_dir)
     data = arguments.load_data()
     if arguments.dry_run:
         show_dry_run(data, arguments, attack_args)
         return {}
+    models = arguments.models()
     original, oracles = arguments.model_paths()
+    processing_class = arguments.load_tokenizer(original)
+    check_models(models, processing_class, data.forget, arguments.max_length, arguments.trust_remote_code)
     examination = Examination(
         arguments,
         attack_args,
         data,
-        arguments.load_tokenizer(original),
+        processing_class,
         device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu",
         max_length=arguments.max_length,
         batch_size=arguments.batch_size,
@@ -136,6 +142,7 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
     }
     verdict = write_results(results, records, output)
     show_results(results, verdict)
+    Console(highlight=False).print(f"\nEverything is in {output}/: open report.html; results.json, records/")
     return results
 
 
@@ -158,16 +165,20 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
         raise InputError(
             "push_to_hub: many models are trained here; push one: python -m llm_unlearn.hub push OUT/runs/NAME"
         )
+    check_output_dir(config.output_dir)
     data = data_args.load_data()
     if data_args.dry_run:
         show_dry_run(data, *arguments)
         return {}
     original, oracles = data_args.model_paths()
+    processing_class = data_args.load_tokenizer(original)
+    references = reference_models(original, oracles)
+    check_models(references, processing_class, data.forget, config.max_length, data_args.trust_remote_code)
     examination = Examination(
         data_args,
         attack_args,
         data,
-        data_args.load_tokenizer(original),
+        processing_class,
         device=config.device,
         max_length=config.max_length,
         batch_size=config.per_device_eval_batch_size,

@@ -22,7 +22,7 @@ class UnlearnCallback(TrainerCallback):
         self.trainer.set_sampler_epoch(int(state.epoch or 0))
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.trainer.check_gradients()
+        self.trainer.check_divergence()
         self.trainer.before_update()
 
     def on_step_end(self, args, state, control, **kwargs):

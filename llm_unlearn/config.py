@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
+from torch import zeros
+from torch.optim import SGD
+from transformers import TrainingArguments, get_scheduler
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import HubStrategy
 
 RETAIN_LOSSES = ("nll", "kl", "none")
@@ -15,6 +18,22 @@ REFERENCES = ("zero", "previous", "original")
 INFLUENCES = ("log_probability", "log_odds", "probability")
 TOKEN_AGGREGATIONS = ("all", "minimum", "sum")
 ATTRIBUTIONS = ("negative", "positive", "both", "shuffled", "random", "activity")
+RANGES = {  # field of TrainingArguments -> (lowest, highest); they are used only when training has begun
+    "learning_rate": (0, None),
+    "weight_decay": (0, None),
+    "adam_beta1": (0, math.nextafter(1, 0)),
+    "adam_beta2": (0, math.nextafter(1, 0)),
+    "adam_epsilon": (0, None),
+    "max_grad_norm": (0, None),
+    "per_device_train_batch_size": (1, None),
+    "per_device_eval_batch_size": (1, None),
+    "gradient_accumulation_steps": (1, None),
+    "dataloader_num_workers": (0, None),
+    "save_steps": (0, None),
+    "save_total_limit": (1, None),
+    "seed": (0, 2**32 - 1),
+    "data_seed": (0, 2**32 - 1),
+}
 STOPPING_SCORES = ("exact_match", "probability", "rouge_l")
 
 
@@ -55,6 +74,16 @@ class UnlearnConfig(TrainingArguments):
         default=1,
         metadata={"help": "Steps between two checks of the stop_at_* thresholds; all of those given must hold."},
     )
+    max_forget_nll: float | None = field(
+        default=None,
+        metadata={
+            "help": "A run ends as diverged where a batch's forget answers have a negative log-likelihood per token "
+            "(nats) above this; default: 5 log(vocabulary), five times a blind guess's. inf: never."
+        },
+    )
+    max_retain_nll: float | None = field(
+        default=None, metadata={"help": "The same for retain answers; default: 3 log(vocabulary)."}
+    )
     # Defaults that differ from TrainingArguments.
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
     num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the forget set, at most."})
@@ -82,6 +111,7 @@ class UnlearnConfig(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        self._check_training_arguments()
         if self.retain_loss not in RETAIN_LOSSES:
             raise ValueError(f"retain_loss={self.retain_loss!r} is unknown; choose one of {', '.join(RETAIN_LOSSES)}")
         if self.push_to_hub and (HubStrategy(self.hub_strategy) != HubStrategy.END or self.hub_always_push):
@@ -91,11 +121,15 @@ class UnlearnConfig(TrainingArguments):
                 "and hub_always_push=false"
             )
         for name in ("forget_weight", "retain_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more and finite")
         for score, limit in self.stopping_thresholds.items():
             if not 0 <= limit <= 1:
                 raise ValueError(f"stop_at_forget_{score}={limit} must lie between 0 and 1")
+        for name in ("max_forget_nll", "max_retain_nll"):
+            bound = getattr(self, name)
+            if bound is not None and not bound > 0:
+                raise ValueError(f"{name}={bound} must be above 0 (inf: no bound), or null for the default")
         if self.forget_check_steps < 1:
             raise ValueError(f"forget_check_steps={self.forget_check_steps} must be 1 or more")
         if self.max_length is not None and self.max_length < 2:
@@ -106,6 +140,41 @@ class UnlearnConfig(TrainingArguments):
             if kwargs.setdefault("use_reentrant", False):
                 raise ValueError("activation_checkpointing_kwargs: use_reentrant=True is not supported; leave it out")
             self.activation_checkpointing_kwargs = kwargs
+
+    def _check_training_arguments(self) -> None:
+        """What transformers would find out only when training has begun, or never."""
+        for name, (lowest, highest) in RANGES.items():
+            value = getattr(self, name)
+            if value is None or (lowest <= value < math.inf and (highest is None or value <= highest)):
+                continue
+            upper = " and finite" if highest is None else f", and {'below 1' if highest < 1 else f'{highest} at most'}"
+            raise ValueError(f"{name}={value} must be {lowest} or more{upper}")
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise ValueError(f"max_steps={self.max_steps} must be 1 or more, or -1 for num_train_epochs")
+        if self.max_steps == -1 and not 0 < self.num_train_epochs < math.inf:
+            raise ValueError(f"num_train_epochs={self.num_train_epochs} must be above 0")
+        for name in ("save_steps", "eval_steps"):
+            value, strategy = getattr(self, name), getattr(self, f"{name.removesuffix('_steps')}_strategy")
+            if strategy == "steps" and not (value and value > 0):
+                raise ValueError(f"{name}={value} must be above 0 with {name.removesuffix('_steps')}_strategy=steps")
+        if self.label_smoothing_factor:
+            raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor}: no loss here has it; leave it out")
+        installed = get_available_reporting_integrations()
+        for name in self.report_to:
+            if name not in installed:
+                known = ", ".join([*installed, "none"])
+                raise ValueError(f"report_to: {name!r} is unknown or not installed; install it, or choose from {known}")
+        kind, kwargs = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type), self.lr_scheduler_kwargs
+        try:
+            get_scheduler(kind, SGD([zeros(1)], lr=1.0), 0, 1, scheduler_specific_kwargs=kwargs)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"lr_scheduler_type={kind} with lr_scheduler_kwargs={kwargs}: {error}") from error
+        best_is_wanted = self.load_best_model_at_end or self.save_strategy == "best"
+        if best_is_wanted and self.metric_for_best_model in (None, "loss", "eval_loss"):
+            raise ValueError(
+                "metric_for_best_model is missing: checkpoints are compared by what evaluate() measures; give "
+                "forget_probability, forget_exact_match, or SET_probability of a set in eval_dataset"
+            )
 
     @property
     def stopping_thresholds(self) -> dict[str, float]:
@@ -129,7 +198,7 @@ class NPOConfig(UnlearnConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.beta > 0:
+        if not 0 < self.beta < math.inf:
             raise ValueError(f"beta={self.beta} must be above 0")
 
 

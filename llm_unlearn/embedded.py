@@ -35,6 +35,8 @@ from llm_unlearn.data.encoding import encode_dataset
 from llm_unlearn.data.fictional import World, build_world
 from llm_unlearn.errors import InputError
 from llm_unlearn.finetuning import finetune
+from llm_unlearn.model_files import check_model_path
+from llm_unlearn.resources import check_writable
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -131,7 +133,13 @@ def embedded_model(size: str = "small", *, without: str | None = None, seed: int
     """
     world, recipe = build_world(size), RECIPES[size]
     folder, title = _place(size, without, seed)
+    if not folder.is_dir():
+        check_writable(folder, f"the cache folder {cache_folder()} (LLM_UNLEARN_CACHE moves it)")
     build_folder(folder, lambda unfinished: _train(world, recipe, without, seed, unfinished, title=title))
+    try:
+        check_model_path(str(folder))
+    except InputError as error:
+        raise InputError(f"{error}: remove the folder {folder}, and it is trained again") from error
     return folder
 
 
@@ -203,10 +211,12 @@ def build_folder(folder: Path, build: Callable[[Path], None]) -> None:
 def outcomes_folder(model_path: str) -> Path | None:
     """Where outcomes of an embedded model are kept, beside it: its folder's name fixes weights and data.
 
-    None for any other model.
+    None for any other model, and in a cache that may only be read.
     """
     folder = Path(model_path)
-    return folder.with_name(f"{folder.name}.outcomes") if cache_folder() in folder.parents else None
+    if cache_folder() not in folder.parents or not os.access(folder.parent, os.W_OK):
+        return None
+    return folder.with_name(f"{folder.name}.outcomes")
 
 
 def training_rows(world: World, without: str | None = None) -> dict[int, dict]:

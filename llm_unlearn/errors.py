@@ -1,5 +1,8 @@
 """Errors that a user can act on: each names the offending field, its value and the fix."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class InputError(ValueError):
     """Bad input that was found before any work was lost.
@@ -23,3 +26,14 @@ class LeakError(RuntimeError):
 
 class HubError(RuntimeError):
     """The hub refused or dropped an upload or a download; the message says what to do. Nothing on disk is lost."""
+
+
+@contextlib.contextmanager
+def as_input_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Within this scope, what a library raises about arguments that were handed on to it becomes an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except kinds as error:
+        raise InputError(" ".join(str(error).split()) or type(error).__name__) from error

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -31,7 +32,7 @@ from llm_unlearn.data.instructions import load_instructions
 from llm_unlearn.embedded import outcomes_folder
 from llm_unlearn.errors import InputError
 from llm_unlearn.judging import Records, judge, summarize
-from llm_unlearn.modeling import use_suitable_cpu_threads
+from llm_unlearn.modeling import quantization_config, use_suitable_cpu_threads
 from llm_unlearn.outcomes import digest_of, remember, weights_digest
 from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 
@@ -123,9 +124,13 @@ class Examination:
         yield
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - started, 2)
 
-    def load_model(self, path: str) -> PreTrainedModel:
-        """The model at `path` on the run's device."""
-        model = self.data_args.load_model(path).to(self.device)
+    def load_model(self, path: str, bits: int | None = None) -> PreTrainedModel:
+        """The model at `path` on the run's device, with base weights in so many bits (4 or 8), or whole."""
+        if bits is None:
+            model = self.data_args.load_model(path).to(self.device)
+        else:
+            compute = torch.float32 if torch.device(self.device).type == "cpu" else torch.bfloat16
+            model = self.data_args.load_model(path, quantization_config(bits, compute), self.device)
         use_suitable_cpu_threads(model)
         return model
 

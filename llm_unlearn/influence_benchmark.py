@@ -30,11 +30,13 @@ from llm_unlearn.embedded import RECIPE_DEFAULTS
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import reference_models
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
-from llm_unlearn.modeling import check_model_path
+from llm_unlearn.model_files import check_model_path
+from llm_unlearn.modeling import check_models
 from llm_unlearn.recipe import prepare_process
 from llm_unlearn.recipe_arguments import parse_for_model
 from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
 from llm_unlearn.reporting.influence_table import influence_sections, markdown, print_sections
+from llm_unlearn.resources import check_output_dir
 from llm_unlearn.run_files import write_json
 
 console = Console(highlight=False, width=max(Console().width, 110))  # narrower, the tables would lose digits
@@ -138,6 +140,7 @@ def influence_benchmark(description: str, argv: list[str] | None = None) -> dict
         defaults={},
         embedded_defaults={"attack_learning_rate": RECIPE_DEFAULTS["npo"]["reinjection_learning_rates"][0]},
     )
+    check_output_dir(arguments.output_dir)
     data = arguments.load_data()
     if arguments.dry_run:
         show_dry_run(data, arguments)
@@ -167,6 +170,7 @@ def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any
     models = arguments.models()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = arguments.load_tokenizer(models["original"])
+    check_models(models, tokenizer, data.forget, arguments.max_length, arguments.trust_remote_code)
     rows = encode_dataset(data.forget, tokenizer, arguments.max_length, "forget set")
     facts = fact_ids_of(data) or list(range(len(rows)))
     not_measured: dict[str, str] = {}

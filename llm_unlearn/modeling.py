@@ -4,34 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from huggingface_hub import snapshot_download
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import find_adapter_config_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from llm_unlearn.data.collators import FORGET, RETAIN
+from llm_unlearn.data.encoding import encode_dataset
 from llm_unlearn.errors import InputError
+from llm_unlearn.hub_lookup import check_on_hub
 from llm_unlearn.losses import answer_token_logps
+from llm_unlearn.model_files import (
+    ONLY_SAFETENSORS,
+    check_model_path,
+    check_rows_fit,
+    config_of,
+    is_adapter,
+    local_folder,
+    reason,
+    split_revision,
+)
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 SMALL_MODEL = 4_000_000  # parameters, below which more threads than one slow a model down
 
-_FIX = "give a local folder, or a hub id (of one commit: name@revision) that this machine can reach"
-_NO_SAFETENSORS = "only safetensors are loaded, for other formats may hold code: convert the weights, or pin a revision"
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def load_model(
     name_or_path: str,
     dtype: str = "auto",
+    quantization_config: BitsAndBytesConfig | None = None,
+    device: torch.device | str = "cpu",
     *,
     trust_remote_code: bool = False,
     base_model: str | None = None,
@@ -44,44 +63,111 @@ def load_model(
 
     Args:
         name_or_path: "name@revision" pins a hub id to a branch, tag or commit.
+        quantization_config: as of `quantization_config`; a model that is loaded whole needs none.
+        device: where quantized weights are put (they are made there); others are loaded to the CPU.
         trust_remote_code: run the model's own code from the hub.
         base_model: an adapter's base, where it is not the one that the adapter names.
         is_trainable: of an adapter.
 
     Raises:
-        InputError: the folder does not exist or holds no model, the hub has no such model or cannot be reached, there
-            are no safetensors, or an adapter names no base model.
+        InputError: as `check_model_path`, or the weights do not fit the configuration, or the adapter its base.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
-    check_model_path(name_or_path)
+    check_model_path(name_or_path, trust_remote_code, base_model)
     name, revision = split_revision(name_or_path)
-    kwargs |= {"dtype": DTYPES[dtype], "trust_remote_code": trust_remote_code, "use_safetensors": True}
     if Path(name).is_dir():
         name = str(Path(name).resolve())  # an adapter saved later remembers where its base is
-    is_model_folder = (Path(name) / "config.json").is_file()
+    kwargs |= {"dtype": DTYPES[dtype], "trust_remote_code": trust_remote_code, "use_safetensors": True}
+    if quantization_config is not None:
+        kwargs |= {"quantization_config": quantization_config, "device_map": {"": device}}
     try:
-        if is_model_folder or find_adapter_config_file(name, revision=revision) is None:
-            return AutoModelForCausalLM.from_pretrained(name, revision=revision or "main", **kwargs)
+        if not is_adapter(name_or_path):
+            return _whole_model(name, revision, **kwargs)
         # Left to itself, `from_pretrained` hides the adapter inside a plain model, which no attack would merge.
         if not Path(name).is_dir():
             name = snapshot_download(name, revision=revision, allow_patterns=list(_ADAPTER))
         if not (Path(name) / _ADAPTER[1]).is_file():
-            raise InputError(f"adapter {name_or_path!r} has no {_ADAPTER[1]}: {_NO_SAFETENSORS}")
+            raise InputError(f"adapter {name_or_path!r} has no {_ADAPTER[1]}: {ONLY_SAFETENSORS}")
         adapter = PeftConfig.from_pretrained(name)
-        if base_model is None and adapter.base_model_name_or_path is None:
-            raise InputError(f"adapter {name_or_path!r} does not say where its base model is: give it as base_model")
-        if base_model is None:
-            base_name, base_revision = adapter.base_model_name_or_path, adapter.revision
-        else:
-            base_name, base_revision = split_revision(base_model)
-        base = AutoModelForCausalLM.from_pretrained(base_name, revision=base_revision or "main", **kwargs)
-        return PeftModel.from_pretrained(base, name, is_trainable=is_trainable).eval()
-    except InputError:
+        base = (adapter.base_model_name_or_path, adapter.revision) if base_model is None else split_revision(base_model)
+        adapted = PeftModel.from_pretrained(_whole_model(*base, **kwargs), name, is_trainable=is_trainable).eval()
+    except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
-    except (OSError, ValueError) as error:
-        fix = _NO_SAFETENSORS if "safetensors" in str(error) else _FIX
-        raise InputError(f"model {name_or_path!r} could not be loaded: {_first_line(error)}; {fix}") from error
+    except Exception as error:  # files may be wrong in as many ways as there are libraries that read them
+        fix = ONLY_SAFETENSORS if "safetensors" in str(error) else _fix(name)
+        raise InputError(f"model {name_or_path!r} could not be loaded: {reason(error)}; {fix}") from error
+    _check_adapter(adapted, Path(name))
+    return adapted
+
+
+def _whole_model(name_or_path: str, revision: str | None, **kwargs) -> PreTrainedModel:
+    """A model all of whose weights came from its files: what is missing there would get random values."""
+    model, found = AutoModelForCausalLM.from_pretrained(
+        name_or_path, revision=revision or "main", output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+    )
+    if found["mismatched_keys"]:
+        name, saved, expected = min(found["mismatched_keys"])
+        raise InputError(
+            f"model {name_or_path!r}: its weights do not fit its config.json: {name} is {tuple(saved)}, not "
+            f"{tuple(expected)}; take both from one model"
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"model {name_or_path!r}: its files lack {len(missing)} weights that its config.json asks for, such as "
+            f"{missing[0]}; take both from one model"
+        )
+    return never_repacked(model)
+
+
+def _check_adapter(model: PeftModel, folder: Path) -> None:
+    """PEFT passes over what the adapter's file and its configuration do not have in common."""
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        return
+    with safe_open(file, framework="pt") as weights:
+        saved = {name for name in weights.keys() if "lora_" in name}  # noqa: SIM118 (no mapping)
+    expected = {name for name in get_peft_model_state_dict(model, save_embedding_layers=False) if "lora_" in name}
+    if saved != expected:
+        names = sorted(saved ^ expected)
+        raise InputError(
+            f"adapter {str(folder)!r}: adapter_model.safetensors and adapter_config.json do not belong together: "
+            f"{len(names)} weights are only in one of them, such as {names[0]}; take both from one adapter"
+        )
+
+
+def quantization_config(bits: int, compute_dtype: torch.dtype = torch.float32) -> BitsAndBytesConfig:
+    """Base weights in 4 bits (NF4 with double quantization, as QLoRA has it, arXiv 2305.14314) or 8 (LLM.int8()).
+
+    Raises:
+        InputError: bitsandbytes is not installed or does not load.
+    """
+    try:
+        import bitsandbytes  # noqa: F401  (an optional extra)
+    except ImportError as error:
+        raise InputError(
+            f'load_in_{bits}bit needs bitsandbytes ({error}); install it with pip install "llm_unlearn[quantization]"'
+        ) from error
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def never_repacked(model: nn.Module) -> nn.Module:
+    """The model itself, whose 4-bit weights stay as they are stored.
+
+    Else the first forward in evaluation mode repacks them in place on processors with AVX512-BF16: it changes what is
+    computed, accepts few layer sizes, and gives later gradients wrong values without an error.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    return model
 
 
 def load_tokenizer(name_or_path: str, **kwargs) -> PreTrainedTokenizerBase:
@@ -90,21 +176,14 @@ def load_tokenizer(name_or_path: str, **kwargs) -> PreTrainedTokenizerBase:
     Raises:
         InputError: no tokenizer there, or one with neither pad nor end token.
     """
-    _check_path(name_or_path, "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     name, revision = split_revision(name_or_path)
+    if local_folder(name, "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json") is None:
+        check_on_hub(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", **kwargs)
-    except (OSError, ValueError) as error:
-        raise InputError(f"tokenizer {name_or_path!r} could not be loaded: {_first_line(error)}; {_FIX}") from error
+    except Exception as error:  # as in `load_model`
+        raise InputError(f"tokenizer {name_or_path!r} could not be loaded: {reason(error)}; {_fix(name)}") from error
     return with_pad_token(tokenizer)
-
-
-def split_revision(name_or_path: str) -> tuple[str, str | None]:
-    """A hub id and the revision that it is pinned to: "name@revision"; a folder's name may have any letter."""
-    if "@" not in name_or_path or Path(name_or_path).is_dir():
-        return name_or_path, None
-    name, _, revision = name_or_path.partition("@")
-    return name, revision
 
 
 def with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -116,23 +195,53 @@ def with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBas
     return tokenizer
 
 
-def check_model_path(name_or_path: str) -> None:
-    """Raise InputError for what can be neither a folder with a model or adapter nor a hub id; loads nothing."""
-    _check_path(name_or_path, "config.json", "adapter_config.json")
+def _fix(name_or_path: str) -> str:
+    if Path(name_or_path).is_dir():
+        return "correct the files of that folder, or download or save it again"
+    return "give a local folder, or a hub id that this machine can reach"
 
 
-def _check_path(name_or_path: str, *expected: str) -> None:
-    """A local folder must hold one of the expected files; anything that cannot be a hub id must be a local folder."""
-    path = Path(name_or_path)
-    if path.is_dir():
-        if not any((path / name).exists() for name in expected):
-            raise InputError(f"the folder {name_or_path!r} has none of {', '.join(expected)}")
-    elif path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.partition("@")[0].count("/") > 1:
-        raise InputError(f"model path {name_or_path!r} does not exist (looked in {path.absolute()})")
+def check_models(
+    models: Mapping[str, str],
+    processing_class: PreTrainedTokenizerBase,
+    forget: Dataset,
+    max_length: int | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Refuse models that could not be judged on the same tokens; loads no weights.
+
+    Args:
+        models: name -> folder or hub id; `processing_class` is the tokenizer of the first.
+
+    Raises:
+        InputError: as `check_model_path`; a model has too few embeddings or positions for the rows; or its own
+            tokenizer gives the forget rows other tokens than that of the first.
+    """
+    rows = encode_dataset(forget, processing_class, max_length, "forget set")
+    texts = [processing_class.decode(row["input_ids"]) for row in rows[:20]]
+    first = next(iter(models))
+    for name, path in models.items():
+        check_model_path(path, trust_remote_code)
+        check_rows_fit(config_of(path, trust_remote_code), rows, processing_class.pad_token_id, f"{name} {path!r}")
+        if name != first:
+            _check_tokenizer(name, path, processing_class, texts, f"{first} {models[first]!r}")
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _check_tokenizer(
+    name: str, path: str, processing_class: PreTrainedTokenizerBase, texts: list[str], original: str
+) -> None:
+    """A model with a tokenizer of its own must give the same tokens: rows are encoded once, for all models."""
+    folder = Path(path)
+    if folder.is_dir() and not any(folder.glob("tokenizer*")):
+        return
+    own = load_tokenizer(path)
+    for text in texts:
+        ids, expected = (one(text, add_special_tokens=False)["input_ids"] for one in (own, processing_class))
+        if ids != expected:
+            raise InputError(
+                f"{name} {path!r} has another tokenizer than {original} ({text!r:.60} becomes {ids[:8]}, not "
+                f"{expected[:8]}): compare models that were made from one base model"
+            )
 
 
 def use_all_cpu_threads() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 4  # raise it when attacks change in a way that the keys do not show
 
@@ -32,16 +35,19 @@ def remember(file: Path, key: object, compute: Callable[[], dict | None], *, wai
         wait: for a process that is at this outcome; otherwise the answer is None.
     """
     digest = digest_of(key)
-    if (found := _kept(file, digest)) is not None:
+    lock = FileLock(file.with_name(f"{file.name}.lock"))  # dropped by the operating system when its process dies
+    found = _kept(file, digest)
+    if found is not None and not Path(lock.lock_file).exists():
         return found
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file.with_name(f"{file.name}.lock"))  # dropped by the operating system when its process dies
     try:
-        held = lock.acquire(timeout=-1 if wait else 0)
+        held = lock.acquire(timeout=-1 if wait and found is None else 0)
     except Timeout:
-        return None
+        return found
     with held:
         try:
+            for left in file.parent.glob(f"{file.name}.*.unfinished"):  # by a process that was killed
+                left.unlink()
             return _kept(file, digest) or _computed(file, digest, compute)
         finally:
             Path(lock.lock_file).unlink(missing_ok=True)  # who waits for it holds its handle already
@@ -61,14 +67,20 @@ def _computed(file: Path, digest: str, compute: Callable[[], dict | None]) -> di
 def _kept(file: Path, digest: str) -> dict | None:
     if not file.is_file():
         return None
-    kept = json.loads(file.read_text(encoding="utf-8"))
-    return kept["outcome"] if kept["digest"] == digest else None
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return kept["outcome"] if kept["digest"] == digest else None
+    except (ValueError, KeyError, TypeError):  # damaged, or not ours: what it said is found anew
+        logger.warning("%s is damaged; what it held is computed again, and the file replaced", file)
+        return None
 
 
-def weights_digest(model: nn.Module) -> str:
-    """A hash of a model's class and of every weight, bit by bit."""
+def weights_digest(model: nn.Module, without: Container[str] = ()) -> str:
+    """A hash of a model's class and of every weight, bit by bit, but those whose names are in `without`."""
     found = hashlib.sha256(type(model).__name__.encode())
     for name, tensor in model.state_dict().items():
+        if name in without:
+            continue
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().contiguous().flatten().view(torch.uint8).cpu().numpy())
     return found.hexdigest()

@@ -19,17 +19,19 @@ from llm_unlearn.arguments import arguments_to_dict, is_main_process
 from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data.collators import FORGET
 from llm_unlearn.errors import InputError
-from llm_unlearn.examination import Examination
+from llm_unlearn.examination import Examination, reference_models
 from llm_unlearn.hub.edition import weight_digests
 from llm_unlearn.hub.upload import check_ready, hub_arguments, push_run
 from llm_unlearn.judging import Records
-from llm_unlearn.modeling import use_all_cpu_threads
+from llm_unlearn.model_files import is_adapter
+from llm_unlearn.modeling import check_models, use_all_cpu_threads
 from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 from llm_unlearn.reporting.counterfactual_table import counterfactual_table
 from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results
 from llm_unlearn.reporting.verdict import verdict_of
 from llm_unlearn.reporting.verdict_table import print_verdict
+from llm_unlearn.resources import bytes_to_write, check_free_space, check_output_dir, memory_words, reference_words
 from llm_unlearn.run_files import absolute, write_json, write_rows
 from llm_unlearn.trainer import UnlearnTrainer
 
@@ -71,7 +73,7 @@ class Recipe:
             groups,
             argv,
             description=description,
-            defaults={},
+            defaults={name: value for name, value in embedded_defaults.items() if name == "output_dir"},
             embedded_defaults=embedded_defaults,
             embedded_full_defaults=embedded_full_defaults,
         )
@@ -84,13 +86,27 @@ class Recipe:
             check_ready(args.hub_model_id, args.hub_token)
         if args.push == "merged" and adapter_args.full_finetuning:
             raise InputError("--push merged puts an adapter into its base model, and --full_finetuning trains none")
+        check_output_dir(args.output_dir)
         data = data_args.load_data()
+        if data.retain is None and args.retain_loss != "none":
+            raise InputError(
+                f"retain_loss={args.retain_loss!r} needs rows to keep: give --retain_file (beside --forget_file), or "
+                "--retain_loss none to forget without protecting anything"
+            )
         model_path, oracle_paths = data_args.model_paths()
+        if is_adapter(model_path):
+            raise InputError(
+                f"model_name_or_path={model_path!r} is an adapter, and a recipe trains another one or all weights: "
+                "merge it into its base first (merge_and_unload() and save_pretrained() of its PeftModel)"
+            )
+        processing_class = data_args.load_tokenizer(model_path)
+        references = reference_models(model_path, oracle_paths)
+        check_models(references, processing_class, data.forget, args.max_length, data_args.trust_remote_code)
         examination = Examination(
             data_args,
             attack_args,
             data,
-            data_args.load_tokenizer(model_path),
+            processing_class,
             device=args.device,
             max_length=args.max_length,
             batch_size=args.per_device_eval_batch_size,
@@ -101,7 +117,7 @@ class Recipe:
     def trainer_arguments(self) -> dict:
         """The arguments of an `UnlearnTrainer`."""
         return {
-            "model": self.examination.load_model(self.model_path),
+            "model": self.examination.load_model(self.model_path, self.adapter_args.bits),
             "args": self.args,
             "forget_dataset": self.examination.data.forget,
             "retain_dataset": self.examination.data.retain,
@@ -114,6 +130,7 @@ class Recipe:
         if self.examination.data_args.dry_run:
             return self.dry_run(trainer)
         self.banner(trainer)
+        check_free_space(self.args.output_dir, bytes_to_write(trainer))
         with self.examination.timed("unlearn"):
             trainer.train(resume_from_checkpoint=self.args.resume_from_checkpoint)
         return self.finish(trainer)
@@ -133,6 +150,8 @@ class Recipe:
         self._say(f"  data       {escape(data.source)}: {len(data.forget)} forget, {retain_count} retain rows")
         self._say(f"  trainable  {trainable:,} of {total:,} parameters ({trainable / total:.1%}), {args.device}")
         self._say(f"  batch      {rows} forget + {rows} retain rows a step, longest row {longest} tokens")
+        self._say(f"  reference  {reference_words(trainer)}")
+        self._say(f"  memory     {memory_words(trainer)}")
         self._say(f"  stops at   {limits or 'no forget threshold'}, or after {args.num_train_epochs:g} epochs")
 
     def dry_run(self, trainer: UnlearnTrainer) -> None:
@@ -165,7 +184,10 @@ class Recipe:
         output = Path(self.args.output_dir)
         unlearned_path = output / ("model" if self.adapter_args.full_finetuning else "adapter")
         trainer.save_model(str(unlearned_path))
-        unlearned = trainer.accelerator.unwrap_model(trainer.model)
+        # Where this process has but a shard, or base weights rounded to 4 bits, the saved model is judged: that is what
+        # people will use, and each process needs it whole for its attacks.
+        trainer.accelerator.wait_for_everyone()
+        unlearned = trainer.accelerator.unwrap_model(trainer.model) if trainer.is_whole else str(unlearned_path)
         examined, records = self.examination.examine(self.model_path, self.oracle_paths, unlearned)
         if not trainer.is_world_process_zero():
             return {}

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.arguments import parse_arguments
 from llm_unlearn.attacks import ATTACKS, AttackBudget
 from llm_unlearn.data import UnlearningData, load_unlearning_data
 from llm_unlearn.embedded import embedded_models
 from llm_unlearn.errors import InputError
+from llm_unlearn.model_files import check_model_path
 from llm_unlearn.modeling import load_model, load_tokenizer
 
 
@@ -73,7 +76,11 @@ class DataArguments:
             InputError: data that the embedded model does not know, and no other model.
         """
         oracles = self.oracle_model_name_or_path
+        for path in (self.pinned_model, *(oracles or [])):
+            if path is not None:
+                check_model_path(path, self.trust_remote_code)  # before the first of them is used, which may take hours
         if (model := self.pinned_model) is not None:
+            _check_different(model, oracles or [])
             return model, oracles or []
         spec = self.data or "fictional"
         if self.forget_file or not spec.startswith("fictional"):
@@ -82,6 +89,7 @@ class DataArguments:
         split = self.forget_split or "forget10"
         own = [] if oracles else [(split, seed) for seed in range(self.embedded_oracles)]
         original, *trained = map(str, embedded_models(self.embedded_size, [(None, 0), *own]))
+        _check_different(original, oracles or [])
         return original, oracles or trained
 
     @property
@@ -98,9 +106,11 @@ class DataArguments:
             raise InputError(f"revision={revision!r} pins a hub id as model_name_or_path, which is {name!r}")
         return f"{name}@{revision}"
 
-    def load_model(self, path: str) -> PreTrainedModel | PeftModel:
+    def load_model(
+        self, path: str, quantization_config: BitsAndBytesConfig | None = None, device: torch.device | str = "cpu"
+    ) -> PreTrainedModel | PeftModel:
         """`modeling.load_model` as these arguments want it."""
-        return load_model(path, self.dtype, trust_remote_code=self.trust_remote_code)
+        return load_model(path, self.dtype, quantization_config, device, trust_remote_code=self.trust_remote_code)
 
     def load_tokenizer(self, path: str) -> PreTrainedTokenizerBase:
         """`modeling.load_tokenizer` as these arguments want it."""
@@ -119,7 +129,7 @@ class DataArguments:
 
 @dataclass
 class AdapterArguments:
-    """How the weights change: LoRA on every linear map of the blocks, or full fine-tuning."""
+    """How the weights change: LoRA on every linear map of the blocks, of a quantized base too, or full fine-tuning."""
 
     full_finetuning: bool = field(default=False, metadata={"help": "Train all weights instead of a LoRA adapter."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
@@ -128,6 +138,33 @@ class AdapterArguments:
     lora_target_modules: list[str] | None = field(
         default=None, metadata={"help": "Names of the modules to adapt; default: every linear map of the blocks."}
     )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata={
+            "help": "QLoRA: train the adapter on base weights in 4 bits (NF4, double quantization; needs "
+            "bitsandbytes). What is judged and attacked is the adapter on the whole base."
+        },
+    )
+    load_in_8bit: bool = field(default=False, metadata={"help": "The same in 8 bits (LLM.int8())."})
+
+    @property
+    def bits(self) -> int | None:
+        """4 or 8 where the base weights are quantized."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
+
+    def __post_init__(self):
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("load_in_4bit and load_in_8bit exclude each other; give one")
+        if self.bits is not None and self.full_finetuning:
+            raise ValueError(f"load_in_{self.bits}bit: rounded weights cannot be trained; leave out full_finetuning")
+        if self.lora_r < 1:
+            raise ValueError(f"lora_r={self.lora_r} must be 1 or more; --full_finetuning trains without an adapter")
+        if self.lora_alpha < 1:
+            raise ValueError(f"lora_alpha={self.lora_alpha} must be 1 or more: at 0 the adapter would change nothing")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout={self.lora_dropout} must be a share of 0 or more, and below 1")
+        if self.full_finetuning and self.lora_target_modules:
+            raise ValueError("full_finetuning trains all weights, lora_target_modules those of an adapter; give one")
 
     def peft_config(self) -> LoraConfig | None:
         """The LoRA configuration, or None for full fine-tuning."""
@@ -229,12 +266,18 @@ class AttackArguments:
     )
 
     def __post_init__(self):
+        if "none" in self.attacks and len(self.attacks) > 1:
+            raise ValueError(f"attacks: {' '.join(self.attacks)}: none stands alone, or leave it out")
         if self.attacks == ["none"]:
             self.attacks, self.counterfactual = [], False
         for name in self.attacks:
             if name not in ATTACKS:
                 raise ValueError(f"attacks: {name!r} is unknown; choose from {', '.join(ATTACKS)}, or none")
             self.budget(name)  # refuses an impossible one before anything is trained
+        if self.attack_retain_rows < 1:
+            raise ValueError(f"attack_retain_rows={self.attack_retain_rows} must be 1 or more")
+        if len(set(self.attacks)) < len(self.attacks):
+            raise ValueError(f"attacks: {' '.join(self.attacks)} names one twice; name each once")
 
     def budget(self, attack: str) -> AttackBudget:
         """What the attacker may spend on one attack."""
@@ -256,6 +299,21 @@ class AttackArguments:
             lora_r=self.attack_lora_r,
             left_out_groups=self.left_out_groups,
         )
+
+
+def _check_different(original: str, oracles: Sequence[str]) -> None:
+    """The same model under two names would pass for two."""
+    seen: set[str] = set()
+    for oracle in oracles:
+        place = os.path.realpath(oracle)
+        if place == os.path.realpath(original):
+            raise InputError(
+                f"oracle_model_name_or_path: {oracle!r} is the model to unlearn itself; give one that never saw the "
+                "forget rows, or leave it out"
+            )
+        if place in seen:
+            raise InputError(f"oracle_model_name_or_path: {oracle!r} is given twice; give each oracle once")
+        seen.add(place)
 
 
 def parse_for_model(

@@ -36,9 +36,11 @@ from llm_unlearn.embedded import (
     train_tokenizer,
 )
 from llm_unlearn.errors import InputError
-from llm_unlearn.modeling import check_model_path, load_model
+from llm_unlearn.model_files import check_model_path
+from llm_unlearn.modeling import load_model
 from llm_unlearn.recipe import prepare_process
 from llm_unlearn.recipe_arguments import DataArguments
+from llm_unlearn.resources import check_output_dir
 from llm_unlearn.run_files import write_json
 from llm_unlearn.scoring import score_answers
 
@@ -165,6 +167,7 @@ def train_references(arguments: ReferenceTrainingArguments) -> dict:
     """
     if arguments.model_name_or_path is not None:
         check_model_path(arguments.model_name_or_path)
+    check_output_dir(arguments.output_dir)
     data = arguments.load_data()
     if arguments.dry_run:
         _show_dry_run(arguments, data)

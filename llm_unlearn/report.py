@@ -1,4 +1,4 @@
-"""Rebuild the report of finished runs: `python -m llm_unlearn.report RUN_FOLDER [...]`."""
+"""Rebuild the report of finished runs: `llm-unlearn report RUN_FOLDER [...]`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ everything comes from
 report.html needs no other file and no network: mail it, print it, open it on a phone."""
 EXAMPLES = """\
 examples:
-  python -m llm_unlearn.report outputs/npo
-  python -m llm_unlearn.report outputs/*/          # every run, after an update of this package"""
+  llm-unlearn report outputs/npo
+  llm-unlearn report outputs/*/          # every run, after an update of this package"""
 
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
         InputError: a folder is missing or holds no results.json that can be judged.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m llm_unlearn.report",
+        prog="llm-unlearn report",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -64,12 +64,12 @@ def rebuild_verdict(folder: Path) -> dict:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the --output_dir of a recipe's run")
     results = read_json(folder / "results.json", RERUN)
-    try:
-        verdict = verdict_of(results, read_records(folder))
-    except KeyError as error:
-        raise InputError(
-            f"{folder / 'results.json'} has no {error}, which a verdict needs; an older version wrote it: {RERUN}"
-        ) from error
+    for key in ("scores", "attacks", "forget_groups"):
+        if key not in results:
+            raise InputError(
+                f"{folder / 'results.json'} has no {key!r}, which a verdict needs; an older version wrote it: {RERUN}"
+            )
+    verdict = verdict_of(results, read_records(folder))
     path = folder / "verdict.json"
     unfinished = path.with_name("verdict.json.unfinished")  # complete or not at all
     unfinished.write_text(json.dumps(verdict, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")

@@ -29,6 +29,7 @@ from llm_unlearn.judging import Records
 from llm_unlearn.outcomes import remember
 from llm_unlearn.recipe import write_results
 from llm_unlearn.recipe_arguments import AdapterArguments
+from llm_unlearn.reporting.robustness import run_folder
 from llm_unlearn.run_files import write_rows
 
 KEPT = 0.95  # of the original's retain exact match: what a rate must keep to be chosen
@@ -192,10 +193,9 @@ class Robustness:
         if references is None:
             name = trained_as(name)
         method = method_of(name)
-        place = name.replace(":", "-")
-        folder = self.output / "runs" / f"{place}-seed{seed}"
+        folder = run_folder(self.output, name, seed)
         if references is None:
-            folder = self.output / "tuning" / f"{place}-rate{rate:.3g}-seed{seed}"
+            folder = self.output / "tuning" / f"{name.replace(':', '-')}-rate{rate:.3g}-seed{seed}"
         config = self._config(name, rate, seed, folder)
         data = self.examination.data
         shown = arguments_to_dict(config, self.adapter_args, self.examination.attack_args)

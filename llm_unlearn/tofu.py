@@ -23,9 +23,10 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.judging import Records, judge, reference_attack
 from llm_unlearn.log_files import read_retain_log, recompute_file
 from llm_unlearn.metrics.logs import recompute_log
-from llm_unlearn.modeling import use_all_cpu_threads
+from llm_unlearn.modeling import check_models, use_all_cpu_threads
 from llm_unlearn.outcomes import weights_digest
 from llm_unlearn.reporting.tofu_table import tofu_table
+from llm_unlearn.resources import check_output_dir
 from llm_unlearn.run_files import write_json
 
 MAXIMUM_RETAIN_ROWS = 400  # TOFU judges 400 retain rows
@@ -96,6 +97,7 @@ def tofu_benchmark(description: str, argv: list[str] | None = None) -> Summary:
     if arguments.retain_logs:
         retain_label = f"--retain_logs {arguments.retain_logs}"
         retain_log = read_retain_log(arguments.retain_logs, retain_label)
+    check_output_dir(arguments.output_dir)
     data = arguments.load_data()
     if retain_log is not None:
         _check_forget_rows(retain_log, data, retain_label)
@@ -105,6 +107,13 @@ def tofu_benchmark(description: str, argv: list[str] | None = None) -> Summary:
     # Whoever is done first waits for the others, however long that takes.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
     models = arguments.models()
+    check_models(
+        models,
+        arguments.load_tokenizer(models["original"]),
+        data.forget,
+        arguments.max_length,
+        arguments.trust_remote_code,
+    )
     tested = "unlearned" if "unlearned" in models else "original"
     output = Path(arguments.output_dir)
     records = {

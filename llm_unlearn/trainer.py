@@ -5,25 +5,45 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import logging
+import os
 
 import torch
 from datasets import Dataset
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import (
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback
 
+from llm_unlearn.adapters import with_adapter
 from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
 from llm_unlearn.checked_uploads import CheckedUploads
-from llm_unlearn.checkpoints import check_checkpoint, checkpoint_to_resume, load_method_state, written_whole
+from llm_unlearn.checkpoints import (
+    check_checkpoint,
+    checkpoint_to_resume,
+    last_checkpoint,
+    load_method_state,
+    written_whole,
+)
 from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row, validate_forget_retain, validate_rows
 from llm_unlearn.data.collators import FORGET, RETAIN, PairedDataset, PairSampler, UnlearnCollator
-from llm_unlearn.errors import DivergenceError, InputError
+from llm_unlearn.divergence import count_not_finite, why_diverged
+from llm_unlearn.errors import DivergenceError, InputError, as_input_errors
 from llm_unlearn.losses import kl_loss, nll_loss
 from llm_unlearn.metrics import rouge_scores
+from llm_unlearn.model_files import check_rows_fit
 from llm_unlearn.modeling import Answers, forward_answers, load_model, load_tokenizer, with_pad_token
+from llm_unlearn.reference_policy import reference_log_probs
 from llm_unlearn.scoring import evaluation_mode, generate_answers, score_answers
 
 logger = logging.getLogger(__name__)
@@ -42,9 +62,11 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         eval_dataset: one more data set (or a dict of them) that `evaluate()` scores beside the forget set.
         processing_class: the tokenizer; by default the one in the model's folder.
         peft_config: e.g. `LoraConfig(r=16)`; without `target_modules`, every linear map of the blocks is adapted.
+        quantization_config: e.g. `modeling.quantization_config(4)` (QLoRA), where `model` is an id or a folder.
 
     Raises:
-        InputError: empty, overlapping or malformed data, answers that truncation removes, a missing retain set.
+        InputError: empty, overlapping or malformed data, answers that truncation removes, a missing retain set,
+            quantized weights without an adapter, FSDP on a CPU.
     """
 
     config_class = UnlearnConfig
@@ -60,6 +82,7 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
+        quantization_config: BitsAndBytesConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
     ):
@@ -71,6 +94,8 @@ class UnlearnTrainer(CheckedUploads, Trainer):
             raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch` (one process per GPU)")
         if args.device.type == "cpu":
             args.dataloader_pin_memory = False  # pinning is for transfers to a GPU, and warns where there is none
+            if args.fp16:
+                raise InputError("fp16 needs a GPU; on a CPU use --bf16, or leave both out")
         self._check_datasets(args, forget_dataset, retain_dataset)
         if processing_class is None:
             name_or_path = model if isinstance(model, str) else model.config._name_or_path
@@ -84,29 +109,45 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         if args.retain_loss != "none":
             self.retain_rows = encode_dataset(retain_dataset, name="retain_dataset", **encode)
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
-        eval_datasets = (
-            eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset} if eval_dataset else {}
-        )
+        if eval_dataset is not None and not isinstance(eval_dataset, dict):
+            eval_dataset = {"eval": eval_dataset}
+        eval_datasets = eval_dataset or {}
+        if "forget" in eval_datasets:
+            raise InputError("eval_dataset: a set called 'forget' would hide the forget set's own scores; rename it")
         self._eval_rows = {name: encode_dataset(rows, name=name, **encode) for name, rows in eval_datasets.items()}
 
         if isinstance(model, str):
-            model = load_model(model)
+            model = load_model(model, quantization_config=quantization_config, device=args.device)
+        elif quantization_config is not None:
+            raise InputError("quantization_config is for a model that is still to be loaded; pass its id or folder")
         # The adapter as it arrives belongs to the reference: only a fresh one may simply be switched off.
         self._adapter_is_fresh = peft_config is not None
         if peft_config is not None:
             set_seed(args.seed)  # the Trainer does so later: too late for the adapter's first weights
-            model = _with_adapter(model, peft_config)
+            model = with_adapter(model, peft_config)
+        elif getattr(model, "is_quantized", False) and not isinstance(model, PeftModel):
+            raise InputError(
+                "quantized weights cannot be trained; pass peft_config=LoraConfig(...), or load them whole"
+            )
+        rows = [*self.forget_rows, *(self.retain_rows or []), *itertools.chain(*self._eval_rows.values())]
+        check_rows_fit(model.config, rows, processing_class.pad_token_id, f"model {model.config._name_or_path!r}")
 
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=UnlearnCollator(processing_class.pad_token_id),
-            train_dataset=PairedDataset(self.forget_rows, self.retain_rows),
-            eval_dataset=eval_dataset or forget_dataset,  # evaluate() always scores the forget set
-            processing_class=processing_class,
-            callbacks=[*(callbacks or []), UnlearnCallback(self)],
-            optimizers=optimizers,
-        )
+        with as_input_errors(ValueError, ImportError, OSError):  # a missing package, a device without bf16, ...
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=UnlearnCollator(processing_class.pad_token_id),
+                train_dataset=PairedDataset(self.forget_rows, self.retain_rows),
+                eval_dataset=eval_datasets or forget_dataset,  # evaluate() always scores the forget set
+                processing_class=processing_class,
+                callbacks=[*(callbacks or []), UnlearnCallback(self)],
+                optimizers=optimizers,
+            )
+            self.get_optimizer_cls_and_kwargs(args, model)  # its package may be missing: better now than later
+        asked_for_fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+        if asked_for_fsdp and not self.is_fsdp_enabled:  # Accelerate leaves it out on CPUs without a word
+            raise InputError(f"fsdp: Accelerate shards on GPUs only, not on {args.device}; leave FSDP out")
+        self._check_best_metric()
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(UnlearnProgressCallback)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the counts of the whole accumulated batch
@@ -114,6 +155,8 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         self._reference_logps: torch.Tensor | None = None
         self._reference_model: nn.Module | None = None
         self._sums: dict[str, torch.Tensor] = {}  # what has been summed up since the last log line
+        self._step_nll: dict[str, torch.Tensor] = {}  # of this step's answer tokens, this process's share of the mean
+        self._vocabulary = 0
         self.stopped_by: str | None = None
 
     # ---- what a method defines -------------------------------------------------------------------------------------
@@ -170,6 +213,8 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         # A process whose share is only filler has a sum over no token here: zero, but with a graph for its backward.
         loss = sum(self.part_weights[name] * value for name, value in parts.items())
         self._sum_up(parts, answers, counts)
+        if self.is_deepspeed_enabled:
+            self._raise_if_diverged((~loss.detach().isfinite()).float())
         # Data parallelism averages gradients over processes, while the parts above already are shares of a global mean.
         loss = loss * self.accelerator.num_processes
         return (loss, answers) if return_outputs else loss
@@ -222,8 +267,9 @@ class UnlearnTrainer(CheckedUploads, Trainer):
     def _cached_reference_logps(self) -> torch.Tensor:
         """Answer log-probs of all forget rows, (forget rows,), under the model as it was before training."""
         if self._reference_logps is None:
-            scores = score_answers(self.model, self.forget_rows, self.args.per_device_eval_batch_size)
-            self._reference_logps = torch.tensor([-score.nll for score in scores], device=self.args.device)
+            model = self.accelerator.unwrap_model(self.model)
+            known = reference_log_probs(model, self.forget_rows, self.args, self._adapter_is_fresh)
+            self._reference_logps = torch.tensor(known, device=self.args.device)
         return self._reference_logps
 
     @contextlib.contextmanager
@@ -245,7 +291,8 @@ class UnlearnTrainer(CheckedUploads, Trainer):
 
         Raises:
             InputError: no complete checkpoint there, or one of another method or other rows.
-            DivergenceError: a gradient became NaN or infinite. The weights before that step are in `output_dir`.
+            DivergenceError: a gradient became NaN or infinite, or answers less likely than `max_forget_nll` and
+                `max_retain_nll` allow. The weights before that step are in `output_dir`.
             StorageError: a checkpoint could not be written; earlier ones are as they were.
         """
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
@@ -265,7 +312,11 @@ class UnlearnTrainer(CheckedUploads, Trainer):
             self.model.zero_grad()
             self.save_model(self.args.output_dir)
             self.save_state()
-            raise DivergenceError(f"{error}; the last good weights are in {self.args.output_dir}") from None
+            kept = last_checkpoint(self.args.output_dir)
+            earlier = f", those of an earlier step in {kept.name}" if kept else ""
+            raise DivergenceError(
+                f"{error}. The weights before that step are in {self.args.output_dir}{earlier}"
+            ) from None
 
     def _save_checkpoint(self, model, trial) -> None:
         with written_whole(self):
@@ -274,17 +325,26 @@ class UnlearnTrainer(CheckedUploads, Trainer):
     def before_update(self) -> None:
         """Called when all micro-batches of a step have gone through the loss, for methods that look at a whole step."""
 
-    def check_gradients(self) -> None:
-        """Refuse an update with NaN or infinite gradients (all processes see the same, reduced gradients)."""
-        if self.accelerator.scaler is not None:  # fp16 meets infinities by design and skips those steps by itself
-            return
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if gradients and not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
-            raise DivergenceError(
-                f"the loss diverged (NaN or infinite gradient) at step {self.state.global_step + 1}; lower "
-                f"learning_rate (now {self.args.learning_rate:g}), raise retain_weight or set a stop_at_forget_* "
-                "threshold"
-            )
+    def check_divergence(self) -> None:
+        """Refuse the update of a step that says that the run has diverged; all processes find the same."""
+        if not self.is_deepspeed_enabled:  # it has made the update when this is called: see compute_loss
+            not_finite = torch.zeros((), device=self.args.device)
+            if self.accelerator.scaler is None:  # fp16 meets infinities by design and skips those steps by itself
+                not_finite += count_not_finite(self.model.parameters())
+            self._raise_if_diverged(not_finite)
+        self._step_nll = {}
+
+    def _raise_if_diverged(self, not_finite: torch.Tensor) -> None:
+        seen = self.accelerator.reduce(torch.stack([not_finite, *self._step_nll.values()]), "sum").tolist()
+        nll = dict(zip(self._step_nll, seen[1:], strict=True))
+        if reason := why_diverged(seen[0], nll, self.args, self._vocabulary):
+            raise DivergenceError(f"step {self.state.global_step + 1}: {reason}")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this process holds the trained model as it will be used: no shard of it, no rounded weights."""
+        quantized = getattr(self.accelerator.unwrap_model(self.model), "is_quantized", False)
+        return not (self.is_fsdp_enabled or is_deepspeed_zero3_enabled() or quantized)
 
     # ---- batches ---------------------------------------------------------------------------------------------------
 
@@ -350,11 +410,14 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         """Add this micro-batch's share to what the next log line shows."""
         for name, value in parts.items():
             self.add_to_log(f"{name}/loss", value.detach())
+        self._vocabulary = answers.logits.shape[-1]
         for name, role in (("forget", FORGET), ("retain", RETAIN)):
             part = answers.forget if role == FORGET else answers.retain
             if name in parts:  # also where this process has none of those rows: log() sums over processes by name
                 probability = (part.logps.detach() / part.lengths).exp().sum() / counts[role][0]
                 self.add_to_log(f"{name}/probability", probability)
+                nll = -part.token_logps.detach().sum() / counts[role][1]
+                self._step_nll[name] = self._step_nll.get(name, 0.0) + nll
 
     def add_to_log(self, name: str, value: torch.Tensor) -> None:
         """Add a micro-batch's share of a global mean; log lines show the mean over their steps.
@@ -374,6 +437,17 @@ class UnlearnTrainer(CheckedUploads, Trainer):
             self._sums = {}
         super().log(logs, start_time)
 
+    def _check_best_metric(self) -> None:
+        """Checkpoints can only be compared by what `evaluate` measures."""
+        wanted = self.args.metric_for_best_model
+        if wanted is None or not (self.args.load_best_model_at_end or self.args.save_strategy == "best"):
+            return
+        sets = ["forget", *self._eval_rows]
+        known = [name if name == "eval" else f"eval_{name}" for name in sets]
+        known = [f"{name}_{score}" for name in known for score in ("exact_match", "probability")]
+        if f"eval_{wanted.removeprefix('eval_')}" not in known:
+            raise InputError(f"metric_for_best_model={wanted!r} is not measured; choose from {', '.join(known)}")
+
     @staticmethod
     def _check_datasets(args: UnlearnConfig, forget_dataset: Dataset | None, retain_dataset: Dataset | None) -> None:
         if forget_dataset is None:
@@ -388,19 +462,6 @@ class UnlearnTrainer(CheckedUploads, Trainer):
             return
         validate_rows(retain_dataset, "retain_dataset")
         validate_forget_retain(forget_dataset, retain_dataset)
-
-
-def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
-    if isinstance(model, PeftModel):
-        raise InputError(
-            "model already carries an adapter; pass peft_config=None to train it further, or merge it first"
-        )
-    if getattr(peft_config, "target_modules", None) is None:
-        peft_config = copy.copy(peft_config)
-        peft_config.target_modules = "all-linear"  # whatever the family calls its projections; never the output layer
-    peft_config.task_type = peft_config.task_type or "CAUSAL_LM"
-    commit = getattr(model.config, "_commit_hash", None)  # of a model from the hub: the adapter is for that one
-    return get_peft_model(model, peft_config, revision=peft_config.revision or commit)
 
 
 def _mean_scores(scores) -> dict[str, float]:

@@ -4,9 +4,9 @@ Trains an adapter (or, with --full_finetuning, all weights) on forget and retain
 original and the oracle (a model that never saw the forget rows), attacks all three, and writes table, figure and JSON.
 
 Example:
-    accelerate launch recipes/gradient_ascent.py
-    accelerate launch recipes/gradient_ascent.py --dry_run
-    accelerate launch recipes/gradient_ascent.py --config recipes/configs/gradient_ascent.yaml --learning_rate 2e-4
+    llm-unlearn run gradient_ascent
+    llm-unlearn run gradient_ascent --dry_run
+    llm-unlearn run gradient_ascent --config recipes/configs/gradient_ascent.yaml --learning_rate 2e-4
 
 Without --model_name_or_path it works in the embedded fictional world, whose small model has defaults of its own
 (--dry_run shows them). A run's config.yaml repeats it: --config outputs/gradient_ascent/config.yaml.

@@ -4,9 +4,9 @@ Trains an adapter (or, with --full_finetuning, all weights) on forget and retain
 original and the oracle (a model that never saw the forget rows), attacks all three, and writes table, figure and JSON.
 
 Example:
-    accelerate launch recipes/sam.py
-    accelerate launch recipes/sam.py --dry_run
-    accelerate launch recipes/sam.py --config recipes/configs/sam.yaml --learning_rate 2e-4
+    llm-unlearn run sam
+    llm-unlearn run sam --dry_run
+    llm-unlearn run sam --config recipes/configs/sam.yaml --learning_rate 2e-4
 
 Without --model_name_or_path it works in the embedded fictional world, whose small model has defaults of its own
 (--dry_run shows them). A run's config.yaml repeats it: --config outputs/sam/config.yaml.

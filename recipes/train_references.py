@@ -5,8 +5,8 @@ oracle seed by the same recipe and in the same order without the forget rows. Wr
 rows that they were trained on, and prints how well each knows them. Run again, it trains only what is missing.
 
 Example:
-    accelerate launch recipes/train_references.py --data ../shared/data/tofu --forget_split forget05 --retain_rows 800
-    accelerate launch recipes/train_references.py --forget_file forget.jsonl --retain_file retain.jsonl \\
+    llm-unlearn run train_references --data path/to/tofu --forget_split forget05 --retain_rows 800
+    llm-unlearn run train_references --forget_file forget.jsonl --retain_file retain.jsonl \\
         --model_name_or_path meta-llama/Llama-3.2-1B-Instruct --output_dir outputs/references
 
 Afterwards every recipe and benchmark takes --forget_file OUTPUT/forget.jsonl --retain_file OUTPUT/retain.jsonl

@@ -1,6 +1,7 @@
 """The command line: precedence, conversion, every error text, the help, and how a recipe ends."""
 
 import json
+import time
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -301,7 +302,7 @@ def test_help_teaches_our_fields_first(capsys, monkeypatch, flag):
     monkeypatch.setenv("COLUMNS", "80")
     text = help_of(capsys, flag)
     assert text.startswith("Unlearn with Ssiuu.\n\nMore words.")
-    assert "accelerate launch recipes/x.py --learning_rate" in text
+    assert "llm-unlearn run x --learning_rate" in text
     assert (
         "data: Which data to forget.\n  --forget (text; default fictional)\n      Data to forget, up to 100% of" in text
     )
@@ -354,12 +355,15 @@ def test_run_main_ends_with_one_line_and_a_code(capsys, monkeypatch, error, code
     def main():
         raise error
 
-    for rank, expected in ((None, line), ("0", line), ("1", "")):
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    for rank, waits in ((None, []), ("0", []), ("1", [5.0])):  # the main process comes first, and ends the others
         monkeypatch.delenv("RANK", raising=False) if rank is None else monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit) as caught:
             run_main(main)
         assert caught.value.code == code
-        assert capsys.readouterr() == ("", expected)
+        assert capsys.readouterr() == ("", line)
+        assert pauses == waits
 
 
 def test_run_main_lets_bugs_and_success_through():

@@ -202,7 +202,7 @@ def test_an_adapter_without_its_base_model_is_an_error(tmp_path):
         ("./nothing", "model path './nothing' does not exist (looked in "),
         ("a/b/c", "model path 'a/b/c' does not exist (looked in "),
         ("{folder}/empty", "the folder '{folder}/empty' has none of "),
-        ("{folder}/broken", " '{folder}/broken' could not be loaded: "),
+        ("{folder}/broken", "{folder}/broken"),
         ("nobody/no-such-model", " 'nobody/no-such-model' could not be loaded: "),
     ],
 )
@@ -258,7 +258,7 @@ def test_only_safetensors_are_loaded(tmp_path):
         load_model(str(folder))
     with_trained_adapter(model).save_pretrained(tmp_path / "adapter")
     (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
-    with pytest.raises(InputError, match=r"has no adapter_model.safetensors: only safetensors"):
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is missing\); only safetensors"):
         load_model(str(tmp_path / "adapter"))
 
 
@@ -268,7 +268,7 @@ def test_code_that_comes_with_a_model_runs_only_if_asked_for(tmp_path):
     code = {"AutoConfig": "code_of_a_model.Config", "AutoModelForCausalLM": "code_of_a_model.Model"}
     (folder / "config.json").write_text(json.dumps({"model_type": "of-its-own", "auto_map": code}))
     (folder / "code_of_a_model.py").write_text(f"open({str(witness)!r}, 'w').close()\nraise ValueError('ran')\n")
-    with pytest.raises(InputError, match="could not be loaded"):
+    with pytest.raises(InputError, match=r"contains custom code .* give --trust_remote_code to run it"):
         load_model(str(folder))
     assert not witness.exists()
     with pytest.raises(InputError, match="ran"):

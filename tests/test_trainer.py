@@ -28,6 +28,7 @@ from llm_unlearn import (
     SsiuuTrainer,
     UnlearnConfig,
     UnlearnTrainer,
+    reference_policy,
 )
 from llm_unlearn.modeling import decoder_layers
 from llm_unlearn.scoring import score_answers
@@ -189,6 +190,25 @@ def test_npo_starts_at_the_reference(lora, tmp_path):
     # What the loss was compared with all along is the model before training.
     expected = [-score.nll for score in score_answers(base, trainer.forget_rows)]
     assert trainer._reference_logps.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_the_reference_is_kept_by_weights_and_rows(lora, tmp_path, monkeypatch):
+    scored = []
+    monkeypatch.setattr(
+        reference_policy, "score_answers", lambda *args, **kwargs: scored.append(1) or score_answers(*args, **kwargs)
+    )
+    first = build("npo", tmp_path, lora=lora)._cached_reference_logps()
+    again = build("npo", tmp_path, lora=lora, seed=7)._cached_reference_logps()  # another fresh adapter
+    assert torch.equal(first, again) and len(scored) == 1
+    other = build("npo", tmp_path, model=tiny_model(seed=1), lora=lora)._cached_reference_logps()
+    fewer = build("npo", tmp_path, lora=lora, forget=4)._cached_reference_logps()
+    assert not torch.equal(first, other) and len(fewer) == 4 and len(scored) == 3
+    assert not list(tmp_path.glob("*.lock")) and not list(tmp_path.glob("*.unfinished"))
+
+    # An adapter that was trained before is part of the reference.
+    adapted = build("npo", tmp_path, model=with_trained_adapter(tiny_model()), lora=False)._cached_reference_logps()
+    assert not torch.allclose(first, adapted, atol=1e-3) and len(scored) == 4
 
 
 def test_npo_loss_is_that_of_the_formula_along_the_run(tmp_path):

@@ -23,6 +23,7 @@ from llm_unlearn.attacks._variants import variant
 from llm_unlearn.attacks.relearning import attackable_copy
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
+from llm_unlearn.modeling import never_repacked
 from llm_unlearn.scoring import score_answers
 
 FORMATS = {
@@ -92,8 +93,6 @@ def quantized_copy(model: PreTrainedModel, name: str) -> PreTrainedModel:
 
     It goes through no folder: `save_pretrained` writes on the first process only, and any process may be attacking.
     """
-    import bitsandbytes
-
     quantized, loading = type(model).from_pretrained(
         None,
         config=copy.deepcopy(model.config),
@@ -106,12 +105,7 @@ def quantized_copy(model: PreTrainedModel, name: str) -> PreTrainedModel:
     )
     if lost := sorted(loading["missing_keys"] | loading["mismatched_keys"]):  # they would have got random values
         raise RuntimeError(f"weights were lost on the way to {name}: {', '.join(map(str, lost[:5]))}")
-    for layer in quantized.modules():
-        if isinstance(layer, bitsandbytes.nn.Linear4bit):
-            # Else the first forward repacks the weights in place on processors with AVX512-BF16: it changes what is
-            # computed, accepts few layer sizes, and gives later gradients wrong values without an error.
-            layer.support_avx512bf16_for_cpu = False
-    return quantized.eval()
+    return never_repacked(quantized).eval()
 
 
 def _rounded_layers(quantized: PreTrainedModel) -> list[nn.Linear]:

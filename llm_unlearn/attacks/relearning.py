@@ -14,6 +14,7 @@ arXiv 2406.13356 (benign relearning).
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,9 @@ class AttackBudget:
             raise InputError(f"attackers={list(self.attackers)}: choose from {', '.join(ATTACKERS)}, at least one")
         if {attacker for attacker, _ in self.grid} != set(self.attackers) or not self.seeds:
             raise InputError("an attack needs at least one learning rate and one seed")
+        for attacker, rate in self.grid:
+            if not 0 <= rate < math.inf:
+                raise InputError(f"attack learning rate {rate:g} (attacker {attacker}) must be a number of 0 or more")
         for name in ("steps", "batch_size", "score_every", "lora_r", "left_out_groups"):
             if getattr(self, name) < 1:
                 raise InputError(f"attack {name}={getattr(self, name)} must be 1 or more")

@@ -95,6 +95,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         InputError: the file is missing, of another kind, or not readable as what its suffix says; the message names it
             and, for JSON lines and CSV, the line.
     """
+    if path.is_dir():
+        raise InputError(f"file {str(path)!r} is a folder; give one of its files ({', '.join(FILE_SUFFIXES)})")
     if not path.is_file():
         raise InputError(f"file {str(path)!r} does not exist (looked for {path.absolute()})")
     if path.suffix not in FILE_SUFFIXES:
@@ -103,7 +105,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if path.suffix == ".parquet":
             return pyarrow.parquet.read_table(path).to_pylist()
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets export CSV with a byte order mark
-    except (pyarrow.ArrowInvalid, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"file {str(path)!r} line {line} is not UTF-8 text; save the file as UTF-8") from error
+    except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"file {str(path)!r} cannot be read as {path.suffix[1:]}: {reason}") from error
     return _csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text)
@@ -121,6 +126,8 @@ def _json_rows(path: Path, text: str) -> list[dict[str, Any]]:
                 f"file {str(path)!r} line {number + error.lineno - 1} is not JSON ({error.msg}); give one array of "
                 f"objects, or one object per line"
             ) from error
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists in lists
+            raise InputError(f"file {str(path)!r} line {number} cannot be read as JSON: {error}") from error
     rows = rows[0] if is_array else rows
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
@@ -134,6 +141,7 @@ def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:
     # Not pandas: it reads the answers "None" and "NA" as missing values and "007" as a number.
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        _check_header(path, list(reader.fieldnames or []))
         rows = list(reader)
     except csv.Error as error:
         raise InputError(f"file {str(path)!r} line {reader.reader.line_num} is not CSV: {error}") from error
@@ -143,6 +151,14 @@ def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:
                 f"file {str(path)!r} row {number} has more cells than the header has columns; quote texts with commas"
             )
     return rows
+
+
+def _check_header(path: Path, columns: list[str]) -> None:
+    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(columns) == 1 and separator in columns[0]:
+            raise InputError(f"file {str(path)!r} has {name} between its columns; export it with commas")
+    if repeated := [column for number, column in enumerate(columns) if column in columns[:number]]:
+        raise InputError(f"file {str(path)!r} has two columns called {repeated[0]!r}; rename or remove one of them")
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:

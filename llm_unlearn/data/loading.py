@@ -16,6 +16,7 @@ from llm_unlearn.data.formats import FILE_SUFFIXES, read_rows
 from llm_unlearn.data.unlearning_data import UnlearningData
 from llm_unlearn.data.validation import Rows, validate_forget_retain, validate_rows
 from llm_unlearn.errors import InputError
+from llm_unlearn.hub_lookup import check_on_hub
 
 RETAIN_OF_FORGET = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 DEFAULT_FORGET_SPLIT = "forget10"
@@ -183,8 +184,11 @@ def _dataset(rows: Rows, name: str) -> Dataset:
     columns = dict.fromkeys(column for row in rows for column in row)
     try:
         return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: a column mixes types: {' '.join(str(error).split())}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        what = "a text is not valid Unicode" if isinstance(error, UnicodeError) else "a column mixes types"
+        what = "a number is too large" if isinstance(error, OverflowError) else what
+        raise InputError(f"{name}: {what}: {reason}") from error
 
 
 def _choose_splits(forget_split: str | None, retain_split: str | None) -> tuple[str, str]:
@@ -235,6 +239,8 @@ def _folder_reader(folder: Path) -> Reader:
 
 
 def _hub_reader(repository: str) -> Reader:
+    check_on_hub(repository, "dataset")
+
     def read(config: str, required: bool) -> list[dict] | None:
         try:
             return datasets.load_dataset(repository, config)["train"].to_list()

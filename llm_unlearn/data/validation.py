@@ -66,6 +66,7 @@ def split_rows(dataset: Rows, name: str) -> list[tuple[Prompt, str]]:
     for number, row in enumerate(dataset):
         with row_errors(name, number):
             pairs.append(split_row(row, format_name))
+            _check_labels(row)
     return pairs
 
 
@@ -78,6 +79,13 @@ def row_errors(name: str | None, number: int) -> Iterator[None]:
         if name is None:
             raise
         raise InputError(f"{name} row {number}: {error}") from error
+
+
+def _check_labels(row: Mapping[str, Any]) -> None:
+    """What rows are grouped by must be a value that can be compared."""
+    for column in ("fact_id", "person", "attribute"):
+        if isinstance(row.get(column), (list, dict)):
+            raise InputError(f"column {column!r} holds {row[column]!r}; it must be a string or a number")
 
 
 def _row_keys(dataset: Rows, name: str) -> list[tuple]:

@@ -102,7 +102,7 @@ class SAMTrainer(BackboneTrainer):
         norm = torch.stack(torch._foreach_norm(gradients)).norm()
         if norm == 0:
             return None
-        torch._foreach_mul_(gradients, self.args.rho / norm)  # NaN stays NaN, for `check_gradients` to find
+        torch._foreach_mul_(gradients, self.args.rho / norm)  # NaN stays NaN, for `check_divergence` to find
         return gradients
 
     @contextlib.contextmanager

@@ -131,9 +131,12 @@ def _is_inherited(cls: type, field: dataclasses.Field) -> bool:
 
 
 def _usage(description: str, prog: str) -> Iterator[str]:
-    yield f"Usage:\n  python {prog} [--config FILE.yaml] [--field value ...]"
-    if Path(prog).name not in description:  # most recipes already show better examples than this one
-        yield f"Example:\n  accelerate launch {prog} --learning_rate 1e-5 --output_dir outputs/example"
+    path = Path(prog)
+    is_ours = path.parent.name in ("recipes", "benchmarks")  # wherever they are installed
+    command = f"llm-unlearn run {path.stem}" if is_ours else f"accelerate launch {prog}"
+    yield f"Usage:\n  {command} [--config FILE.yaml] [--field value ...]"
+    if "Example:" not in description and path.name not in description:
+        yield f"Example:\n  {command} --learning_rate 1e-5 --output_dir outputs/example"
     yield "A flag overrides the YAML file, and the YAML file overrides the defaults shown here."
 
 

@@ -38,7 +38,7 @@ def write_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     results = read_json(folder / "results.json", RERUN)
-    verdict = read_json(folder / "verdict.json", f"make it with: python -m llm_unlearn.report {folder}")
+    verdict = read_json(folder / "verdict.json", f"make it with: llm-unlearn report {folder}")
     page = render_page(
         results, verdict, read_records(folder), read_rows(folder / "forget.jsonl"), _figures(results, folder)
     )

@@ -38,7 +38,7 @@ def report_robustness(folder: str | Path, console: Console | None = None) -> dic
     """
     folder = Path(folder)
     found = _read(folder / "robustness.json")
-    folders = [folder / "runs" / f"{run['method']}-seed{run['seed']}" for run in found["runs"]]
+    folders = [run_folder(folder, run["method"], run["seed"]) for run in found["runs"]]
     runs = [_read_run(one) for one in folders]
     agreed = agreement([(run[0], _read(one / "verdict.json")) for run, one in zip(runs, folders, strict=True)])
     summary = summarize_robustness(found, runs) | {"agreement": agreed}
@@ -52,6 +52,11 @@ def report_robustness(folder: str | Path, console: Console | None = None) -> dic
     console.print(main_table(summary))
     console.print(f"\nEverything is in {folder}/: table.md, PNG figures, and runs/*/report.html", soft_wrap=True)
     return summary
+
+
+def run_folder(folder: Path, method: str, seed: int) -> Path:
+    """Where a reported run lies; a method's name may fix fields: `ssiuu:regularizer_weight=30`."""
+    return folder / "runs" / f"{method.replace(':', '-')}-seed{seed}"
 
 
 def summarize_robustness(found: Mapping[str, Any], runs: Sequence[tuple[dict, dict]]) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _control(results: Mapping[str, Any]) -> list[Evidence]:
         # An oracle that seems to know shows that true answers are likelier than made-up ones to anybody.
         biased = any(o["interval"][0] > 0 and o["excess"] > MARGIN * known["excess"] for o in oracles)
         if known["excess"] < SMALLEST_GAP:
-            one.note = "the original prefers no true answer: there is nothing to measure by"
+            one.note = "the original knows no true answer better than a made-up one: nothing to measure by"
         elif biased:
             one.note = "the oracle prefers the true answers, too: the made-up ones are no fair control here"
         else:

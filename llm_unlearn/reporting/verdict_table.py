@@ -27,6 +27,8 @@ def print_verdict(verdict: Mapping[str, Any], console: Console | None = None) ->
     for missing in verdict["missing"]:
         console.print(f"  missing: {escape(missing)}")
     for remark in verdict["remarks"]:
+        if remark in verdict["missing"]:  # said already
+            continue
         console.print(f"  note: {escape(remark)}")
 
 

@@ -154,7 +154,7 @@ def test_read_rows_of_parquet(tmp_path):
         ),
         ("a.json", b'[{"text": "x"},\n{"text" "y"}]', "a.json' line 2 is not JSON"),
         ("a.json", b'{"text": "x"}\n"y"\n', "a.json' row 1 is 'y'; every row must be an object with named columns"),
-        ("a.json", b"\xff\xfe", "a.json' cannot be read as json: 'utf-8' codec"),
+        ("a.json", b"\xff\xfe", "a.json' line 1 is not UTF-8 text; save the file"),
         ("a.csv", b"question,answer\nWho?,Ann, of course\n", "a.csv' row 0 has more cells than the header has columns"),
         ("a.csv", b'question,answer\nWho?,"Ann"x\n', "a.csv' line 2 is not CSV: "),
         ("a.parquet", b"PAR", "a.parquet' cannot be read as parquet: "),

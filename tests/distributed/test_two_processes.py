@@ -9,29 +9,42 @@ from pathlib import Path
 import pytest
 from builders import largest_difference, tiny_model, trainable
 from safetensors.torch import load_file
-from two_process_runs import RUNS, run_all
+from two_process_runs import RUNS, SHARDED, run_all
 
 pytestmark = pytest.mark.slow
+
+
+def run_two_processes(folder, *arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    finished = subprocess.run(
+        [*command, str(Path(__file__).with_name("two_process_runs.py")), str(folder), *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr[-4000:]
+
+
+def read_reports(folder):
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     """(folder, reports by process) of the run with two processes and of the run with one."""
     two, one = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    finished = subprocess.run(
-        [*command, str(Path(__file__).with_name("two_process_runs.py")), str(two)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr[-4000:]
+    run_two_processes(two)
     run_all(one)
-    return {
-        folder: [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))] for folder in (two, one)
-    }
+    return {folder: read_reports(folder) for folder in (two, one)}
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """(folder, reports by process) of the run with FSDP2 on two processes."""
+    folder = tmp_path_factory.mktemp("sharded")
+    run_two_processes(folder, "fsdp2")
+    return folder, read_reports(folder)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -74,3 +87,25 @@ def test_resuming_in_mid_epoch_equals_the_uninterrupted_run_bit_for_bit(name, re
             before, after = run["resumed"]["differences"]
             assert before > 1e-3 and after == 0.0
             assert run["resumed"]["log"] == run["log"]
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_fsdp2_equals_plain_data_parallelism(name, sharded, reports):
+    """The same losses, step for step, and the same weights, whole when saved."""
+    (folder, (first, second)), (two, (plain, _)) = sharded, next(iter(reports.items()))
+    first, second, plain = first[name], second[name], plain[name]
+    assert first["world_size"] == second["world_size"] == 2
+    assert first["steps"] == second["steps"] == plain["steps"] and first["stopped_by"] == plain["stopped_by"]
+    for together, alone in zip(first["log"], plain["log"], strict=True):
+        assert together == pytest.approx(alone, rel=1e-4, abs=1e-6)
+    assert first["evaluation"] == second["evaluation"] == pytest.approx(plain["evaluation"], rel=1e-4)
+    assert largest_difference(*(load_file(where / f"{name}.safetensors") for where in (folder, two))) < 1e-5
+    saved = "model.safetensors" if name == "full" else "adapter_model.safetensors"
+    assert largest_difference(*(load_file(where / "saved" / name / saved) for where in (folder, two))) < 1e-5
+
+
+def test_fsdp2_resumes_bit_for_bit(sharded):
+    _, reports = sharded
+    before, after = reports[0]["npo"]["resumed"]["differences"]
+    assert before > 1e-3 and after == 0.0
+    assert all(report["npo"]["resumed"]["log"] == report["npo"]["log"] for report in reports)

@@ -1,15 +1,17 @@
 """Runs of several methods on however many processes start this file; started by test_two_processes.py.
 
-    torchrun --nproc_per_node 2 two_process_runs.py FOLDER
+    torchrun --nproc_per_node 2 two_process_runs.py FOLDER [fsdp2]
 
-Every process writes FOLDER/rank{r}.json (per method: world size, parameter sums, log lines), the first one also
-FOLDER/{method}.safetensors (what was trained).
+With fsdp2, those methods run that can be sharded. Every process writes FOLDER/rank{r}.json (per method: world size,
+parameter sums, log lines), the first one also FOLDER/{method}.safetensors (what was trained).
 """
 
 import json
 import os
 import sys
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -24,6 +26,7 @@ from builders import (
     trainable,
 )
 from safetensors.torch import save_file
+from sharded_on_cpu import allow_fsdp_on_cpu
 
 from llm_unlearn import (
     GradientAscentConfig,
@@ -71,10 +74,13 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
     "sam": (SAMTrainer, SAMConfig, 5, {"rho": 0.3, "save_strategy": "steps", "save_steps": 3}),
     "scalar": (ScalarLossTrainer, UnlearnConfig, 5, {"stop_at_forget_probability": 0.0172}),
 }
+SHARDED = ("grad_diff", "full", "npo", "scalar")
+FSDP2 = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}}
 
 
-def build(name: str, folder: Path, world_size: int) -> UnlearnTrainer:
+def build(name: str, folder: Path, world_size: int, sharded: bool = False) -> UnlearnTrainer:
     trainer_class, config_class, forget, options = RUNS[name]
+    options = options | (FSDP2 if sharded else {})
     trainer = trainer_class(
         model=tiny_model(),
         args=arguments(
@@ -93,16 +99,26 @@ def build(name: str, folder: Path, world_size: int) -> UnlearnTrainer:
         peft_config=None if name == "full" else lora_config(),
     )
     assert trainer.args.world_size == trainer.accelerator.num_processes == world_size
+    assert trainer.is_fsdp_enabled == sharded
     return trainer
 
 
-def run_all(folder: Path) -> None:
+def whole_weights(trainer: UnlearnTrainer) -> dict[str, torch.Tensor]:
+    """The trainable weights; of a sharded model put together, on the first process."""
+    if not trainer.is_fsdp_enabled:
+        return trainable(trainer.model)
+    named = dict(trainer.model.named_parameters())
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    return {name: value for name, value in state.items() if name in named and named[name].requires_grad}
+
+
+def run_all(folder: Path, sharded: bool = False) -> None:
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     report = {}
-    for name in RUNS:
-        trainer = build(name, folder, world_size)
+    for name in SHARDED if sharded else RUNS:
+        trainer = build(name, folder, world_size, sharded)
         trainer.train()
-        weights = trainable(trainer.model)
+        weights = whole_weights(trainer)
         report[name] = {
             "world_size": trainer.args.world_size,
             "sums": {
@@ -115,16 +131,20 @@ def run_all(folder: Path) -> None:
         }
         if rank == 0:
             save_file(weights, folder / f"{name}.safetensors")
+        trainer.save_model(str(folder / "saved" / name))
         if trainer.args.save_strategy == "steps":
-            resumed = build(name, folder, world_size)
-            start = largest_difference(trainable(resumed.model), weights)
+            resumed = build(name, folder, world_size, sharded)
+            start = trainable(resumed.model)
             resumed.train(resume_from_checkpoint=str(folder / "out" / name / "checkpoint-3"))
+            end = whole_weights(resumed)
             report[name]["resumed"] = {
-                "differences": [start, largest_difference(trainable(resumed.model), weights)],
+                "differences": [largest_difference(reached, weights) for reached in (start, end)] if weights else [],
                 "log": step_logs(resumed),
             }
     (folder / f"rank{rank}.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":
-    run_all(Path(sys.argv[1]))
+    if "fsdp2" in sys.argv:
+        allow_fsdp_on_cpu()
+    run_all(Path(sys.argv[1]), "fsdp2" in sys.argv)

@@ -26,6 +26,25 @@ def test_dry_run_shows_a_batch_and_trains_nothing(cache, tmp_path):
     assert not list(tmp_path.rglob("results.json"))
 
 
+def test_a_run_on_ones_own_model_and_rows_has_the_folder_of_its_method(cache, tmp_path, monkeypatch):
+    from llm_unlearn import NPOConfig
+    from llm_unlearn.embedded import RECIPE_DEFAULTS, embedded_model
+    from llm_unlearn.recipe import Recipe
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLM_UNLEARN_CACHE", str(cache))
+    write_bad_files(tmp_path)
+    rows = ["--forget_file", "rows.jsonl", "--retain_file", "other.jsonl"]
+    argv = ["--model_name_or_path", str(embedded_model("tiny")), *rows]
+    recipe = Recipe.from_command_line(NPOConfig, "NPO", RECIPE_DEFAULTS["npo"], argv=argv)
+    assert recipe.args.output_dir == "outputs/npo"
+    assert recipe.args.retain_weight == 1.0  # all else has the defaults for large models
+    recipe = Recipe.from_command_line(
+        NPOConfig, "NPO", RECIPE_DEFAULTS["npo"], argv=[*argv, "--output_dir", "elsewhere"]
+    )
+    assert recipe.args.output_dir == "elsewhere"
+
+
 @pytest.fixture(scope="module")
 def hub_like_models(tmp_path_factory) -> dict[str, Path]:
     """Random models of three families, with tokenizers whose pad token is their end token, or that have none."""

@@ -295,7 +295,7 @@ def test_groups_left_out_are_variants(folder, undrawn):
     assert page.row("Ann Example left out") == ["Ann Example left out", "answer probability", DASH, DASH, "0.777", DASH]
 
 
-@pytest.mark.parametrize("name, fix", [("results.json", "run the recipe"), ("verdict.json", "-m llm_unlearn.report")])
+@pytest.mark.parametrize("name, fix", [("results.json", "run the recipe"), ("verdict.json", "llm-unlearn report")])
 def test_missing_and_broken_files_are_errors_with_the_fix(folder, name, fix, undrawn):
     for content in ("{broken", "[]"):
         (folder / name).write_text(content)

@@ -1,4 +1,4 @@
-"""`python -m llm_unlearn.report`: rebuilds from JSON alone; errors are one line with the fix."""
+"""`llm-unlearn report`: rebuilds from JSON alone; errors are one line with the fix."""
 
 import json
 import sys
@@ -56,7 +56,7 @@ def test_a_missing_folder_or_results_is_an_error_with_the_fix(tmp_path, judged):
 
 
 def test_results_of_an_older_version_are_an_error(folder, judged):
-    (folder / "results.json").write_text('{"seed": 1}')
+    (folder / "results.json").write_text('{"scores": {}, "attacks": {}}')
     with pytest.raises(InputError, match=r"has no 'forget_groups', which a verdict needs"):
         report.main([str(folder)])
     assert not (folder / "verdict.json").exists()

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from llm_unlearn.errors import InputError
 from llm_unlearn.reporting.agreement import agreement
-from llm_unlearn.reporting.robustness import report_robustness
+from llm_unlearn.reporting.robustness import report_robustness, run_folder
 from llm_unlearn.reporting.verdict import verdict_of
 
 RECOVERED = {("npo", 1): 0.75, ("npo", 2): 0.85, ("ssiuu", 1): 0.5, ("ssiuu", 2): 0.45}
@@ -99,3 +99,15 @@ def test_a_lost_run_is_named(folder):
     (folder / "runs" / "npo-seed2" / "results.json").unlink()
     with pytest.raises(InputError, match=r"npo-seed2/results\.json: cannot be read .+ start benchmarks/robustness\.py"):
         report_robustness(folder, Console(quiet=True))
+
+
+def test_runs_of_a_method_with_fields_are_found(folder):
+    found = json.loads((folder / "robustness.json").read_text())
+    for one in found["runs"]:
+        one["method"] = one["method"].replace("ssiuu", "ssiuu:regularizer_weight=30")
+    found["chosen"]["ssiuu:regularizer_weight=30"] = found["chosen"].pop("ssiuu")
+    (folder / "robustness.json").write_text(json.dumps(found))
+    for seed in (1, 2):
+        (folder / "runs" / f"ssiuu-seed{seed}").rename(run_folder(folder, "ssiuu:regularizer_weight=30", seed))
+    assert "ssiuu:regularizer_weight=30" in report_robustness(folder)["methods"]
+    assert (folder / "runs" / "ssiuu-regularizer_weight=30-seed2").is_dir()

@@ -1,0 +1,5 @@
+"""`python -m llm_unlearn`: the command `llm-unlearn`."""
+
+from llm_unlearn.command_line import main
+
+main()

@@ -1,0 +1,49 @@
+"""A fresh adapter on a model, on the modules that were meant."""
+
+from __future__ import annotations
+
+import copy
+
+from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from llm_unlearn.errors import InputError, as_input_errors
+from llm_unlearn.modeling import decoder_layers
+
+
+def with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
+    """`model` with a fresh adapter; without `target_modules`, on every linear map of the blocks.
+
+    Raises:
+        InputError: the model has an adapter already, or none of its modules is called as `target_modules` says.
+    """
+    if isinstance(model, PeftModel):
+        raise InputError(
+            "model already carries an adapter; pass peft_config=None to train it further, or merge it first"
+        )
+    wanted = getattr(peft_config, "target_modules", None)
+    peft_config = copy.copy(peft_config)
+    if wanted in (None, "all-linear"):  # whatever the family calls its projections; never the output layer
+        # PEFT would adapt all layers with "all-linear", whatever layers_to_transform says.
+        some_layers = getattr(peft_config, "layers_to_transform", None) is not None
+        peft_config.target_modules = linear_names(model) if some_layers else "all-linear"
+    elif not isinstance(wanted, str):
+        names = [name for name, _ in model.named_modules()]
+        for one in wanted:
+            if not any(name == one or name.endswith(f".{one}") for name in names):
+                known = ", ".join(linear_names(model))
+                raise InputError(f"target_modules: {one!r} is no module of the model; choose from {known}")
+    peft_config.task_type = peft_config.task_type or "CAUSAL_LM"
+    if getattr(model, "is_quantized", False):  # what is not quantized (norms, embeddings) computes in float32
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the Trainer sees to that
+    commit = getattr(model.config, "_commit_hash", None)  # of a model from the hub: the adapter is for that one
+    with as_input_errors(ValueError):
+        return get_peft_model(model, peft_config, revision=peft_config.revision or commit)
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """The last names of all linear maps in the blocks: q_proj, ... (GPT-2 calls its class Conv1D)."""
+    blocks = decoder_layers(model).named_modules()
+    return list(dict.fromkeys(name.rpartition(".")[2] for name, one in blocks if isinstance(one, (nn.Linear, Conv1D))))

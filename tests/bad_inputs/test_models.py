@@ -1,0 +1,228 @@
+"""Models, adapters and oracles: found before any weight is loaded or, of the original, before anything is trained."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from bad_commands import MODEL, QUICK, RECIPE, ROWS, change_json
+from builders import tiny_model, tiny_tokenizer
+from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
+
+
+def cut(name: str, size: int) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+def write(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text)
+
+
+def remove(*names: str) -> Callable[[Path], None]:
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def change(name: str, **values) -> Callable[[Path], None]:
+    return lambda folder: change_json(folder / name, **values)
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"abc")
+
+
+def other_class(folder: Path) -> None:
+    shutil.rmtree(folder)
+    sizes = {"vocab_size": len(tiny_tokenizer()), "hidden_size": 32, "intermediate_size": 32}
+    BertForMaskedLM(BertConfig(**sizes, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+
+
+def encoder_decoder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    sizes = {"vocab_size": len(tiny_tokenizer()), "d_model": 32, "d_ff": 32, "d_kv": 16}
+    T5ForConditionalGeneration(T5Config(**sizes, num_layers=1, num_heads=2)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+
+
+def small(**changes) -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        tiny_model(changes.pop("family", "llama"), **changes).save_pretrained(folder)
+
+    return build
+
+
+def other_words(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words["Where"], words["lives"] = words["lives"], words["Where"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+# what is done to a copy of the model's folder, and the words of the error
+MODELS = {
+    "no config": (remove(CONFIG), ["the folder 'broken' has none of config.json, adapter_config.json"]),
+    "config cut off": (cut(CONFIG, 30), ["broken/config.json is not valid JSON", "download or save it again"]),
+    "config is a list": (write(CONFIG, "[]"), ["broken/config.json holds a list, not an object"]),
+    "config without a type": (write(CONFIG, "{}"), ["has no model_type"]),
+    "unknown type": (change(CONFIG, model_type="nonsense"), ["config.json cannot be used", "`nonsense`"]),
+    "impossible sizes": (change(CONFIG, num_attention_heads=5), ["config.json cannot be used"]),
+    "code of its own": (
+        change(CONFIG, model_type="own", auto_map={"AutoConfig": "own.Own"}),
+        ["config.json cannot be used", "contains custom code"],
+    ),
+    "no weights": (remove(WEIGHTS), ["has no weights (model.safetensors is missing)"]),
+    "weights cut off": (cut(WEIGHTS, 20_000), ["model.safetensors is damaged", "download or save it again"]),
+    "empty weights": (cut(WEIGHTS, 0), ["model.safetensors is damaged"]),
+    "a pointer of Git LFS": (
+        write(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        ["model.safetensors is damaged", "a pointer of Git LFS"],
+    ),
+    "an index of missing parts": (
+        write("model.safetensors.index.json", '{"weight_map": {"lm_head.weight": "model-00001.safetensors"}}'),
+        ["model-00001.safetensors is damaged", "No such file"],
+    ),
+    "pickled weights, broken": (
+        pickled,
+        ["model.safetensors is missing", "only safetensors are loaded", "convert the weights"],
+    ),
+    "more tokens than weights": (
+        change(CONFIG, vocab_size=100),
+        ["weights do not fit its config.json", "(52, 32), not (100, 32)"],
+    ),
+    "more layers than weights": (
+        change(CONFIG, num_hidden_layers=3),
+        ["its files lack 9 weights", "model.layers.2.input_layernorm.weight"],
+    ),
+    "weights of another family": (
+        change(CONFIG, model_type="gpt2", architectures=["GPT2LMHeadModel"]),
+        ["its files lack 28 weights", "transformer.h.0"],
+    ),
+    "an encoder": (other_class, ["is of type 'bert', which is no causal language model"]),
+    "an encoder and a decoder": (encoder_decoder, ["is of type 't5', which is no causal language model"]),
+    "no tokenizer": (remove(TOKENIZER, "tokenizer_config.json"), ["the folder 'broken' has none of tokenizer.json"]),
+    "tokenizer cut off": (cut(TOKENIZER, 100), ["tokenizer 'broken' could not be loaded"]),
+    "tokenizer of something else": (write(TOKENIZER, "{}"), ["tokenizer 'broken' could not be loaded", "KeyError"]),
+    "broken chat template": (write("chat_template.jinja", "{% for %}"), ["chat template rejects the messages"]),
+    "a template without answers": (
+        write("chat_template.jinja", "{{ messages[0].content }}"),
+        ["the chat template does not show the assistant's message"],
+    ),
+    "no end token": (
+        change("tokenizer_config.json", eos_token=None, pad_token=None),
+        ["the tokenizer has neither a pad nor an end token"],
+    ),
+    "fewer embeddings than tokens": (
+        small(vocab_size=40),
+        ["has embeddings for 40 tokens", "resize the model's embeddings"],
+    ),
+    "fewer positions than tokens": (
+        small(family="gpt2", n_positions=8),
+        ["has 8 positions", "rows have up to 12 tokens", "--max_length 8"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models(name, place, refused):
+    breaking, words = MODELS[name]
+    shutil.copytree("original", "broken")
+    breaking(Path("broken"))
+    refused(RECIPE, ["--model_name_or_path", "broken", *ROWS, *QUICK], *words)
+
+
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTERS = {
+    "config cut off": (cut(ADAPTER, 30), ["adapter_config.json is not valid JSON"]),
+    "base that is nowhere": (
+        change(ADAPTER, base_model_name_or_path="/nowhere/base"),
+        ["its base model cannot be used: model path '/nowhere/base' does not exist", "base_model_name_or_path in"],
+    ),
+    "no base": (change(ADAPTER, base_model_name_or_path=None), ["has no base_model_name_or_path"]),
+    "no weights": (remove(ADAPTER_WEIGHTS), ["has no weights (adapter_model.safetensors is missing)"]),
+    "weights cut off": (cut(ADAPTER_WEIGHTS, 5000), ["adapter_model.safetensors is damaged"]),
+}
+# found when the weights are loaded: no benchmark has judged anything by then
+ADAPTERS_LOADED = {
+    "unknown kind": (change(ADAPTER, peft_type="LORAX"), ["could not be loaded: KeyError 'LORAX'"]),
+    "other rank": (change(ADAPTER, r=8), ["could not be loaded", "size mismatch for", "lora_A"]),
+    "other modules": (
+        change(ADAPTER, target_modules=["q_proj"]),
+        ["adapter_model.safetensors and adapter_config.json do not belong together", "take both from one adapter"],
+    ),
+    "modules that the base lacks": (change(ADAPTER, target_modules=["c_attn"]), ["'c_attn'", "not found"]),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters(name, place, refused):
+    breaking, words = ADAPTERS[name]
+    shutil.copytree("adapter", "broken")
+    breaking(Path("broken"))
+    unlearned = ["--unlearned_model_name_or_path", "broken"]
+    refused("benchmarks/adversarial_reinjection.py", [*MODEL, *ROWS, *unlearned], *words)
+
+
+@pytest.mark.parametrize("name", ADAPTERS_LOADED)
+def test_adapters_whose_weights_do_not_fit(name, place, refused):
+    breaking, words = ADAPTERS_LOADED[name]
+    shutil.copytree("adapter", "broken")
+    tiny_tokenizer().save_pretrained("broken")
+    breaking(Path("broken"))
+    refused("benchmarks/adversarial_reinjection.py", ["--model_name_or_path", "broken", *ROWS], *words)
+
+
+def test_an_adapter_cannot_be_unlearned(place, refused):
+    tiny_tokenizer().save_pretrained("adapter")
+    for more in ([], ["--full_finetuning"]):
+        flags = ["--model_name_or_path", "adapter", *ROWS, *QUICK, *more]
+        refused(RECIPE, flags, "model_name_or_path='adapter' is an adapter", "merge it into its base first")
+
+
+PATHS = {
+    "a file": ("forget.jsonl", ["model path 'forget.jsonl' is a file"]),
+    "nothing": ("", ["model path '' is empty"]),
+    "no such folder": ("./missing", ["model path './missing' does not exist (looked in"]),
+    "no such model on the hub": ("nobody/nothing", ["'nobody/nothing' could not be loaded", "this machine can reach"]),
+    "no name": ("a b c", ["'a b c' is neither a local folder nor an id of the hub"]),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_paths(name, refused):
+    path, words = PATHS[name]
+    refused(RECIPE, ["--model_name_or_path", path, *ROWS, *QUICK], *words)
+
+
+ORACLES = {
+    "missing": (["a/b/c"], None, ["model path 'a/b/c' does not exist"]),
+    "the original itself": (["./original"], None, ["'./original' is the model to unlearn itself"]),
+    "one oracle twice": (["oracle", "oracle/"], None, ["'oracle/' is given twice"]),
+    "weights cut off": (["oracle"], cut(WEIGHTS, 20_000), ["oracle/model.safetensors is damaged"]),
+    "another tokenizer": (["oracle"], other_words, ["oracle 'oracle' has another tokenizer than original 'original'"]),
+    "fewer embeddings": (["oracle"], small(vocab_size=40), ["oracle 'oracle' has embeddings for 40 tokens"]),
+    "an encoder": (["oracle"], other_class, ["'oracle' is of type 'bert'"]),
+}
+COMMANDS = (RECIPE, "benchmarks/adversarial_reinjection.py", "benchmarks/tofu.py", "benchmarks/influence.py")
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_oracles(name, place, refused):
+    paths, breaking, words = ORACLES[name]
+    if breaking:
+        breaking(place / "oracle")
+    command = COMMANDS[[*ORACLES].index(name) % len(COMMANDS)]
+    quick = QUICK if command == RECIPE else []
+    refused(command, [*MODEL, *ROWS, *quick, "--oracle_model_name_or_path", *paths], *words)
+
+
+def test_weights_that_are_not_numbers(place, refused):
+    """Only a forward pass can show it: found when the reference is scored, before the first step."""
+    model = tiny_model()
+    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
+    model.save_pretrained("original")
+    flags = [*MODEL, *ROWS, "--unlearned_model_name_or_path", "adapter"]
+    refused("benchmarks/influence.py", [*flags, "--attack_steps", "0"], "not finite")
