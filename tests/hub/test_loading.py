@@ -65,7 +65,7 @@ def test_other_rows_are_refused(run, data):
 
 def test_an_adapter_whose_base_is_unknown_says_so(hub, run):
     push_run(run, NAME)
-    with pytest.raises(InputError, match="has no base_model_name_or_path: .* or give it as base_model"):
+    with pytest.raises(InputError, match=r"has no base_model_name_or_path: .* or give it as base_model"):
         load_unlearned(NAME)
 
 
