@@ -26,12 +26,14 @@ from llm_unlearn.arguments import arguments_to_dict, parse_arguments
 from llm_unlearn.modeling import use_all_cpu_threads
 from llm_unlearn.run_files import write_json
 from llm_unlearn.speed.measurement import count_block, run_block
+from llm_unlearn.speed.peer import PEERS, peer_trainer
 from llm_unlearn.speed.training_table import markdown_table, print_measurement
 from llm_unlearn.speed.workload import (
     METHODS,
     Method,
     TrainingSpeedArguments,
     method_trainer,
+    plain_arguments,
     plain_trainer,
     random_llama,
     random_rows,
@@ -72,6 +74,11 @@ def measure_setting(arguments: TrainingSpeedArguments, setting: str, settings: d
     trainers = {PLAIN: plain_trainer(arguments, model, tokenizer, datasets, scratch)}
     for name in arguments.methods:
         trainers[name] = method_trainer(METHODS[name], arguments, model, tokenizer, datasets, scratch)
+    if arguments.open_unlearning is not None:
+        config = plain_arguments(arguments, arguments.batch_size, scratch)
+        for name in PEERS:
+            peer = peer_trainer(name, arguments.open_unlearning, config, model, tokenizer, datasets)
+            trainers[f"open-unlearning {name}"] = peer
     described["device"] = str(trainers[PLAIN].args.device)
 
     found: dict[str, dict] = {name: {"seconds_per_block": []} for name in trainers}
@@ -95,7 +102,7 @@ def summary(name: str, found: dict[str, dict], arguments: TrainingSpeedArguments
     own, plain = found[name], found[PLAIN]
     pairs = zip(own["seconds_per_block"], plain["seconds_per_block"], strict=True)
     lora, answer_share = setting == "lora", arguments.answer_tokens / arguments.row_length
-    passes = counted_passes(None if name == PLAIN else METHODS[name], lora, share, answer_share)
+    passes = counted_passes(METHODS.get(name), lora, share, answer_share)
     return {
         "seconds": statistics.median(own["seconds_per_block"]) / arguments.block_steps,
         "seconds_over_plain": statistics.median(mine / its for mine, its in pairs),
@@ -117,10 +124,11 @@ def counted_passes(method: Method | None, lora: bool, head_share: float, answer_
     where only adapters are trained, whose own products (of rank r) are left out, as are those inside attention. The
     package needs the output embedding at the positions before answer tokens alone, which shrinks every pass by the
     same factor. Ssiuu needs one more gradient of the inputs, of the forget rows, which are half of all, and of the
-    blocks alone: in both backwards the output embedding passes on the same gradient but for a factor per token.
+    blocks alone: in both backwards the output embedding passes on the same gradient but for a factor per token. SAM
+    needs one more forward and backward of the forget rows.
 
     Args:
-        method: None: the plain supervised step.
+        method: None: logits at all positions, as of the plain supervised step.
         lora: only adapters are trained.
         head_share: share of the output embedding in the weights of all linear maps.
         answer_share: answer tokens / tokens of a row.
@@ -129,7 +137,7 @@ def counted_passes(method: Method | None, lora: bool, head_share: float, answer_
     if method is None:
         return passes
     narrowed = 1 - head_share * (1 - answer_share)
-    return narrowed * passes + method.extra_backwards / 2 * (1 - head_share)
+    return narrowed * passes * (1 + method.extra_rounds / 2) + method.extra_backwards / 2 * (1 - head_share)
 
 
 def head_share(model: PreTrainedModel) -> float:

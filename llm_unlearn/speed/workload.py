@@ -19,11 +19,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from llm_unlearn.config import GradientAscentConfig, NPOConfig, SsiuuConfig, UnlearnConfig
+from llm_unlearn.config import GradientAscentConfig, NPOConfig, SAMConfig, SsiuuConfig, UnlearnConfig
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.collators import EncodedRow, pad_rows
 from llm_unlearn.errors import InputError
-from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SsiuuTrainer
+from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SAMTrainer, SsiuuTrainer
 from llm_unlearn.modeling import DTYPES
 from llm_unlearn.trainer import UnlearnTrainer
 
@@ -48,17 +48,20 @@ class Method:
         trainer_class, config_class, config: what is trained with; `config` holds the fields that define the method.
         extra_backwards: further backward passes, of forget rows and through the blocks alone, without gradients of
             weights.
+        extra_rounds: further forwards with their backwards, of forget rows.
     """
 
     trainer_class: type[UnlearnTrainer]
     config_class: type[UnlearnConfig]
     config: dict[str, object] = field(default_factory=dict)
     extra_backwards: int = 0
+    extra_rounds: int = 0
 
 
 METHODS = {
     "gradient_ascent": Method(GradientAscentTrainer, GradientAscentConfig),
     "npo": Method(NPOTrainer, NPOConfig),
+    "sam": Method(SAMTrainer, SAMConfig, {"backbone": "npo"}, extra_rounds=1),
     "ssiuu": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "npo"}, extra_backwards=1),
     "ssiuu_gradient_ascent": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "gradient_ascent"}, extra_backwards=1),
 }
@@ -93,6 +96,10 @@ class TrainingSpeedArguments:
     )
     threads: int | None = field(default=None, metadata={"help": "CPU threads; default: all cores."})
     repeats: int = field(default=3, metadata={"help": "Blocks of every trainer; the median is reported."})
+    open_unlearning: str | None = field(
+        default=None,
+        metadata={"help": "Checkout of locuslab/open-unlearning, whose GradDiff and NPO then take turns as well."},
+    )
     output_dir: str = field(
         default="outputs/training_speed", metadata={"help": "Folder that receives train.json and table.md."}
     )
@@ -198,17 +205,22 @@ def plain_trainer(
         answer_tokens = sum(label != -100 for label in row["labels"])
         if (len(row["input_ids"]), answer_tokens) != (arguments.row_length, arguments.answer_tokens):
             raise InputError(f"a row has {len(row['input_ids'])} tokens, {answer_tokens} of them in its answer")
-    config = TrainingArguments(
+    config = plain_arguments(arguments, 2 * arguments.batch_size, scratch)
+    trainer = Trainer(model=model, args=config, train_dataset=[*forget, *retain], data_collator=_supervised_batch)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def plain_arguments(arguments: TrainingSpeedArguments, rows: int, scratch: str) -> TrainingArguments:
+    """Training arguments of trainers that are not the package's, with so many rows of their data set a step."""
+    return TrainingArguments(
         output_dir=scratch,
-        per_device_train_batch_size=2 * arguments.batch_size,
+        per_device_train_batch_size=rows,
         max_steps=arguments.block_steps,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         **COMMON,
     )
-    trainer = Trainer(model=model, args=config, train_dataset=[*forget, *retain], data_collator=_supervised_batch)
-    trainer.remove_callback(PrinterCallback)
-    return trainer
 
 
 def _supervised_batch(rows: list[EncodedRow]) -> dict[str, torch.Tensor]:

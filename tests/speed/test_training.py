@@ -22,6 +22,8 @@ TINY = ["--vocabulary=40", "--hidden_size=64", "--layers=1", "--row_length=12", 
         # Half of the weights in the output embedding, a quarter of the positions: 1/2 + 1/2 * 1/4 = 5/8 of each pass.
         ("npo", 3 * 5 / 8, 2 * 5 / 8),
         ("gradient_ascent", 3 * 5 / 8, 2 * 5 / 8),
+        # Half of the rows once more, forward and backward.
+        ("sam", 3 * 5 / 8 * 3 / 2, 2 * 5 / 8 * 3 / 2),
         # One more pass of half the rows through the blocks, which are half of the weights: 1/4.
         ("ssiuu", 3 * 5 / 8 + 1 / 4, 2 * 5 / 8 + 1 / 4),
     ],
@@ -132,3 +134,27 @@ def test_a_run_of_the_command(tmp_path, capsys):
     assert full[PLAIN]["flops"] == 2 * (forward + backward)
     assert "x plain" in capsys.readouterr().out
     assert (tmp_path / "table.md").read_text() == markdown_table(measured)
+
+
+PEER = """
+from transformers import Trainer
+
+class {name}(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False):
+        forget, retain = (model(**inputs[role]).loss for role in ("forget", "retain"))
+        return retain - forget
+"""
+
+
+def test_trainers_of_a_checkout_take_turns(tmp_path):
+    place = tmp_path / "src" / "trainer" / "unlearn"
+    place.mkdir(parents=True)
+    for module, name in (("grad_diff", "GradDiff"), ("npo", "NPO")):
+        (place / f"{module}.py").write_text(PEER.format(name=name))
+    small = [*TINY, "--methods", "npo", "--full_finetuning=false", "--block_steps=5", "--repeats=1"]
+    output = ["--output_dir", str(tmp_path / "out")]
+    found = training_speed("", [*small, *output, "--open_unlearning", str(tmp_path)])["settings"]["lora"]
+    assert [*found] == [PLAIN, "npo", "open-unlearning grad_diff", "open-unlearning npo"]
+    assert found["open-unlearning npo"]["flops_over_plain"] == pytest.approx(1.0, rel=0.01)  # logits everywhere
+    with pytest.raises(InputError, match=r"open_unlearning='none' has no src/trainer/unlearn/grad_diff\.py"):
+        training_speed("", [*small, *output, "--open_unlearning", "none"])
