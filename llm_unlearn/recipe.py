@@ -82,7 +82,7 @@ class Recipe:
                 f"{started} processes were started, but each of them would train alone (world_size={args.world_size}): "
                 "on a machine without GPUs, give --use_cpu"
             )
-        if args.push_to_hub:
+        if args.push_to_hub and not data_args.dry_run:
             check_ready(args.hub_model_id, args.hub_token)
         if args.push == "merged" and adapter_args.full_finetuning:
             raise InputError("--push merged puts an adapter into its base model, and --full_finetuning trains none")

@@ -12,6 +12,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve tests that run at once
 
 
+@pytest.fixture(autouse=True)
+def environment():
+    """What libraries write into the environment in a test (Accelerate: that FSDP was asked for) is gone in the next."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        if name.startswith(("ACCELERATE_", "FSDP_")):
+            del os.environ[name]
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of published data that the project measures itself on; it is not part of the repository."""
