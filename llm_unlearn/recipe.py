@@ -140,7 +140,7 @@ class Recipe:
     def banner(self, trainer: UnlearnTrainer) -> None:
         """What is about to happen, in a few lines."""
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        total = sum(p.numel() for p in trainer.model.parameters())
+        total = trainer.model.num_parameters()  # weights in 4 bits, too, which are stored in pairs
         args, data = self.args, self.examination.data
         rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         longest = max(len(row["input_ids"]) for row in [*trainer.forget_rows, *(trainer.retain_rows or [])])

@@ -162,4 +162,6 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 def _linear_width(block: nn.Module) -> int:
     """Inputs and outputs of a block's linear maps, an adapter's included, whatever class they are of."""
     weights = [module.weight for module in block.modules() if getattr(getattr(module, "weight", None), "ndim", 0) == 2]
-    return sum(sum(weight.shape) for weight in weights)
+    # of 4-bit weights, the shape is that of their storage; quant_state has the map's
+    shapes = [getattr(getattr(weight, "quant_state", None), "shape", weight.shape) for weight in weights]
+    return sum(sum(shape) for shape in shapes)

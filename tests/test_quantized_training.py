@@ -19,6 +19,7 @@ from llm_unlearn.data import encode_dataset, load_unlearning_data
 from llm_unlearn.embedded import embedded_model
 from llm_unlearn.finetuning import finetune
 from llm_unlearn.modeling import load_model, quantization_config
+from llm_unlearn.resources import estimated_memory
 from llm_unlearn.scoring import score_answers
 
 TRAINERS = {
@@ -114,6 +115,11 @@ def test_the_reference_is_the_quantized_base(folder, tmp_path):
     plain = load_model(str(folder), quantization_config=quantization_config(4))
     expected = [-score.nll for score in score_answers(plain, trainer.forget_rows)]
     assert trainer._cached_reference_logps().tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_memory_of_activations_does_not_depend_on_how_weights_are_stored(folder, tmp_path):
+    whole, quantized = (estimated_memory(build("npo", folder, tmp_path, bits)) for bits in (None, 4))
+    assert quantized["activations"] == whole["activations"] and quantized["weights"] < whole["weights"]
 
 
 def test_what_cannot_be_trained_is_refused(folder, tmp_path):
