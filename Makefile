@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: unlearn test lint clean
+.PHONY: unlearn test test-all lint clean
 
 unlearn: $(VENV)/installed
 	$(BIN)/accelerate launch recipes/ssiuu.py
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-all: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 RECIPE = "recipes/ssiuu.py"
 FLAGS = [

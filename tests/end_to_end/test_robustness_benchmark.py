@@ -22,6 +22,7 @@ def trained(monkeypatch):
     return found
 
 
+@pytest.mark.long
 def test_methods_are_matched_judged_and_never_trained_twice(cache, tmp_path, monkeypatch, trained, capsys):
     monkeypatch.setenv("LLM_UNLEARN_CACHE", str(cache))
     flags = [*FLAGS, f"--output_dir={tmp_path}", "--methods", "npo", "ssiuu", "npo_equal_steps", "--seeds", "20"]

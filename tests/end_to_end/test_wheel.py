@@ -61,7 +61,7 @@ def test_the_wheel_has_every_file_that_the_repository_has(wheel):
     assert packed == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_recipe_runs_to_its_verdict_where_there_is_no_repository(installed, cache, tmp_path):
     done = run_outside(
         *(str(installed / "llm-unlearn"), "run", "ssiuu", "--data", "fictional:tiny", "--max_steps", "4"),
