@@ -310,6 +310,7 @@ class UnlearnTrainer(CheckedUploads, Trainer):
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
         except DivergenceError as error:
             self.model.zero_grad()
+            self._step_nll, self._sums = {}, {}  # of a step that was not taken
             self.save_model(self.args.output_dir)
             self.save_state()
             kept = last_checkpoint(self.args.output_dir)

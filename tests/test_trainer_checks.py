@@ -84,6 +84,7 @@ def test_divergence_stops_the_run_with_the_last_good_weights(lora, factor, tmp_p
     assert message.endswith(f"The weights before that step are in {tmp_path / 'diverged'}")
     assert trainer.state.global_step == 2
     assert (tmp_path / "diverged" / "trainer_state.json").is_file()
+    assert not trainer._step_nll and not trainer._sums  # nothing of that step is in what is trained next
 
     good = build(GradientAscentTrainer, GradientAscentConfig, tmp_path / "good", peft_config=peft_config, max_steps=2)
     good.train()
