@@ -1,12 +1,9 @@
-"""Loading models and tokenizers, and the one way in which models are run here: logits at answer positions only."""
+"""Loading models and tokenizers, and what is asked of them before they are run."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -23,11 +20,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from llm_unlearn.data.collators import FORGET, RETAIN
 from llm_unlearn.data.encoding import encode_dataset
 from llm_unlearn.errors import InputError
 from llm_unlearn.hub_lookup import check_on_hub
-from llm_unlearn.losses import answer_token_logps
 from llm_unlearn.model_files import (
     ONLY_SAFETENSORS,
     check_model_path,
@@ -279,164 +274,3 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     if not outermost:
         raise InputError(f"{type(model).__name__} has no list of transformer blocks")
     return max(outermost, key=len)
-
-
-@dataclass
-class Answers:
-    """What a model says at the answer positions of a batch of R rows with N answer tokens in all.
-
-    Attributes:
-        logits: (N, vocabulary), row after row.
-        labels: (N,) the answer tokens.
-        token_rows: (N,) the row of each token.
-        roles: (R,) FORGET, RETAIN or PADDING.
-        reference_logps: (R,) answer log-probs under the reference model, where the method needs one.
-        reference_logits: (N, vocabulary), where the retain loss needs them.
-    """
-
-    logits: torch.Tensor
-    labels: torch.Tensor
-    token_rows: torch.Tensor
-    roles: torch.Tensor
-    reference_logps: torch.Tensor | None = None
-    reference_logits: torch.Tensor | None = None
-
-    @cached_property
-    def token_logps(self) -> torch.Tensor:
-        """Log-probability of every answer token, (N,), float32."""
-        return answer_token_logps(self.logits, self.labels)
-
-    @cached_property
-    def lengths(self) -> torch.Tensor:
-        """Number of answer tokens per row, (R,)."""
-        return torch.bincount(self.token_rows, minlength=len(self.roles))
-
-    @cached_property
-    def logps(self) -> torch.Tensor:
-        """Log-probability of each row's whole answer, (R,): the sum over its tokens."""
-        return self.token_logps.new_zeros(len(self.roles)).index_add(0, self.token_rows, self.token_logps)
-
-    @cached_property
-    def forget(self) -> Answers:
-        """The forget rows alone."""
-        return self.with_role(FORGET)
-
-    @cached_property
-    def retain(self) -> Answers:
-        """The retain rows alone."""
-        return self.with_role(RETAIN)
-
-    def with_role(self, role: int) -> Answers:
-        """The rows of a role alone."""
-        rows = self.roles == role
-        of_role = torch.nonzero(rows[self.token_rows]).flatten()
-        # Rows of one role stand together in a batch, so this is a view: logits are large, and most losses need none.
-        tokens = slice(int(of_role[0]), int(of_role[-1]) + 1) if len(of_role) else slice(0)
-        new_number = rows.cumsum(0) - 1
-        part = Answers(
-            self.logits[tokens],
-            self.labels[tokens],
-            new_number[self.token_rows[tokens]],
-            self.roles[rows],
-            None if self.reference_logps is None else self.reference_logps[rows],
-            None if self.reference_logits is None else self.reference_logits[tokens],
-        )
-        part.__dict__["token_logps"] = self.token_logps[
-            tokens
-        ]  # fills the cached property: computed once for all roles
-        return part
-
-
-def forward_answers(
-    model: nn.Module, batch: dict[str, torch.Tensor], unwrapped: nn.Module | None = None, split_roles: bool = False
-) -> Answers:
-    """One call of `model` (possibly wrapped by DDP and the like) that computes logits at answer positions only.
-
-    Args:
-        model: called once, so that data-parallel wrappers see one forward and one backward.
-        batch: input_ids, attention_mask, labels of shape (rows, length), and roles (rows,).
-        unwrapped: the bare model inside `model`.
-        split_roles: run forget rows and all others apart through the blocks inside the one call, so that gradients with
-            respect to the activations of forget rows do not travel through the retain rows.
-    """
-    labels, roles = batch["labels"], batch["roles"]
-    groups = [roles == FORGET, roles != FORGET] if split_roles else [torch.ones_like(roles, dtype=torch.bool)]
-    with _answer_positions_only(unwrapped or model):
-        logits = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels, row_groups=groups
-        ).logits
-    # Row groups keep the order of tokens because forget rows come first, as the collator puts them.
-    token_rows, positions = torch.nonzero(labels[:, 1:] != -100, as_tuple=True)
-    return Answers(logits, labels[token_rows, positions + 1], token_rows, roles)
-
-
-@contextlib.contextmanager
-def _answer_positions_only(model: nn.Module) -> Iterator[None]:
-    """Within this scope `model.forward` takes `labels` and `row_groups` and returns logits of shape (answer tokens, V).
-
-    The hidden states are narrowed right before the output embedding, whatever the family: at 128k vocabulary the
-    logits of the question tokens would be most of a step's memory. The output embedding runs once, for all groups: it
-    is large, and slow on few tokens.
-    """
-    original_forward = model.forward
-    replaced = model.__dict__.get("forward")  # Accelerate, too, replaces forward on the instance
-
-    def forward(input_ids, attention_mask, labels, row_groups):
-        groups = [rows for rows in row_groups if rows.any()]
-        for number, rows in enumerate(groups, start=1):
-            length = int(attention_mask[rows].sum(1).max())  # each group is cut to its own longest row
-            wanted = torch.zeros_like(labels[rows, :length], dtype=torch.bool)
-            wanted[:, :-1] = labels[rows, 1:length] != -100
-            logits_only_at(wanted, later=number < len(groups))
-            output = original_forward(
-                input_ids=input_ids[rows, :length], attention_mask=attention_mask[rows, :length], use_cache=False
-            )
-        return output
-
-    with narrowed_logits(model) as logits_only_at:
-        model.forward = forward
-        try:
-            yield
-        finally:
-            if replaced is None:
-                del model.forward
-            else:
-                model.forward = replaced
-
-
-@contextlib.contextmanager
-def narrowed_logits(model: nn.Module) -> Iterator[Callable[..., None]]:
-    """Within this scope, forwards of `model` return logits of shape (wanted positions, vocabulary).
-
-    Yields a function that takes the positions that the next forward is wanted at, a mask of shape (rows, length). With
-    `later=True` that forward returns no logits: they come first in those of the following one.
-
-    Raises:
-        InputError: the model has no output embedding.
-    """
-    head = model.get_output_embeddings()
-    if head is None:
-        raise InputError(f"{type(model).__name__} has no output embedding (get_output_embeddings() is None)")
-    wanted: torch.Tensor | None = None
-    postponed = False
-    waiting: list[torch.Tensor] = []
-
-    def choose(positions: torch.Tensor, later: bool = False) -> None:
-        nonlocal wanted, postponed
-        wanted, postponed = positions, later
-
-    def narrow(_module: nn.Module, arguments: tuple) -> tuple:
-        hidden = arguments[0][wanted]
-        if postponed:
-            waiting.append(hidden)
-            return (hidden[:0], *arguments[1:])
-        if waiting:
-            hidden = torch.cat([*waiting, hidden])
-            waiting.clear()
-        return (hidden, *arguments[1:])
-
-    handle = head.register_forward_pre_hook(narrow)
-    try:
-        yield choose
-    finally:
-        handle.remove()

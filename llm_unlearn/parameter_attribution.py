@@ -15,9 +15,9 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from llm_unlearn.answers import forward_answers
 from llm_unlearn.attribution import answer_scores
 from llm_unlearn.data.collators import FORGET, EncodedRow, pad_rows
-from llm_unlearn.modeling import forward_answers
 from llm_unlearn.scoring import evaluation_mode
 
 

@@ -25,6 +25,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback
 
 from llm_unlearn.adapters import with_adapter
+from llm_unlearn.answers import Answers, forward_answers
 from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
 from llm_unlearn.checked_uploads import CheckedUploads
 from llm_unlearn.checkpoints import (
@@ -42,7 +43,7 @@ from llm_unlearn.errors import DivergenceError, InputError, as_input_errors
 from llm_unlearn.losses import kl_loss, nll_loss
 from llm_unlearn.metrics import rouge_scores
 from llm_unlearn.model_files import check_rows_fit
-from llm_unlearn.modeling import Answers, forward_answers, load_model, load_tokenizer, with_pad_token
+from llm_unlearn.modeling import load_model, load_tokenizer, with_pad_token
 from llm_unlearn.reference_policy import reference_log_probs
 from llm_unlearn.scoring import evaluation_mode, generate_answers, score_answers
 

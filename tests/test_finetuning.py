@@ -7,9 +7,9 @@ import torch
 from builders import encoded_rows, largest_difference, tiny_model, trainable, with_trained_adapter
 
 from llm_unlearn import finetuning
+from llm_unlearn.answers import forward_answers
 from llm_unlearn.errors import DivergenceError
 from llm_unlearn.finetuning import finetune
-from llm_unlearn.modeling import forward_answers
 from llm_unlearn.scoring import score_answers
 
 OPTIONS = {"learning_rate": 1e-2, "batch_size": 2, "seed": 0}

@@ -12,16 +12,10 @@ from peft import PeftModel
 from torch import nn
 
 from llm_unlearn import modeling
+from llm_unlearn.answers import forward_answers
 from llm_unlearn.data.collators import FORGET
 from llm_unlearn.errors import InputError
-from llm_unlearn.modeling import (
-    decoder_layers,
-    forward_answers,
-    load_model,
-    load_tokenizer,
-    split_revision,
-    with_pad_token,
-)
+from llm_unlearn.modeling import decoder_layers, load_model, load_tokenizer, split_revision, with_pad_token
 
 
 @torch.no_grad()

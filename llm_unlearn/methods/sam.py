@@ -16,11 +16,11 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from llm_unlearn.answers import Answers
 from llm_unlearn.config import SAMConfig
 from llm_unlearn.data.collators import FORGET, RETAIN
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods.backbones import BackboneTrainer
-from llm_unlearn.modeling import Answers
 
 
 class SAMTrainer(BackboneTrainer):

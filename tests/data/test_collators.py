@@ -6,6 +6,7 @@ import pytest
 import torch
 from builders import mixed_batch, tiny_model
 
+from llm_unlearn.answers import forward_answers
 from llm_unlearn.data.collators import (
     FORGET,
     PADDING,
@@ -15,7 +16,6 @@ from llm_unlearn.data.collators import (
     UnlearnCollator,
     pad_rows,
 )
-from llm_unlearn.modeling import forward_answers
 
 
 def row(*ids, answer=1):
