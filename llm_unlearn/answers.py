@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from llm_unlearn.data.collators import FORGET, RETAIN
 from llm_unlearn.errors import InputError
@@ -20,7 +21,7 @@ class Answers:
     """What a model says at the answer positions of a batch of R rows with N answer tokens in all.
 
     Attributes:
-        logits: (N, vocabulary), row after row.
+        logits: (N, vocabulary), row after row; None where they were made and dropped in chunks.
         labels: (N,) the answer tokens.
         token_rows: (N,) the row of each token.
         roles: (R,) FORGET, RETAIN or PADDING.
@@ -28,7 +29,7 @@ class Answers:
         reference_logits: (N, vocabulary), where the retain loss needs them.
     """
 
-    logits: torch.Tensor
+    logits: torch.Tensor | None
     labels: torch.Tensor
     token_rows: torch.Tensor
     roles: torch.Tensor
@@ -68,7 +69,7 @@ class Answers:
         tokens = slice(int(of_role[0]), int(of_role[-1]) + 1) if len(of_role) else slice(0)
         new_number = rows.cumsum(0) - 1
         part = Answers(
-            self.logits[tokens],
+            None if self.logits is None else self.logits[tokens],
             self.labels[tokens],
             new_number[self.token_rows[tokens]],
             self.roles[rows],
@@ -82,7 +83,11 @@ class Answers:
 
 
 def forward_answers(
-    model: nn.Module, batch: dict[str, torch.Tensor], unwrapped: nn.Module | None = None, split_roles: bool = False
+    model: nn.Module,
+    batch: dict[str, torch.Tensor],
+    unwrapped: nn.Module | None = None,
+    split_roles: bool = False,
+    chunk_size: int | None = None,
 ) -> Answers:
     """One call of `model` (possibly wrapped by DDP and the like) that computes logits at answer positions only.
 
@@ -92,21 +97,32 @@ def forward_answers(
         unwrapped: the bare model inside `model`.
         split_roles: run forget rows and all others apart through the blocks inside the one call, so that gradients with
             respect to the activations of forget rows do not travel through the retain rows.
+        chunk_size: make the logits of so many answer tokens at a time and keep their log-probabilities alone; the
+            backward makes them once more.
+
+    Raises:
+        InputError: `chunk_size` with a model that changes its logits after the output embedding.
     """
     labels, roles = batch["labels"], batch["roles"]
     groups = [roles == FORGET, roles != FORGET] if split_roles else [torch.ones_like(roles, dtype=torch.bool)]
-    with _answer_positions_only(unwrapped or model):
-        logits = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels, row_groups=groups
-        ).logits
     # Row groups keep the order of tokens because forget rows come first, as the collator puts them.
     token_rows, positions = torch.nonzero(labels[:, 1:] != -100, as_tuple=True)
-    return Answers(logits, labels[token_rows, positions + 1], token_rows, roles)
+    answer_tokens = labels[token_rows, positions + 1]
+    with _answer_positions_only(unwrapped or model, answer_tokens, chunk_size):
+        said = model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels, row_groups=groups
+        ).logits
+    if chunk_size is None:
+        return Answers(said, answer_tokens, token_rows, roles)
+    answers = Answers(None, answer_tokens, token_rows, roles)
+    answers.__dict__["token_logps"] = said  # fills the cached property
+    return answers
 
 
 @contextlib.contextmanager
-def _answer_positions_only(model: nn.Module) -> Iterator[None]:
-    """Within this scope `model.forward` takes `labels` and `row_groups` and returns logits of shape (answer tokens, V).
+def _answer_positions_only(model: nn.Module, answer_tokens: torch.Tensor, chunk_size: int | None) -> Iterator[None]:
+    """Within this scope `model.forward` takes `labels` and `row_groups` and returns logits of shape (answer tokens, V),
+    or with a chunk size, in their place, the answer tokens' log-probabilities, (answer tokens,).
 
     The hidden states are narrowed right before the output embedding, whatever the family: at 128k vocabulary the
     logits of the question tokens would be most of a step's memory. The output embedding runs once, for all groups: it
@@ -114,6 +130,12 @@ def _answer_positions_only(model: nn.Module) -> Iterator[None]:
     """
     original_forward = model.forward
     replaced = model.__dict__.get("forward")  # Accelerate, too, replaces forward on the instance
+    head = model.get_output_embeddings()
+    chunked: list[torch.Tensor] = []
+
+    def score_in_chunks(hidden: torch.Tensor) -> torch.Tensor:
+        chunked[:] = [chunked_token_logps(head.forward, hidden, answer_tokens, chunk_size), hidden[:1]]
+        return hidden[:1]  # the model still makes one token's logits, for the comparison below
 
     def forward(input_ids, attention_mask, labels, row_groups):
         groups = [rows for rows in row_groups if rows.any()]
@@ -121,10 +143,19 @@ def _answer_positions_only(model: nn.Module) -> Iterator[None]:
             length = int(attention_mask[rows].sum(1).max())  # each group is cut to its own longest row
             wanted = torch.zeros_like(labels[rows, :length], dtype=torch.bool)
             wanted[:, :-1] = labels[rows, 1:length] != -100
-            logits_only_at(wanted, later=number < len(groups))
+            logits_only_at(wanted, later=number < len(groups), instead=chunk_size and score_in_chunks)
             output = original_forward(
                 input_ids=input_ids[rows, :length], attention_mask=attention_mask[rows, :length], use_cache=False
             )
+        if chunk_size is not None:
+            logps, first = chunked
+            with torch.no_grad():
+                if not torch.allclose(output.logits.float(), head.forward(first).float(), rtol=1e-3, atol=1e-3):
+                    raise InputError(
+                        f"logits_chunk_size={chunk_size}: {type(model).__name__} changes its logits after the output "
+                        "embedding (a cap or a scale), which chunks would leave out; leave logits_chunk_size out"
+                    )
+            output.logits = logps
         return output
 
     with narrowed_logits(model) as logits_only_at:
@@ -138,12 +169,35 @@ def _answer_positions_only(model: nn.Module) -> Iterator[None]:
                 model.forward = replaced
 
 
+def chunked_token_logps(
+    head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, labels: torch.Tensor, chunk_size: int
+) -> torch.Tensor:
+    """`answer_token_logps` of the logits `head(hidden)`, of which no more than `chunk_size` rows exist at a time.
+
+    Checkpointing makes each chunk once more in the backward. PyTorch's own `linear_cross_entropy` would do so as well,
+    but rounds the result to the dtype of the hidden states: to three digits in bfloat16.
+
+    Args:
+        hidden: (tokens, width). labels: (tokens,).
+
+    Returns:
+        (tokens,), float32 or better.
+    """
+
+    def score(hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return answer_token_logps(head(hidden), labels)
+
+    chunks = zip(hidden.split(chunk_size), labels.split(chunk_size), strict=True)
+    return torch.cat([checkpoint(score, *chunk, use_reentrant=False) for chunk in chunks])
+
+
 @contextlib.contextmanager
 def narrowed_logits(model: nn.Module) -> Iterator[Callable[..., None]]:
     """Within this scope, forwards of `model` return logits of shape (wanted positions, vocabulary).
 
     Yields a function that takes the positions that the next forward is wanted at, a mask of shape (rows, length). With
-    `later=True` that forward returns no logits: they come first in those of the following one.
+    `later=True` that forward returns no logits: they come first in those of the following one. `instead` is given the
+    hidden states at the wanted positions, (positions, width), and returns those that logits are made of in their place.
 
     Raises:
         InputError: the model has no output embedding.
@@ -153,11 +207,12 @@ def narrowed_logits(model: nn.Module) -> Iterator[Callable[..., None]]:
         raise InputError(f"{type(model).__name__} has no output embedding (get_output_embeddings() is None)")
     wanted: torch.Tensor | None = None
     postponed = False
+    replace: Callable[[torch.Tensor], torch.Tensor] | None = None
     waiting: list[torch.Tensor] = []
 
-    def choose(positions: torch.Tensor, later: bool = False) -> None:
-        nonlocal wanted, postponed
-        wanted, postponed = positions, later
+    def choose(positions: torch.Tensor, later: bool = False, instead: Callable | None = None) -> None:
+        nonlocal wanted, postponed, replace
+        wanted, postponed, replace = positions, later, instead
 
     def narrow(_module: nn.Module, arguments: tuple) -> tuple:
         hidden = arguments[0][wanted]
@@ -167,7 +222,7 @@ def narrowed_logits(model: nn.Module) -> Iterator[Callable[..., None]]:
         if waiting:
             hidden = torch.cat([*waiting, hidden])
             waiting.clear()
-        return (hidden, *arguments[1:])
+        return (replace(hidden) if replace else hidden, *arguments[1:])
 
     handle = head.register_forward_pre_hook(narrow)
     try:

@@ -10,6 +10,7 @@ from torch.optim import SGD
 from transformers import TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import HubStrategy
+from transformers.utils import is_liger_kernel_available
 
 RETAIN_LOSSES = ("nll", "kl", "none")
 BACKBONES = ("npo", "gradient_ascent")
@@ -58,6 +59,13 @@ class UnlearnConfig(TrainingArguments):
     )
     max_length: int | None = field(
         default=1024, metadata={"help": "Rows are cut to this many tokens; an answer that would vanish is an error."}
+    )
+    logits_chunk_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Make the logits of so many answer tokens at a time (such as 256) and keep none: less memory with "
+            "long answers and large vocabularies, for one more pass of the output embedding."
+        },
     )
     stop_at_forget_exact_match: float | None = field(
         default=None, metadata={"help": "Stop at the first check with forget exact match at or below this (0 to 1)."}
@@ -112,6 +120,7 @@ class UnlearnConfig(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         self._check_training_arguments()
+        self._check_liger()
         if self.retain_loss not in RETAIN_LOSSES:
             raise ValueError(f"retain_loss={self.retain_loss!r} is unknown; choose one of {', '.join(RETAIN_LOSSES)}")
         if self.push_to_hub and (HubStrategy(self.hub_strategy) != HubStrategy.END or self.hub_always_push):
@@ -134,12 +143,28 @@ class UnlearnConfig(TrainingArguments):
             raise ValueError(f"forget_check_steps={self.forget_check_steps} must be 1 or more")
         if self.max_length is not None and self.max_length < 2:
             raise ValueError(f"max_length={self.max_length} leaves no room for an answer; use 2 or more, or null")
+        if self.logits_chunk_size is not None:
+            if self.logits_chunk_size < 1:
+                raise ValueError(f"logits_chunk_size={self.logits_chunk_size} must be 1 or more, or null: all at once")
+            if self.retain_loss == "kl":
+                raise ValueError(
+                    f"logits_chunk_size={self.logits_chunk_size} keeps no logits, which retain_loss='kl' compares; use "
+                    "retain_loss='nll', or leave logits_chunk_size out"
+                )
         if self.activation_checkpointing:
             # Reentrant checkpointing lets data-parallel ranks diverge silently with LoRA.
             kwargs = dict(self.activation_checkpointing_kwargs or {})
             if kwargs.setdefault("use_reentrant", False):
                 raise ValueError("activation_checkpointing_kwargs: use_reentrant=True is not supported; leave it out")
             self.activation_checkpointing_kwargs = kwargs
+
+    def _check_liger(self) -> None:
+        if not self.use_liger_kernel:
+            return
+        if self.device.type == "cpu":
+            raise ValueError("use_liger_kernel=True: its kernels run on GPUs only; leave it out")
+        if not is_liger_kernel_available():
+            raise ValueError("use_liger_kernel=True needs liger-kernel; install it with pip install liger-kernel")
 
     def _check_training_arguments(self) -> None:
         """What transformers would find out only when training has begun, or never."""
@@ -332,6 +357,13 @@ class SsiuuConfig(BackboneConfig):
             raise ValueError(
                 f"regularizer_weight='auto' needs influence on the log-probability of neuron outputs, not {of}; "
                 "give a number"
+            )
+        if self.logits_chunk_size is not None:
+            raise ValueError(f"logits_chunk_size={self.logits_chunk_size} keeps no logits to attribute; leave it out")
+        if self.use_liger_kernel:  # read in liger-kernel 0.8.5: ops/swiglu.py writes gradients over what was saved
+            raise ValueError(
+                "use_liger_kernel=True: its kernels overwrite what a second backward needs, and Ssiuu has one: its "
+                "gradients would be silently wrong. Leave it out"
             )
         if not 0 < self.regularizer_ratio < math.inf:
             raise ValueError(f"regularizer_ratio={self.regularizer_ratio} must be above 0")

@@ -67,7 +67,8 @@ class UnlearnTrainer(CheckedUploads, Trainer):
 
     Raises:
         InputError: empty, overlapping or malformed data, answers that truncation removes, a missing retain set,
-            quantized weights without an adapter, FSDP on a CPU.
+            quantized weights without an adapter, FSDP on a CPU, `logits_chunk_size` with sharded weights or a model
+            that changes its logits after the output embedding.
     """
 
     config_class = UnlearnConfig
@@ -148,6 +149,8 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         asked_for_fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
         if asked_for_fsdp and not self.is_fsdp_enabled:  # Accelerate leaves it out on CPUs without a word
             raise InputError(f"fsdp: Accelerate shards on GPUs only, not on {args.device}; leave FSDP out")
+        if args.logits_chunk_size is not None:
+            self._check_chunks()
         self._check_best_metric()
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(UnlearnProgressCallback)
@@ -157,7 +160,7 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         self._reference_model: nn.Module | None = None
         self._sums: dict[str, torch.Tensor] = {}  # what has been summed up since the last log line
         self._step_nll: dict[str, torch.Tensor] = {}  # of this step's answer tokens, this process's share of the mean
-        self._vocabulary = 0
+        self._vocabulary = self.model.config.get_text_config().vocab_size
         self.stopped_by: str | None = None
 
     # ---- what a method defines -------------------------------------------------------------------------------------
@@ -194,7 +197,8 @@ class UnlearnTrainer(CheckedUploads, Trainer):
 
     def compute_answers(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> Answers:
         """The one wrapped forward of a step."""
-        return forward_answers(model, inputs, self.accelerator.unwrap_model(model))
+        unwrapped = self.accelerator.unwrap_model(model)
+        return forward_answers(model, inputs, unwrapped, chunk_size=self.args.logits_chunk_size)
 
     # ---- loss ------------------------------------------------------------------------------------------------------
 
@@ -412,7 +416,6 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         """Add this micro-batch's share to what the next log line shows."""
         for name, value in parts.items():
             self.add_to_log(f"{name}/loss", value.detach())
-        self._vocabulary = answers.logits.shape[-1]
         for name, role in (("forget", FORGET), ("retain", RETAIN)):
             part = answers.forget if role == FORGET else answers.retain
             if name in parts:  # also where this process has none of those rows: log() sums over processes by name
@@ -438,6 +441,15 @@ class UnlearnTrainer(CheckedUploads, Trainer):
             logs = {**logs, **dict(zip(names, totals, strict=True))}
             self._sums = {}
         super().log(logs, start_time)
+
+    def _check_chunks(self) -> None:
+        """Make the logits of one row in chunks: some models cannot."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise InputError("logits_chunk_size needs whole weights; leave it out, or FSDP and DeepSpeed")
+        batch = self.data_collator([self.train_dataset[0, 0]])
+        with torch.no_grad(), evaluation_mode(self.model):
+            batch = {name: value.to(self.args.device) for name, value in batch.items()}
+            forward_answers(self.model, batch, chunk_size=self.args.logits_chunk_size)
 
     def _check_best_metric(self) -> None:
         """Checkpoints can only be compared by what `evaluate` measures."""

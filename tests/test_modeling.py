@@ -1,4 +1,4 @@
-"""Logits at answer positions only, blocks found by structure, and loading with errors that name the fix."""
+"""Blocks found by structure, and loading with errors that name the fix."""
 
 import copy
 import json
@@ -12,121 +12,8 @@ from peft import PeftModel
 from torch import nn
 
 from llm_unlearn import modeling
-from llm_unlearn.answers import forward_answers
-from llm_unlearn.data.collators import FORGET
 from llm_unlearn.errors import InputError
 from llm_unlearn.modeling import decoder_layers, load_model, load_tokenizer, split_revision, with_pad_token
-
-
-@torch.no_grad()
-def naive_answers(model, batch):
-    """Every row alone, without padding, all logits: (logits before answer tokens, answer tokens)."""
-    logits, labels = [], []
-    for ids, mask, row_labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
-        ids, row_labels = ids[mask.bool()], row_labels[mask.bool()]
-        is_answer = row_labels[1:] != -100
-        logits.append(model(input_ids=ids[None]).logits[0, :-1][is_answer])
-        labels.append(row_labels[1:][is_answer])
-    return torch.cat(logits), torch.cat(labels)
-
-
-@pytest.mark.parametrize("split_roles", [False, True])
-@pytest.mark.parametrize("adapted", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_answer_logits_are_those_of_the_full_forward(family, adapted, split_roles):
-    model, batch = tiny_model(family), mixed_batch(filler=1)
-    if adapted:
-        base, model = model, with_trained_adapter(model)
-        assert not torch.allclose(naive_answers(base, batch)[0], naive_answers(model, batch)[0], atol=1e-2)
-    assert len(set(batch["attention_mask"].sum(1).tolist())) > 2  # rows of different lengths
-    with torch.no_grad():
-        answers = forward_answers(model, batch, split_roles=split_roles)
-    logits, labels = naive_answers(model, batch)
-    torch.testing.assert_close(answers.logits, logits, atol=1e-5, rtol=1e-5)
-    assert answers.labels.tolist() == labels.tolist()
-
-
-def test_answers_by_row_and_role():
-    model, batch = tiny_model(), mixed_batch(forget=3, retain=2)
-    with torch.no_grad():
-        answers = forward_answers(model, batch)
-    logits, labels = naive_answers(model, batch)
-    logps = logits.log_softmax(-1).gather(1, labels[:, None])[:, 0]
-    lengths = [3, 2, 4, 3, 2]
-    assert answers.lengths.tolist() == lengths
-    per_row = torch.stack([part.sum() for part in logps.split(lengths)])
-    torch.testing.assert_close(answers.logps, per_row, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(answers.forget.logps, per_row[:3], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(answers.retain.logps, per_row[3:], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(answers.retain.logits, logits[9:], atol=1e-5, rtol=1e-5)
-    assert answers.retain.token_rows.tolist() == [0, 0, 0, 1, 1]
-    answers.reference_logps = torch.arange(5.0)
-    answers.reference_logits = logits
-    for name in ("forget", "retain"):
-        del answers.__dict__[name]
-    assert answers.retain.reference_logps.tolist() == [3.0, 4.0]
-    assert answers.forget.reference_logits.shape == (9, logits.shape[1])
-
-
-def test_gradients_are_the_same_together_and_split():
-    gradients = []
-    for split_roles in (False, True):
-        model = tiny_model()
-        answers = forward_answers(model, mixed_batch(), split_roles=split_roles)
-        (answers.forget.logps.sum() - 2 * answers.retain.logps.sum()).backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
-
-
-def test_a_batch_of_one_role_runs_split_too():
-    model, batch = tiny_model(), mixed_batch(forget=3, retain=0)
-    with torch.no_grad():
-        expected = forward_answers(model, batch).logits
-        torch.testing.assert_close(forward_answers(model, batch, split_roles=True).logits, expected)
-        batch["roles"] = torch.full_like(batch["roles"], FORGET + 1)
-        torch.testing.assert_close(forward_answers(model, batch, split_roles=True).logits, expected)
-
-
-def test_logits_are_computed_at_answer_positions_only():
-    model, batch, seen = tiny_model(), mixed_batch(), []
-    model.lm_head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape))
-    forward_answers(model, batch)
-    assert seen == [(14, 32)]  # 14 answer tokens of a batch of 5 x 12 tokens
-
-
-def test_the_model_is_itself_again_afterwards():
-    model, batch = tiny_model(), mixed_batch()
-    ids = batch["input_ids"]
-    before = model(input_ids=ids).logits
-    forward_answers(model, batch)
-    assert "forward" not in model.__dict__
-    assert torch.equal(model(input_ids=ids).logits, before)
-
-    broken = dict(batch, input_ids=torch.full_like(ids, 10**6))
-    with pytest.raises(IndexError):
-        forward_answers(model, broken)
-    assert "forward" not in model.__dict__
-    assert torch.equal(model(input_ids=ids).logits, before)
-
-
-def test_a_forward_that_was_replaced_before_stays_in_place():
-    model, batch, calls = tiny_model(), mixed_batch(), []
-    original = model.forward
-
-    def replacement(*args, **kwargs):  # what Accelerate does for mixed precision
-        calls.append(1)
-        return original(*args, **kwargs)
-
-    model.forward = replacement
-    forward_answers(model, batch)
-    assert model.forward is replacement and len(calls) == 1
-
-
-def test_a_model_without_output_embedding_is_an_error():
-    model = tiny_model()
-    model.get_output_embeddings = lambda: None
-    with pytest.raises(InputError, match="LlamaForCausalLM has no output embedding"):
-        forward_answers(model, mixed_batch())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
