@@ -125,7 +125,7 @@ def counted_passes(method: Method | None, lora: bool, head_share: float, answer_
     package needs the output embedding at the positions before answer tokens alone, which shrinks every pass by the
     same factor. Ssiuu needs one more gradient of the inputs, of the forget rows, which are half of all, and of the
     blocks alone: in both backwards the output embedding passes on the same gradient but for a factor per token. SAM
-    needs one more forward and backward of the forget rows.
+    needs one more forward and backward of the forget rows. Logits in chunks are made once more in the backward.
 
     Args:
         method: None: logits at all positions, as of the plain supervised step.
@@ -137,7 +137,8 @@ def counted_passes(method: Method | None, lora: bool, head_share: float, answer_
     if method is None:
         return passes
     narrowed = 1 - head_share * (1 - answer_share)
-    return narrowed * passes * (1 + method.extra_rounds / 2) + method.extra_backwards / 2 * (1 - head_share)
+    passes = narrowed * passes * (1 + method.extra_rounds / 2) + method.extra_backwards / 2 * (1 - head_share)
+    return passes + method.extra_heads * head_share * answer_share
 
 
 def head_share(model: PreTrainedModel) -> float:

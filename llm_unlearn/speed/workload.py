@@ -49,6 +49,7 @@ class Method:
         extra_backwards: further backward passes, of forget rows and through the blocks alone, without gradients of
             weights.
         extra_rounds: further forwards with their backwards, of forget rows.
+        extra_heads: further forwards of the output embedding at the positions before answer tokens.
     """
 
     trainer_class: type[UnlearnTrainer]
@@ -56,11 +57,13 @@ class Method:
     config: dict[str, object] = field(default_factory=dict)
     extra_backwards: int = 0
     extra_rounds: int = 0
+    extra_heads: int = 0
 
 
 METHODS = {
     "gradient_ascent": Method(GradientAscentTrainer, GradientAscentConfig),
     "npo": Method(NPOTrainer, NPOConfig),
+    "npo_chunked": Method(NPOTrainer, NPOConfig, {"logits_chunk_size": 64}, extra_heads=1),
     "sam": Method(SAMTrainer, SAMConfig, {"backbone": "npo"}, extra_rounds=1),
     "ssiuu": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "npo"}, extra_backwards=1),
     "ssiuu_gradient_ascent": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "gradient_ascent"}, extra_backwards=1),

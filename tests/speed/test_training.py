@@ -22,6 +22,8 @@ TINY = ["--vocabulary=40", "--hidden_size=64", "--layers=1", "--row_length=12", 
         # Half of the weights in the output embedding, a quarter of the positions: 1/2 + 1/2 * 1/4 = 5/8 of each pass.
         ("npo", 3 * 5 / 8, 2 * 5 / 8),
         ("gradient_ascent", 3 * 5 / 8, 2 * 5 / 8),
+        # Half of the weights at a quarter of the positions once more: 1/8.
+        ("npo_chunked", 3 * 5 / 8 + 1 / 8, 2 * 5 / 8 + 1 / 8),
         # Half of the rows once more, forward and backward.
         ("sam", 3 * 5 / 8 * 3 / 2, 2 * 5 / 8 * 3 / 2),
         # One more pass of half the rows through the blocks, which are half of the weights: 1/4.
