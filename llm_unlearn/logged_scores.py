@@ -82,6 +82,34 @@ class LoggedScores:
         steps.add(self.state.global_step)
         self._sums[name] = (total + value, steps)
 
+    def training_step(self, *arguments, **keywords) -> torch.Tensor:
+        """As in transformers, whose own sum of the losses starts anew where a run is resumed between two log lines."""
+        loss = super().training_step(*arguments, **keywords)
+        self.add_to_log("loss", loss / self.accelerator.num_processes)
+        return loss
+
+    def log_sums(self) -> dict[str, torch.Tensor]:
+        """What has been added since the last log line, for a checkpoint: of each name the share of every process,
+        (processes,), and the numbers of the steps. Every process must call it.
+        """
+        sums = {}
+        for name in sorted(self._sums):
+            share, steps = self._sums[name]
+            sums[f"{name}: shares"] = self.accelerator.gather(share.detach().reshape(1))
+            sums[f"{name}: steps"] = torch.tensor(sorted(steps))
+        return sums
+
+    def load_log_sums(self, sums: dict[str, torch.Tensor]) -> None:
+        """Take over what `log_sums` gave; {}: nothing has been added."""
+        self._sums = {}
+        processes, own = self.accelerator.num_processes, self.accelerator.process_index
+        for key, shares in sums.items():
+            name, _, what = key.rpartition(": ")
+            if what == "shares":
+                if len(shares) != processes:  # of a run with more or fewer of them: the first process takes all
+                    shares = torch.stack([shares.sum(), *[torch.zeros_like(shares[0])] * (processes - 1)])
+                self._sums[name] = (shares[own].clone(), set(sums[f"{name}: steps"].tolist()))
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._sums and "loss" in logs:
             names = sorted(self._sums)

@@ -25,15 +25,11 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback
 
 from llm_unlearn.adapters import with_adapter
+from llm_unlearn.all_processes import failing_together
 from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
 from llm_unlearn.checked_uploads import CheckedUploads
-from llm_unlearn.checkpoints import (
-    check_checkpoint,
-    checkpoint_to_resume,
-    last_checkpoint,
-    load_method_state,
-    written_whole,
-)
+from llm_unlearn.checkpoint_folders import last_checkpoint
+from llm_unlearn.checkpoints import WholeCheckpoints
 from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data import encode_dataset, validate_forget_retain, validate_rows
 from llm_unlearn.data.collators import FORGET, RETAIN, PairedDataset, PairSampler, UnlearnCollator
@@ -49,7 +45,7 @@ from llm_unlearn.scoring import evaluation_mode
 logger = logging.getLogger(__name__)
 
 
-class UnlearnTrainer(CheckedUploads, LoggedScores, Trainer):
+class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
     """A `transformers.Trainer` that makes a causal LM forget one data set and keep another.
 
     Subclasses give `forget_loss` (one value per forget row or per forget answer token) and may give `regularizer`.
@@ -290,17 +286,13 @@ class UnlearnTrainer(CheckedUploads, LoggedScores, Trainer):
                 there is one. A resumed run goes on exactly where it was.
 
         Raises:
-            InputError: no complete checkpoint there, or one of another method or other rows.
+            InputError: no complete checkpoint there, a damaged one, or one of another method, model, rows or settings;
+                or a run that begins, and would save checkpoints where another run has.
             DivergenceError: a gradient became NaN or infinite, or answers less likely than `max_forget_nll` and
                 `max_retain_nll` allow. The weights before that step are in `output_dir`.
             StorageError: a checkpoint could not be written; earlier ones are as they were.
         """
-        checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
-        if checkpoint is None:
-            self.load_method_state({})
-        else:
-            check_checkpoint(self, checkpoint)
-            load_method_state(self, checkpoint)
+        checkpoint = self.prepare_to_resume(resume_from_checkpoint)
         # Before a checkpoint is loaded: the reference is the model as it was given.
         if self.needs_reference_logps:
             self._cached_reference_logps()
@@ -311,17 +303,14 @@ class UnlearnTrainer(CheckedUploads, LoggedScores, Trainer):
         except DivergenceError as error:
             self.model.zero_grad()
             self._step_nll, self._sums = {}, {}  # of a step that was not taken
-            self.save_model(self.args.output_dir)
-            self.save_state()
+            with failing_together(self.args.output_dir):
+                self.save_model(self.args.output_dir)
+                self.save_state()
             kept = last_checkpoint(self.args.output_dir)
             earlier = f", those of an earlier step in {kept.name}" if kept else ""
             raise DivergenceError(
                 f"{error}. The weights before that step are in {self.args.output_dir}{earlier}"
             ) from None
-
-    def _save_checkpoint(self, model, trial) -> None:
-        with written_whole(self):
-            super()._save_checkpoint(model, trial)
 
     def before_update(self) -> None:
         """Called when all micro-batches of a step have gone through the loss, for methods that look at a whole step."""
