@@ -88,8 +88,8 @@ def check_checkpoint(checkpoint: Path, now: dict[str, Any]) -> None:
 
 
 def checksums(folder: Path) -> dict[str, int]:
-    """CRC-32 of every file in a folder but its record, by its name relative to the folder."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != RECORD)
+    """CRC-32 of every file in a folder but its record and what is for people, by its name relative to the folder."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name not in (RECORD, "README.md"))
     return {file.relative_to(folder).as_posix(): _checksum(file) for file in files}
 
 
@@ -171,7 +171,7 @@ def _check_settings(checkpoint: Path, then: dict[str, Any], now: dict[str, Any])
     changed = [name for name in then if name in now and then[name] != now[name]]
     if not changed:
         return
-    shown = ", ".join(f"{name}={then[name]} (now {now[name]})" for name in changed)
+    shown = ", ".join(f"{name}={_short(then[name])} (now {_short(now[name])})" for name in changed)
     rows = [math.prod(settings[name] for name in ROWS_OF_A_STEP) for settings in (then, now)]
     if rows[0] != rows[1] or not set(changed) <= set(ROWS_OF_A_STEP):
         _refuse(checkpoint, f"other settings: {shown}")
@@ -180,6 +180,10 @@ def _check_settings(checkpoint: Path, then: dict[str, Any], now: dict[str, Any])
         checkpoint,
         shown,
     )
+
+
+def _short(value: Any) -> str:
+    return text if len(text := str(value)) <= 60 else f"{text[:60]}..."  # names of all modules
 
 
 def _refuse(checkpoint: Path, differing: str) -> None:
