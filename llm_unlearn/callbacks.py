@@ -13,6 +13,7 @@ class UnlearnCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
+        state.compute_steps(args, state.max_steps)  # a resumed run would log and save as often as it did before
         if args.activation_checkpointing:
             # Transformers lets embeddings require gradients then, which only reentrant checkpointing needs: outputs
             # that nothing trainable reaches would pass for neurons that training can change.

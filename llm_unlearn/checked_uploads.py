@@ -6,9 +6,14 @@ and with them the arguments, which hold the paths and the name of this machine.
 
 from __future__ import annotations
 
-from huggingface_hub import CommitInfo
+from pathlib import Path
 
+from huggingface_hub import CommitInfo
+from peft import PeftModel
+
+from llm_unlearn.arguments import arguments_to_dict
 from llm_unlearn.errors import InputError
+from llm_unlearn.run_files import absolute, write_json, write_rows
 
 
 class CheckedUploads:
@@ -25,6 +30,9 @@ class CheckedUploads:
     ) -> CommitInfo | None:
         """Save the model in `output_dir` and upload it with its card and what was measured; see `hub.push_run`.
 
+        Every process calls it, and the main one uploads. Where `output_dir` has no scores (no recipe judged the model),
+        the card says that nothing was examined.
+
         Args:
             private: default: `args.hub_private_repo`, which is true unless it says otherwise.
 
@@ -33,14 +41,56 @@ class CheckedUploads:
                 to an upload in the background or to the card of transformers.
             LeakError, HubError: as `hub.push_run`.
         """
-        from llm_unlearn.hub.upload import push_trained  # slow to import, and imports what imports trainers
+        from llm_unlearn.hub.upload import check_ready, hub_arguments, push_run  # slow to import, as what it needs
 
         if card_fields or not blocking:
             given = ", ".join([*card_fields, *([] if blocking else ["blocking=False"])])
             raise InputError(
                 f"push_to_hub: {given}: files are checked, then sent, with a card of our own; leave it out"
             )
-        return push_trained(self, private=private, token=token, revision=revision, commit_message=commit_message)
+        arguments = hub_arguments(self.args)
+        arguments["token"] = token or arguments["token"]
+        arguments["revision"] = revision or arguments["revision"]
+        arguments["private"] = arguments["private"] if private is None else private
+        check_ready(self.args.hub_model_id, arguments["token"])
+        folder, model = Path(self.args.output_dir), self.accelerator.unwrap_model(self.model)
+        weights = folder / ("adapter" if isinstance(model, PeftModel) else "model")
+        self.save_model(str(weights))
+        if not self.is_world_process_zero():
+            return None
+        self._write_results(folder, weights)
+        return push_run(folder, **arguments, commit_message=commit_message)
+
+    def _write_results(self, folder: Path, weights: Path) -> None:
+        """What the card is made of, where no recipe has judged these weights."""
+        from llm_unlearn.hub.edition import weight_digests
+        from llm_unlearn.reporting.page import RERUN, read_json
+
+        digests = weight_digests(weights)
+        judged = read_json(folder / "results.json", RERUN) if (folder / "results.json").is_file() else {}
+        if judged.get("scores") and judged.get("weights") != digests:
+            raise InputError(
+                f"output_dir: the results in {folder} are of other weights than those that were to be pushed; judge "
+                "these, or train in another output_dir"
+            )
+        if judged.get("scores"):
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        base = (model.get_base_model() if isinstance(model, PeftModel) else model).config._name_or_path
+        results = {
+            "method": self.method_name,
+            "seed": self.args.seed,
+            "config": arguments_to_dict(self.args),
+            "weights": digests,
+            "paths": {"original": absolute(base), "unlearned": str(weights.resolve())},
+            "training": {
+                "steps": self.state.global_step,
+                "stopped_by": self.stopped_by,
+                "log": self.state.log_history,
+            },
+        }
+        write_rows(folder, forget=self.forget_dataset, retain=self.retain_dataset)
+        write_json(folder / "results.json", results)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; unlike in transformers, that uploads nothing."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent, hold all that a run depends on, and are found again.
+"""Checkpoints that are complete or absent, hold all that a run depends on, and are refused where they do not belong.
 
 transformers writes a checkpoint's files one after another into the folder of its final name: whoever dies in between
 leaves half a checkpoint, and it looks like the newest. Here the folder gets its name when everything is in it.
@@ -6,156 +6,181 @@ leaves half a checkpoint, and it looks like the newest. Here the folder gets its
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+import time
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from safetensors import SafetensorError
+from accelerate.utils import gather_object
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import TrainingArguments
 
+from llm_unlearn.all_processes import failing_together
+from llm_unlearn.checkpoint_folders import (
+    RECORD,
+    TRAINER_STATE,
+    check_checkpoint,
+    checkpoint_to_resume,
+    checksums,
+    give_name,
+    last_checkpoint,
+    refuse_another_run,
+    remove_oldest,
+)
 from llm_unlearn.errors import InputError, StorageError
-
-if TYPE_CHECKING:
-    from llm_unlearn.trainer import UnlearnTrainer
+from llm_unlearn.outcomes import weights_digest
 
 UNFINISHED = "unfinished-checkpoint"
 METHOD_STATE = "method_state.safetensors"
-TRAINER_STATE = "trainer_state.json"
-TRAINED_ON = "trained_on.json"
+LOG_SUMS = "log_sums.safetensors"
+
+# What decides about a step, and must not change in the middle of a run: of TrainingArguments these,
+STEP_SETTINGS = (
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_grad_norm", "optim"),
+    *("optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "neftune_noise_alpha", "seed"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "bf16", "fp16"),
+)
+# of our own all but these, about a run's end, memory or files (rows that are cut are other rows),
+NOT_OF_A_STEP = {"forget_check_steps", "max_forget_nll", "max_retain_nll", "max_length", "logits_chunk_size", "push"}
+# and of an adapter all but where its base lies, and by which version it was written.
+NOT_OF_AN_ADAPTER = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}
 
 
-def last_checkpoint(output_dir: str | Path) -> Path | None:
-    """The complete checkpoint of the most steps in `output_dir`, or None."""
-    found = {}
-    for folder in Path(output_dir).glob("checkpoint-*"):
-        step = folder.name.removeprefix("checkpoint-")
-        if step.isdigit() and (folder / TRAINER_STATE).is_file():
-            found[int(step)] = folder
-    return found[max(found)] if found else None
+class WholeCheckpoints:
+    """A mixin before `Trainer`."""
 
+    _starting_model: str | None = None  # a digest of the weights as the trainer was given them
 
-def checkpoint_to_resume(asked: str | bool | None, output_dir: str | Path) -> Path | None:
-    """The checkpoint that `resume_from_checkpoint` means: a folder, or with "last" (or True) the newest, if any.
+    def prepare_to_resume(self, asked: str | bool | None) -> Path | None:
+        """The checkpoint to go on from, with what it holds beyond a `Trainer`'s taken over; None: training begins.
 
-    Raises:
-        InputError: the folder holds no complete checkpoint.
-    """
-    if not asked:
-        return None
-    if asked is True or str(asked).lower() in ("last", "true"):
-        return last_checkpoint(output_dir)
-    if not (Path(asked) / TRAINER_STATE).is_file():
-        newest = last_checkpoint(output_dir)
-        fix = f"; the last complete one is {newest}" if newest else ""
-        raise InputError(
-            f"resume_from_checkpoint: {asked} holds no complete checkpoint (no {TRAINER_STATE}){fix}. "
-            "`last` takes the newest in output_dir, or starts anew where there is none"
-        )
-    return Path(asked)
-
-
-def check_checkpoint(trainer: UnlearnTrainer, checkpoint: Path) -> None:
-    """Refuse to go on from a checkpoint of another method or of other rows.
-
-    Raises:
-        InputError: what differs.
-    """
-    try:
-        then = json.loads((checkpoint / TRAINED_ON).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return  # not written here: by an older version, or by another trainer
-    for name, value in _trained_on(trainer).items():
-        if then.get(name) != value:
-            shown = f" ({then.get(name)}, now {value})" if name == "method" else ""
+        Raises:
+            InputError: see `checkpoint_folders`; nothing has been loaded then.
+        """
+        args, saves = self.args, self.args.save_strategy != "no"
+        with failing_together():
+            checkpoint = checkpoint_to_resume(asked, args.output_dir)
+        if len(found := set(gather_object([str(checkpoint)]))) > 1:
             raise InputError(
-                f"resume_from_checkpoint: {checkpoint} was trained with another {name}{shown}; give what it was "
-                "trained with, or another output_dir to start anew"
+                f"resume_from_checkpoint: processes find different checkpoints ({', '.join(sorted(found))}); "
+                "output_dir must be a folder that all of them share"
             )
+        with failing_together():
+            if saves:
+                refuse_another_run(args.output_dir, checkpoint)
+            if args.should_save and (saves or checkpoint):
+                self._starting_model = self._starting_model or self._digest_of_model()
+            if args.should_save and checkpoint:
+                check_checkpoint(checkpoint, self._record())
+        self.load_method_state(self._load(checkpoint, METHOD_STATE))
+        self.load_log_sums(self._load(checkpoint, LOG_SUMS))
+        return checkpoint
 
+    def _load(self, checkpoint: Path | None, name: str) -> dict[str, Any]:
+        if checkpoint is None or not (checkpoint / name).is_file():
+            return {}
+        return {key: value.to(self.args.device) for key, value in load_file(checkpoint / name).items()}
 
-def load_method_state(trainer: UnlearnTrainer, checkpoint: Path) -> None:
-    """Give the trainer's method back what it had at the checkpoint."""
-    file = checkpoint / METHOD_STATE
-    state = load_file(file) if file.is_file() else {}
-    trainer.load_method_state({key: value.to(trainer.args.device) for key, value in state.items()})
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; of a checkpoint, every process learns at once that it could not be written."""
+        if not _internal_call or output_dir is None:
+            return super().save_model(output_dir)
+        with failing_together(Path(self.args.output_dir, Path(output_dir).name)):  # before processes meet again
+            super().save_model(output_dir, _internal_call=True)
 
+    def _save_checkpoint(self, model, trial) -> None:
+        """Write a checkpoint; the folder has its name when everything is in it.
 
-@contextlib.contextmanager
-def written_whole(trainer: UnlearnTrainer) -> Iterator[None]:
-    """Within this scope, the trainer writes a checkpoint; the folder has its name when the scope is left.
-
-    Raises:
-        StorageError: the files could not be written; earlier checkpoints are as they were.
-    """
-    args, state, accelerator = trainer.args, trainer.state, trainer.accelerator
-    output, name = Path(args.output_dir), f"checkpoint-{state.global_step}"
-    unfinished = output / UNFINISHED
-    limit = args.save_total_limit
-    if args.should_save:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed while writing
-    accelerator.wait_for_everyone()
-    trainer._get_output_dir = lambda trial=None: str(unfinished)
-    args.save_total_limit = None  # only what is complete makes older ones superfluous
-    try:
-        yield
-        accelerator.wait_for_everyone()
+        Raises:
+            StorageError: the files could not be written; earlier checkpoints are as they were. On every process.
+        """
+        args, state = self.args, self.state
+        output, name = Path(args.output_dir), f"checkpoint-{state.global_step}"
+        unfinished, limit = output / UNFINISHED, args.save_total_limit
+        log_sums = self.log_sums()  # of all processes
         if args.should_save:
-            _complete(trainer, unfinished / name)
-            _give_name(unfinished / name, output / name)
-            rotate_checkpoints(str(output), limit, state.best_model_checkpoint, use_mtime=True)
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-        if isinstance(error, RuntimeError) and "file" not in str(error).lower():
-            raise
-        shutil.rmtree(unfinished, ignore_errors=True)
-        kept = last_checkpoint(output)
-        rest = f"{kept.name} is the last complete one" if kept else "there is no earlier one"
-        raise StorageError(
-            f"{output / name} could not be written: {_reason(error)}; {rest}. Make room, or lower save_total_limit, "
-            "and go on with --resume_from_checkpoint last"
-        ) from error
-    finally:
-        del trainer._get_output_dir
-        args.save_total_limit = limit
-    accelerator.wait_for_everyone()
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed while writing
+        self.accelerator.wait_for_everyone()
+        self._get_output_dir = lambda trial=None: str(unfinished)
+        args.save_total_limit = None  # only what is complete makes older ones superfluous
+        try:
+            with failing_together(output / name):
+                super()._save_checkpoint(model, trial)
+            args.save_total_limit = limit
+            with failing_together(output / name):
+                if args.should_save:
+                    self._complete(unfinished / name, log_sums)
+                    give_name(unfinished / name, output / name)
+                    remove_oldest(output, limit, output / name, state.best_model_checkpoint)
+        except StorageError as error:
+            if args.should_save:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            kept = last_checkpoint(output)
+            rest = f"{kept.name} is the last complete one" if kept else "there is no earlier one"
+            raise StorageError(
+                f"{error}; {rest}. Make room, or lower save_total_limit, and go on with --resume_from_checkpoint last"
+            ) from error
+        finally:
+            del self._get_output_dir
+            args.save_total_limit = limit
 
+    def _complete(self, folder: Path, log_sums: dict[str, Any]) -> None:
+        """What belongs to a checkpoint beyond what transformers writes."""
+        for name, tensors in ((METHOD_STATE, self.method_state()), (LOG_SUMS, log_sums)):
+            if tensors:
+                whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+                save_file(whole, folder / name)
+        state, output = self.state, Path(self.args.output_dir)
+        if state.best_global_step:  # transformers looked for it beside the unfinished folder
+            best = output / f"checkpoint-{state.best_global_step}"
+            if best.is_dir() or state.best_global_step == state.global_step:
+                state.best_model_checkpoint = str(best)
+                state.save_to_json(str(folder / TRAINER_STATE))
+        record = self._record() | {"saved_at": time.time(), "files": checksums(folder)}
+        (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
-def _complete(trainer: UnlearnTrainer, folder: Path) -> None:
-    """What belongs to a checkpoint beyond what transformers writes."""
-    if method_state := trainer.method_state():
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in method_state.items()}, folder / METHOD_STATE
+    def _record(self) -> dict[str, Any]:
+        """What this run is trained with (JSON values)."""
+        rows = {"forget_dataset": self.forget_rows, "retain_dataset": self.retain_rows}
+        return {
+            "method": self.method_name,
+            "model": self._starting_model,
+            **{name: encoded and _digest(encoded) for name, encoded in rows.items()},
+            "settings": self._settings(),
+            "save_only_model": self.args.save_only_model,
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        of_transformers = {field.name for field in fields(TrainingArguments)}
+        own = {field.name for field in fields(self.args)} - of_transformers - NOT_OF_A_STEP
+        wanted = [*STEP_SETTINGS, *sorted(name for name in own if not name.startswith("stop_at_"))]
+        arguments = self.args.to_dict()
+        settings = {name: arguments.get(name) for name in wanted}
+        settings |= {"num_processes": self.accelerator.num_processes, "optimizer": self._optimizer_class().__name__}
+        model = self.accelerator.unwrap_model(self.model)
+        adapter = model.peft_config[model.active_adapter] if isinstance(model, PeftModel) else None
+        settings["peft_config"] = adapter and type(adapter).__name__
+        for name, value in sorted(adapter.to_dict().items()) if adapter else []:
+            if name not in NOT_OF_AN_ADAPTER:
+                settings[f"peft_config.{name}"] = value
+        return json.loads(
+            json.dumps(settings, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
         )
-    (folder / TRAINED_ON).write_text(json.dumps(_trained_on(trainer), indent=2), encoding="utf-8")
-    state, output = trainer.state, Path(trainer.args.output_dir)
-    if state.best_global_step:  # transformers looked for it beside the unfinished folder
-        best = output / f"checkpoint-{state.best_global_step}"
-        if best.is_dir() or state.best_global_step == state.global_step:
-            state.best_model_checkpoint = str(best)
-            state.save_to_json(str(folder / TRAINER_STATE))
+
+    def _optimizer_class(self) -> type:
+        if self.optimizer is None:
+            return self.get_optimizer_cls_and_kwargs(self.args, self.model)[0]
+        return type(getattr(self.optimizer, "optimizer", self.optimizer))  # Accelerate's has the one that steps inside
+
+    def _digest_of_model(self) -> str:
+        model = self.accelerator.unwrap_model(self.model)
+        fresh = {name for name, one in model.named_parameters() if one.requires_grad} if self._adapter_is_fresh else ()
+        return weights_digest(model, without=fresh)
 
 
-def _give_name(finished: Path, final: Path) -> None:
-    replaced = finished.with_name("replaced")
-    if final.exists():  # of an earlier run in the same folder
-        final.rename(replaced)
-    finished.rename(final)  # atomic
-    shutil.rmtree(finished.parent)
-
-
-def _trained_on(trainer: UnlearnTrainer) -> dict[str, str | None]:
-    rows = {"forget_dataset": trainer.forget_rows, "retain_dataset": trainer.retain_rows}
-    digests = {
-        name: hashlib.sha256(json.dumps([[row["input_ids"], row["labels"]] for row in encoded]).encode()).hexdigest()
-        for name, encoded in rows.items()
-        if encoded is not None
-    }
-    return {"method": trainer.method_name, **{name: digests.get(name) for name in rows}}
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
+def _digest(rows: list[dict]) -> str:
+    return hashlib.sha256(json.dumps([[row["input_ids"], row["labels"]] for row in rows]).encode()).hexdigest()

@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from llm_unlearn.all_processes import failing_together
 from llm_unlearn.arguments import arguments_to_dict, is_main_process
 from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data.collators import FORGET
@@ -183,10 +184,10 @@ class Recipe:
         """Save, judge, attack and report a trained model."""
         output = Path(self.args.output_dir)
         unlearned_path = output / ("model" if self.adapter_args.full_finetuning else "adapter")
-        trainer.save_model(str(unlearned_path))
+        with failing_together(unlearned_path):
+            trainer.save_model(str(unlearned_path))
         # Where this process has but a shard, or base weights rounded to 4 bits, the saved model is judged: that is what
         # people will use, and each process needs it whole for its attacks.
-        trainer.accelerator.wait_for_everyone()
         unlearned = trainer.accelerator.unwrap_model(trainer.model) if trainer.is_whole else str(unlearned_path)
         examined, records = self.examination.examine(self.model_path, self.oracle_paths, unlearned)
         if not trainer.is_world_process_zero():

@@ -25,32 +25,28 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback
 
 from llm_unlearn.adapters import with_adapter
+from llm_unlearn.all_processes import failing_together
 from llm_unlearn.answers import Answers, forward_answers
 from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
 from llm_unlearn.checked_uploads import CheckedUploads
-from llm_unlearn.checkpoints import (
-    check_checkpoint,
-    checkpoint_to_resume,
-    last_checkpoint,
-    load_method_state,
-    written_whole,
-)
+from llm_unlearn.checkpoint_folders import last_checkpoint
+from llm_unlearn.checkpoints import WholeCheckpoints
 from llm_unlearn.config import UnlearnConfig
-from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row, validate_forget_retain, validate_rows
+from llm_unlearn.data import encode_dataset, validate_forget_retain, validate_rows
 from llm_unlearn.data.collators import FORGET, RETAIN, PairedDataset, PairSampler, UnlearnCollator
 from llm_unlearn.divergence import count_not_finite, why_diverged
 from llm_unlearn.errors import DivergenceError, InputError, as_input_errors
+from llm_unlearn.logged_scores import LoggedScores
 from llm_unlearn.losses import kl_loss, nll_loss
-from llm_unlearn.metrics import rouge_scores
 from llm_unlearn.model_files import check_rows_fit
 from llm_unlearn.modeling import load_model, load_tokenizer, with_pad_token
 from llm_unlearn.reference_policy import reference_log_probs
-from llm_unlearn.scoring import evaluation_mode, generate_answers, score_answers
+from llm_unlearn.scoring import evaluation_mode
 
 logger = logging.getLogger(__name__)
 
 
-class UnlearnTrainer(CheckedUploads, Trainer):
+class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
     """A `transformers.Trainer` that makes a causal LM forget one data set and keep another.
 
     Subclasses give `forget_loss` (one value per forget row or per forget answer token) and may give `regularizer`.
@@ -295,17 +291,13 @@ class UnlearnTrainer(CheckedUploads, Trainer):
                 there is one. A resumed run goes on exactly where it was.
 
         Raises:
-            InputError: no complete checkpoint there, or one of another method or other rows.
+            InputError: no complete checkpoint there, a damaged one, or one of another method, model, rows or settings;
+                or a run that begins, and would save checkpoints where another run has.
             DivergenceError: a gradient became NaN or infinite, or answers less likely than `max_forget_nll` and
                 `max_retain_nll` allow. The weights before that step are in `output_dir`.
             StorageError: a checkpoint could not be written; earlier ones are as they were.
         """
-        checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
-        if checkpoint is None:
-            self.load_method_state({})
-        else:
-            check_checkpoint(self, checkpoint)
-            load_method_state(self, checkpoint)
+        checkpoint = self.prepare_to_resume(resume_from_checkpoint)
         # Before a checkpoint is loaded: the reference is the model as it was given.
         if self.needs_reference_logps:
             self._cached_reference_logps()
@@ -316,17 +308,14 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         except DivergenceError as error:
             self.model.zero_grad()
             self._step_nll, self._sums = {}, {}  # of a step that was not taken
-            self.save_model(self.args.output_dir)
-            self.save_state()
+            with failing_together(self.args.output_dir):
+                self.save_model(self.args.output_dir)
+                self.save_state()
             kept = last_checkpoint(self.args.output_dir)
             earlier = f", those of an earlier step in {kept.name}" if kept else ""
             raise DivergenceError(
                 f"{error}. The weights before that step are in {self.args.output_dir}{earlier}"
             ) from None
-
-    def _save_checkpoint(self, model, trial) -> None:
-        with written_whole(self):
-            super()._save_checkpoint(model, trial)
 
     def before_update(self) -> None:
         """Called when all micro-batches of a step have gone through the loss, for methods that look at a whole step."""
@@ -365,83 +354,6 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         """Set here, because Accelerate forgets it when it skips batches on resume with several processes."""
         self._sampler.set_epoch(epoch)
 
-    # ---- scores, logging, stopping ---------------------------------------------------------------------------------
-
-    def score_forget(self) -> dict[str, float]:
-        """Mean scores on the whole forget set, those that the stopping rule needs and the cheap ones always."""
-        model = self.accelerator.unwrap_model(self.model)
-        scores = _mean_scores(score_answers(model, self.forget_rows, self.args.per_device_eval_batch_size))
-        if "rouge_l" in self.args.stopping_thresholds:
-            form = row_format(self.forget_dataset.column_names)
-            pairs = [split_row(row, form) for row in self.forget_dataset]
-            prompts = [encode_prompt(self.processing_class, prompt) for prompt, _ in pairs]
-            texts = generate_answers(model, self.processing_class, prompts)
-            recalls = [rouge_scores(t, a)["rougeL_recall"] for t, (_, a) in zip(texts, pairs, strict=True)]
-            scores["rouge_l"] = sum(recalls) / len(recalls)
-        return scores
-
-    def check_stopping(self) -> None:
-        """Stop where every given stop_at_forget_* threshold holds."""
-        thresholds = self.args.stopping_thresholds
-        if not thresholds or self.state.global_step % self.args.forget_check_steps:
-            return
-        scores = self.score_forget()
-        reached = torch.tensor(float(all(scores[name] <= limit for name, limit in thresholds.items())))
-        # Processes score alike, but rounding may differ on GPUs: one that stops alone would leave the others waiting.
-        if self.accelerator.reduce(reached.to(self.args.device), "sum") > 0:
-            self.stopped_by = ", ".join(
-                f"forget {name} {scores[name]:.3f} <= {limit:g}" for name, limit in thresholds.items()
-            )
-            self.control.should_training_stop = True
-            self.control.should_log = True
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        """Score the forget set and every `eval_dataset`; logs and returns mean probability and exact match of each."""
-        row_sets = dict(self._eval_rows)
-        if eval_dataset is not None:
-            rows = encode_dataset(eval_dataset, self.processing_class, self.args.max_length, metric_key_prefix)
-            row_sets = {metric_key_prefix: rows}
-        metrics = {f"{metric_key_prefix}_forget_{name}": value for name, value in self.score_forget().items()}
-        model = self.accelerator.unwrap_model(self.model)
-        for set_name, rows in row_sets.items():
-            scores = _mean_scores(score_answers(model, rows, self.args.per_device_eval_batch_size))
-            prefix = metric_key_prefix if set_name == metric_key_prefix else f"{metric_key_prefix}_{set_name}"
-            metrics |= {f"{prefix}_{name}": value for name, value in scores.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    @torch.no_grad()
-    def _sum_up(self, parts: dict[str, torch.Tensor], answers: Answers, counts: torch.Tensor) -> None:
-        """Add this micro-batch's share to what the next log line shows."""
-        for name, value in parts.items():
-            self.add_to_log(f"{name}/loss", value.detach())
-        for name, role in (("forget", FORGET), ("retain", RETAIN)):
-            part = answers.forget if role == FORGET else answers.retain
-            if name in parts:  # also where this process has none of those rows: log() sums over processes by name
-                probability = (part.logps.detach() / part.lengths).exp().sum() / counts[role][0]
-                self.add_to_log(f"{name}/probability", probability)
-                nll = -part.token_logps.detach().sum() / counts[role][1]
-                self._step_nll[name] = self._step_nll.get(name, 0.0) + nll
-
-    def add_to_log(self, name: str, value: torch.Tensor) -> None:
-        """Add a micro-batch's share of a global mean; log lines show the mean over their steps.
-
-        Every process must add to the same names, zero where it has no such rows.
-        """
-        total, steps = self._sums.get(name, (torch.zeros((), device=self.args.device), set()))
-        steps.add(self.state.global_step)
-        self._sums[name] = (total + value, steps)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._sums and "loss" in logs:
-            names = sorted(self._sums)
-            totals = torch.stack([self._sums[name][0] / len(self._sums[name][1]) for name in names])
-            totals = self.accelerator.reduce(totals, "sum").tolist()
-            logs = {**logs, **dict(zip(names, totals, strict=True))}
-            self._sums = {}
-        super().log(logs, start_time)
-
     def _check_chunks(self) -> None:
         """Make the logits of one row in chunks: some models cannot."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -450,17 +362,6 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         with torch.no_grad(), evaluation_mode(self.model):
             batch = {name: value.to(self.args.device) for name, value in batch.items()}
             forward_answers(self.model, batch, chunk_size=self.args.logits_chunk_size)
-
-    def _check_best_metric(self) -> None:
-        """Checkpoints can only be compared by what `evaluate` measures."""
-        wanted = self.args.metric_for_best_model
-        if wanted is None or not (self.args.load_best_model_at_end or self.args.save_strategy == "best"):
-            return
-        sets = ["forget", *self._eval_rows]
-        known = [name if name == "eval" else f"eval_{name}" for name in sets]
-        known = [f"{name}_{score}" for name in known for score in ("exact_match", "probability")]
-        if f"eval_{wanted.removeprefix('eval_')}" not in known:
-            raise InputError(f"metric_for_best_model={wanted!r} is not measured; choose from {', '.join(known)}")
 
     @staticmethod
     def _check_datasets(args: UnlearnConfig, forget_dataset: Dataset | None, retain_dataset: Dataset | None) -> None:
@@ -476,10 +377,3 @@ class UnlearnTrainer(CheckedUploads, Trainer):
             return
         validate_rows(retain_dataset, "retain_dataset")
         validate_forget_retain(forget_dataset, retain_dataset)
-
-
-def _mean_scores(scores) -> dict[str, float]:
-    return {
-        "exact_match": sum(score.exact_match for score in scores) / len(scores),
-        "probability": sum(score.probability for score in scores) / len(scores),
-    }

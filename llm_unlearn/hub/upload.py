@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
-from peft import PeftModel
 
-from llm_unlearn.arguments import arguments_to_dict
 from llm_unlearn.errors import HubError, InputError, LeakError
-from llm_unlearn.hub.edition import EDITION, build_edition, is_ours, secrets_of, weight_digests
+from llm_unlearn.hub.edition import EDITION, build_edition, is_ours, secrets_of
 from llm_unlearn.hub.leaks import check_files
 from llm_unlearn.reporting.page import RERUN, read_json
-from llm_unlearn.run_files import absolute, write_json, write_rows
 
 if TYPE_CHECKING:
     from llm_unlearn.config import UnlearnConfig
-    from llm_unlearn.trainer import UnlearnTrainer
 
 _SERVER_FAULT = 500
 
@@ -80,59 +76,6 @@ def push_run(
         raise
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         _explain(error, repo_id, folder, retry)
-
-
-def push_trained(
-    trainer: UnlearnTrainer,
-    *,
-    private: bool | None = None,
-    token: str | None = None,
-    revision: str | None = None,
-    commit_message: str | None = None,
-) -> CommitInfo | None:
-    """`push_run` for a trainer: every process calls it, and the main one uploads.
-
-    Where `output_dir` has no scores (no recipe judged the model), the card says that nothing was examined.
-
-    Raises:
-        InputError: as `push_run`; also where the results in `output_dir` are those of other weights.
-    """
-    folder, args = Path(trainer.args.output_dir), trainer.args
-    arguments = hub_arguments(args)
-    arguments["token"] = token or arguments["token"]
-    arguments["revision"] = revision or arguments["revision"]
-    arguments["private"] = arguments["private"] if private is None else private
-    check_ready(args.hub_model_id, arguments["token"])
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    is_adapter = isinstance(model, PeftModel)
-    weights = folder / ("adapter" if is_adapter else "model")
-    trainer.save_model(str(weights))
-    if not trainer.is_world_process_zero():
-        return None
-    digests = weight_digests(weights)
-    judged = read_json(folder / "results.json", RERUN) if (folder / "results.json").is_file() else {}
-    if judged.get("scores") and judged.get("weights") != digests:
-        raise InputError(
-            f"output_dir: the results in {folder} are of other weights than those that were to be pushed; judge these, "
-            "or train in another output_dir"
-        )
-    if not judged.get("scores"):
-        base = (model.get_base_model() if is_adapter else model).config._name_or_path
-        results = {
-            "method": trainer.method_name,
-            "seed": args.seed,
-            "config": arguments_to_dict(args),
-            "weights": digests,
-            "paths": {"original": absolute(base), "unlearned": str(weights.resolve())},
-            "training": {
-                "steps": trainer.state.global_step,
-                "stopped_by": trainer.stopped_by,
-                "log": trainer.state.log_history,
-            },
-        }
-        write_rows(folder, forget=trainer.forget_dataset, retain=trainer.retain_dataset)
-        write_json(folder / "results.json", results)
-    return push_run(folder, **arguments, commit_message=commit_message)
 
 
 def hub_arguments(args: UnlearnConfig) -> dict[str, Any]:
