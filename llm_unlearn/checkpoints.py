@@ -104,6 +104,7 @@ def written_whole(trainer: UnlearnTrainer) -> Iterator[None]:
     try:
         yield
         accelerator.wait_for_everyone()
+        _find_best(trainer)
         if args.should_save:
             _complete(trainer, unfinished / name)
             _give_name(unfinished / name, output / name)
@@ -131,12 +132,16 @@ def _complete(trainer: UnlearnTrainer, folder: Path) -> None:
             {key: value.detach().cpu().contiguous() for key, value in method_state.items()}, folder / METHOD_STATE
         )
     (folder / TRAINED_ON).write_text(json.dumps(_trained_on(trainer), indent=2), encoding="utf-8")
-    state, output = trainer.state, Path(trainer.args.output_dir)
-    if state.best_global_step:  # transformers looked for it beside the unfinished folder
-        best = output / f"checkpoint-{state.best_global_step}"
-        if best.is_dir() or state.best_global_step == state.global_step:
-            state.best_model_checkpoint = str(best)
-            state.save_to_json(str(folder / TRAINER_STATE))
+    if trainer.state.best_global_step:
+        trainer.state.save_to_json(str(folder / TRAINER_STATE))
+
+
+def _find_best(trainer: UnlearnTrainer) -> None:
+    """Every process loads the best checkpoint in the end; transformers looked for it beside the unfinished folder."""
+    state = trainer.state
+    best = Path(trainer.args.output_dir) / f"checkpoint-{state.best_global_step}"
+    if state.best_global_step and (best.is_dir() or state.best_global_step == state.global_step):
+        state.best_model_checkpoint = str(best)
 
 
 def _give_name(finished: Path, final: Path) -> None:

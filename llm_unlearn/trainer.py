@@ -45,6 +45,7 @@ from llm_unlearn.model_files import check_rows_fit
 from llm_unlearn.modeling import Answers, forward_answers, load_model, load_tokenizer, with_pad_token
 from llm_unlearn.reference_policy import reference_log_probs
 from llm_unlearn.scoring import evaluation_mode, generate_answers, score_answers
+from llm_unlearn.sharding import is_partitioned
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class UnlearnTrainer(CheckedUploads, Trainer):
 
     Raises:
         InputError: empty, overlapping or malformed data, answers that truncation removes, a missing retain set,
-            quantized weights without an adapter, FSDP on a CPU.
+            quantized weights without an adapter, FSDP on a CPU, a model that ZeRO 3 sharded before its reference.
     """
 
     config_class = UnlearnConfig
@@ -147,6 +148,12 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         asked_for_fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
         if asked_for_fsdp and not self.is_fsdp_enabled:  # Accelerate leaves it out on CPUs without a word
             raise InputError(f"fsdp: Accelerate shards on GPUs only, not on {args.device}; leave FSDP out")
+        live_reference = args.retain_loss == "kl" and peft_config is None
+        if (self.needs_reference_logps or live_reference) and is_partitioned(model):
+            raise InputError(
+                "model: ZeRO 3 has sharded it at loading, and the reference needs it whole; pass its id or folder, or "
+                f"load it before {type(args).__name__} is made"
+            )
         self._check_best_metric()
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(UnlearnProgressCallback)
@@ -305,7 +312,8 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         if self.needs_reference_logps:
             self._cached_reference_logps()
         if self.args.retain_loss == "kl" and not self._adapter_is_fresh and self._reference_model is None:
-            self._reference_model = copy.deepcopy(self.model).requires_grad_(False).eval()
+            # A model that will be sharded has been left on the CPU.
+            self._reference_model = copy.deepcopy(self.model).requires_grad_(False).eval().to(self.args.device)
         try:
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
         except DivergenceError as error:
