@@ -7,7 +7,6 @@ import contextlib
 import copy
 import itertools
 import logging
-import os
 
 import torch
 from datasets import Dataset
@@ -46,6 +45,7 @@ from llm_unlearn.modeling import Answers, forward_answers, load_model, load_toke
 from llm_unlearn.reference_policy import reference_log_probs
 from llm_unlearn.scoring import evaluation_mode, generate_answers, score_answers
 from llm_unlearn.sharding import is_partitioned
+from llm_unlearn.unused_parameters import look_for_unused_parameters_if_there_are
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +145,10 @@ class UnlearnTrainer(CheckedUploads, Trainer):
                 optimizers=optimizers,
             )
             self.get_optimizer_cls_and_kwargs(args, model)  # its package may be missing: better now than later
-        asked_for_fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-        if asked_for_fsdp and not self.is_fsdp_enabled:  # Accelerate leaves it out on CPUs without a word
-            raise InputError(f"fsdp: Accelerate shards on GPUs only, not on {args.device}; leave FSDP out")
+        if args.sharded_by == "FSDP" and not self.is_fsdp_enabled:  # Accelerate leaves it out without a word
+            raise InputError(
+                f"fsdp: Accelerate shards over several GPUs, not {args.world_size} x {args.device.type}; leave FSDP out"
+            )
         live_reference = args.retain_loss == "kl" and peft_config is None
         if (self.needs_reference_logps or live_reference) and is_partitioned(model):
             raise InputError(
@@ -314,6 +315,7 @@ class UnlearnTrainer(CheckedUploads, Trainer):
         if self.args.retain_loss == "kl" and not self._adapter_is_fresh and self._reference_model is None:
             # A model that will be sharded has been left on the CPU.
             self._reference_model = copy.deepcopy(self.model).requires_grad_(False).eval().to(self.args.device)
+        look_for_unused_parameters_if_there_are(self)
         try:
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
         except DivergenceError as error:

@@ -106,6 +106,14 @@ def test_a_run_that_diverges_ends_with_the_weights_before_that_step(reports):
     assert first["diverged"]["steps"] == 3
 
 
+def test_data_parallelism_looks_for_unused_parameters_where_there_are(reports):
+    """Where there are none, PyTorch warns; where it does not look, a second step with them fails."""
+    for report in next(iter(reports.values())):
+        assert {name: run["looked_for_unused_parameters"] for name, run in report.items()} == {
+            name: name == "unused" for name in RUNS
+        }
+
+
 @pytest.mark.parametrize("name", RESUMED)
 def test_resuming_in_mid_epoch_equals_the_uninterrupted_run_bit_for_bit(name, reports):
     for folder, by_process in reports.items():

@@ -12,6 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from builders import arguments, lora_config, qa_rows, step_logs, tiny_model, tiny_tokenizer, trainable
@@ -88,8 +90,9 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
     ),
     # Ends in the fourth step, with the weights after the third.
     "diverged": (GradientAscentTrainer, GradientAscentConfig, 7, {"max_forget_nll": 4.5}),
+    "unused": (GradientAscentTrainer, GradientAscentConfig, 7, {"max_steps": 2}),  # a parameter that no step reaches
 }
-FULL = ("full", "best", "diverged")  # without an adapter
+FULL = ("full", "best", "diverged", "unused")  # without an adapter
 RESUMED = ("npo", "published", "sam", "best")
 SHARDED = ("grad_diff", "full", "npo", "scalar", "best", "diverged")
 FSDP2 = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}}
@@ -124,6 +127,8 @@ def build(name: str, folder: Path, world_size: int, kind: str | None = None) -> 
         processing_class=tiny_tokenizer(),
         peft_config=None if name in FULL else lora_config(),
     )
+    if name == "unused":
+        trainer.model.unused = torch.nn.Parameter(torch.ones(1))
     assert trainer.args.world_size == trainer.accelerator.num_processes == world_size
     assert trainer.is_fsdp_enabled == (kind == "fsdp2")
     assert trainer.is_deepspeed_enabled == (kind in ("zero2", "zero3"))
@@ -151,6 +156,7 @@ def run_all(folder: Path, kind: str | None = None) -> None:
             "stopped_by": trainer.stopped_by,
             "diverged": diverged,
             "best": trainer.state.best_global_step,
+            "looked_for_unused_parameters": getattr(trainer.model_wrapped, "find_unused_parameters", None),
             "log": step_logs(trainer),
             "evaluations": [line for line in trainer.state.log_history if "eval_forget_probability" in line],
             "evaluation": trainer.evaluate(),
