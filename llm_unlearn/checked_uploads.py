@@ -22,8 +22,10 @@ class CheckedUploads:
         revision: str | None = None,
         private: bool | None = None,
         **card_fields,
-    ) -> CommitInfo | None:
+    ) -> CommitInfo:
         """Save the model in `output_dir` and upload it with its card and what was measured; see `hub.push_run`.
+
+        Every process calls it and gets the same commit, or the same error; the main one uploads.
 
         Args:
             private: default: `args.hub_private_repo`, which is true unless it says otherwise.

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
@@ -89,10 +90,11 @@ def push_trained(
     token: str | None = None,
     revision: str | None = None,
     commit_message: str | None = None,
-) -> CommitInfo | None:
-    """`push_run` for a trainer: every process calls it, and the main one uploads.
+) -> CommitInfo:
+    """`push_run` for a trainer: every process calls it, the main one uploads, and all return or raise the same.
 
-    Where `output_dir` has no scores (no recipe judged the model), the card says that nothing was examined.
+    Where `output_dir` has no scores (no recipe judged the model), the card says that nothing was examined. Processes
+    wait for the upload no longer than `args.ddp_timeout` seconds.
 
     Raises:
         InputError: as `push_run`; also where the results in `output_dir` are those of other weights.
@@ -103,12 +105,24 @@ def push_trained(
     arguments["revision"] = revision or arguments["revision"]
     arguments["private"] = arguments["private"] if private is None else private
     check_ready(args.hub_model_id, arguments["token"])
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    is_adapter = isinstance(model, PeftModel)
+    is_adapter = isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
     weights = folder / ("adapter" if is_adapter else "model")
     trainer.save_model(str(weights))
-    if not trainer.is_world_process_zero():
-        return None
+    outcome: list[CommitInfo | Exception | None] = [None]
+    if trainer.is_world_process_zero():
+        try:
+            outcome = [_push_saved(trainer, weights, arguments, commit_message)]
+        except (InputError, LeakError, HubError, OSError) as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _push_saved(trainer: UnlearnTrainer, weights: Path, arguments: dict, commit_message: str | None) -> CommitInfo:
+    """The main process's part of `push_trained`."""
+    folder, args = weights.parent, trainer.args
     digests = weight_digests(weights)
     judged = read_json(folder / "results.json", RERUN) if (folder / "results.json").is_file() else {}
     if judged.get("scores") and judged.get("weights") != digests:
@@ -117,7 +131,8 @@ def push_trained(
             "or train in another output_dir"
         )
     if not judged.get("scores"):
-        base = (model.get_base_model() if is_adapter else model).config._name_or_path
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        base = (model.get_base_model() if isinstance(model, PeftModel) else model).config._name_or_path
         results = {
             "method": trainer.method_name,
             "seed": args.seed,
