@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers.trainer_utils import rotate_checkpoints
 
 from llm_unlearn.errors import InputError, StorageError
+from llm_unlearn.sharding import sharding_of
 
 if TYPE_CHECKING:
     from llm_unlearn.trainer import UnlearnTrainer
@@ -60,7 +61,7 @@ def checkpoint_to_resume(asked: str | bool | None, output_dir: str | Path) -> Pa
 
 
 def check_checkpoint(trainer: UnlearnTrainer, checkpoint: Path) -> None:
-    """Refuse to go on from a checkpoint of another method or of other rows.
+    """Refuse to go on from a checkpoint of another method, of other rows, or of a model that was divided otherwise.
 
     Raises:
         InputError: what differs.
@@ -70,8 +71,8 @@ def check_checkpoint(trainer: UnlearnTrainer, checkpoint: Path) -> None:
     except FileNotFoundError:
         return  # not written here: by an older version, or by another trainer
     for name, value in _trained_on(trainer).items():
-        if then.get(name) != value:
-            shown = f" ({then.get(name)}, now {value})" if name == "method" else ""
+        if then.get(name, value) != value:
+            shown = f" ({then.get(name)}, now {value})" if name in ("method", "sharding") else ""
             raise InputError(
                 f"resume_from_checkpoint: {checkpoint} was trained with another {name}{shown}; give what it was "
                 "trained with, or another output_dir to start anew"
@@ -159,7 +160,8 @@ def _trained_on(trainer: UnlearnTrainer) -> dict[str, str | None]:
         for name, encoded in rows.items()
         if encoded is not None
     }
-    return {"method": trainer.method_name, **{name: digests.get(name) for name in rows}}
+    of_rows = {name: digests.get(name) for name in rows}
+    return {"method": trainer.method_name, "sharding": sharding_of(trainer), **of_rows}
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Whole models in processes that train a sharded one.
+"""Sharded training: whole models beside it, whole models saved by it, and what its checkpoints depend on.
 
 `transformers` remembers for the whole process that weights are sharded. Under ZeRO 3 it then shards every model at
 loading (`zero3_init_flag: false` changes nothing there), and generation waits for the other processes after each token;
@@ -12,8 +12,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from peft import PeftModel
 from torch import nn
+from transformers import Trainer
 from transformers.integrations import deepspeed
+
+from llm_unlearn.errors import InputError
 
 _READ_ONCE = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 
@@ -35,3 +39,38 @@ def whole_models() -> Iterator[None]:
 def is_partitioned(model: nn.Module) -> bool:
     """Whether DeepSpeed ZeRO 3 has taken the parameters apart."""
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
+def check_saves_whole(trainer: Trainer) -> None:
+    """Refuse, before training, settings under which `save_model` writes no model that anyone can load.
+
+    Raises:
+        InputError: the launcher's setting, and what to give instead.
+    """
+    if trainer.is_fsdp_enabled:
+        kind = str(trainer.accelerator.state.fsdp_plugin.state_dict_type)
+        if "FULL_STATE_DICT" not in kind:
+            raise InputError(
+                f"fsdp_state_dict_type={kind.rpartition('.')[2]} would save shards instead of a model; set it to "
+                "FULL_STATE_DICT, as in recipes/accelerate/fsdp2.yaml"
+            )
+    if _zero_stage(trainer) == 3 and not isinstance(trainer.model, PeftModel):
+        zero = trainer.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+        if not zero.get("stage3_gather_16bit_weights_on_model_save"):
+            raise InputError(
+                "zero3_save_16bit_model=false would save shards instead of a model; set it to true, as in "
+                "recipes/accelerate/zero3.yaml (stage3_gather_16bit_weights_on_model_save in DeepSpeed's own file)"
+            )
+
+
+def sharding_of(trainer: Trainer) -> str | None:
+    """What a checkpoint must have in common with the run that goes on from it; None: the model is whole."""
+    if trainer.is_fsdp_enabled:
+        return "FSDP"  # on any number of processes: its checkpoints hold the whole state
+    if stage := _zero_stage(trainer):
+        return f"DeepSpeed ZeRO {stage} on {trainer.accelerator.num_processes} processes"
+    return None
+
+
+def _zero_stage(trainer: Trainer) -> int:
+    return trainer.accelerator.state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else 0

@@ -44,7 +44,7 @@ from llm_unlearn.model_files import check_rows_fit
 from llm_unlearn.modeling import Answers, forward_answers, load_model, load_tokenizer, with_pad_token
 from llm_unlearn.reference_policy import reference_log_probs
 from llm_unlearn.scoring import evaluation_mode, generate_answers, score_answers
-from llm_unlearn.sharding import is_partitioned
+from llm_unlearn.sharding import check_saves_whole, is_partitioned
 from llm_unlearn.unused_parameters import look_for_unused_parameters_if_there_are
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ class UnlearnTrainer(CheckedUploads, Trainer):
 
     Raises:
         InputError: empty, overlapping or malformed data, answers that truncation removes, a missing retain set,
-            quantized weights without an adapter, FSDP on a CPU, a model that ZeRO 3 sharded before its reference.
+            quantized weights without an adapter, FSDP on a CPU, a model that ZeRO 3 sharded before its reference,
+            sharding that would save shards.
     """
 
     config_class = UnlearnConfig
@@ -149,6 +150,7 @@ class UnlearnTrainer(CheckedUploads, Trainer):
             raise InputError(
                 f"fsdp: Accelerate shards over several GPUs, not {args.world_size} x {args.device.type}; leave FSDP out"
             )
+        check_saves_whole(self)
         live_reference = args.retain_loss == "kl" and peft_config is None
         if (self.needs_reference_logps or live_reference) and is_partitioned(model):
             raise InputError(
