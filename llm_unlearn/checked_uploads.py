@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo
 from peft import PeftModel
 
 from llm_unlearn.arguments import arguments_to_dict
-from llm_unlearn.errors import InputError
+from llm_unlearn.errors import HubError, InputError, LeakError
 from llm_unlearn.run_files import absolute, write_json, write_rows
 
 
@@ -27,11 +28,12 @@ class CheckedUploads:
         revision: str | None = None,
         private: bool | None = None,
         **card_fields,
-    ) -> CommitInfo | None:
+    ) -> CommitInfo:
         """Save the model in `output_dir` and upload it with its card and what was measured; see `hub.push_run`.
 
-        Every process calls it, and the main one uploads. Where `output_dir` has no scores (no recipe judged the model),
-        the card says that nothing was examined.
+        Every process calls it and gets the same commit, or the same error; the main one uploads, and the others wait no
+        longer than `args.ddp_timeout` seconds. Where `output_dir` has no scores (no recipe judged the model), the card
+        says that nothing was examined.
 
         Args:
             private: default: `args.hub_private_repo`, which is true unless it says otherwise.
@@ -56,10 +58,17 @@ class CheckedUploads:
         folder, model = Path(self.args.output_dir), self.accelerator.unwrap_model(self.model)
         weights = folder / ("adapter" if isinstance(model, PeftModel) else "model")
         self.save_model(str(weights))
-        if not self.is_world_process_zero():
-            return None
-        self._write_results(folder, weights)
-        return push_run(folder, **arguments, commit_message=commit_message)
+        outcome: list[CommitInfo | Exception | None] = [None]
+        if self.is_world_process_zero():
+            try:
+                self._write_results(folder, weights)
+                outcome = [push_run(folder, **arguments, commit_message=commit_message)]
+            except (InputError, LeakError, HubError, OSError) as error:
+                outcome = [error]
+        broadcast_object_list(outcome)
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]
 
     def _write_results(self, folder: Path, weights: Path) -> None:
         """What the card is made of, where no recipe has judged these weights."""

@@ -33,6 +33,7 @@ from llm_unlearn.checkpoint_folders import (
 )
 from llm_unlearn.errors import InputError, StorageError
 from llm_unlearn.outcomes import weights_digest
+from llm_unlearn.sharding import sharding_of
 
 UNFINISHED = "unfinished-checkpoint"
 METHOD_STATE = "method_state.safetensors"
@@ -111,6 +112,7 @@ class WholeCheckpoints:
             with failing_together(output / name):
                 super()._save_checkpoint(model, trial)
             args.save_total_limit = limit
+            self._find_best()
             with failing_together(output / name):
                 if args.should_save:
                     self._complete(unfinished / name, log_sums)
@@ -134,14 +136,17 @@ class WholeCheckpoints:
             if tensors:
                 whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
                 save_file(whole, folder / name)
-        state, output = self.state, Path(self.args.output_dir)
-        if state.best_global_step:  # transformers looked for it beside the unfinished folder
-            best = output / f"checkpoint-{state.best_global_step}"
-            if best.is_dir() or state.best_global_step == state.global_step:
-                state.best_model_checkpoint = str(best)
-                state.save_to_json(str(folder / TRAINER_STATE))
+        if self.state.best_global_step:
+            self.state.save_to_json(str(folder / TRAINER_STATE))
         record = self._record() | {"saved_at": time.time(), "files": checksums(folder)}
         (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    def _find_best(self) -> None:
+        """Every process loads the best checkpoint in the end; transformers looked for it beside the unfinished folder."""
+        state = self.state
+        best = Path(self.args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if state.best_global_step and (best.is_dir() or state.best_global_step == state.global_step):
+            state.best_model_checkpoint = str(best)
 
     def _record(self) -> dict[str, Any]:
         """What this run is trained with (JSON values)."""
@@ -160,7 +165,8 @@ class WholeCheckpoints:
         wanted = [*STEP_SETTINGS, *sorted(name for name in own if not name.startswith("stop_at_"))]
         arguments = self.args.to_dict()
         settings = {name: arguments.get(name) for name in wanted}
-        settings |= {"num_processes": self.accelerator.num_processes, "optimizer": self._optimizer_class().__name__}
+        settings |= {"num_processes": self.accelerator.num_processes, "sharding": sharding_of(self)}
+        settings["optimizer"] = self._optimizer_class().__name__
         model = self.accelerator.unwrap_model(self.model)
         adapter = model.peft_config[model.active_adapter] if isinstance(model, PeftModel) else None
         settings["peft_config"] = adapter and type(adapter).__name__

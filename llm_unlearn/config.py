@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from accelerate.utils import parse_flag_from_env
 from torch import zeros
 from torch.optim import SGD
 from transformers import TrainingArguments, get_scheduler
@@ -207,6 +208,26 @@ class UnlearnConfig(TrainingArguments):
         limits = {score: getattr(self, f"stop_at_forget_{score}") for score in STOPPING_SCORES}
         return {score: limit for score, limit in limits.items() if limit is not None}
 
+    @property
+    def sharded_by(self) -> str | None:
+        """FSDP or DeepSpeed, where one of them was asked for, here or at the launcher."""
+        for name in ("FSDP", "DeepSpeed"):
+            if getattr(self, name.lower()) or parse_flag_from_env(f"ACCELERATE_USE_{name.upper()}"):
+                return name
+        return None
+
+    def refuse_sharding(self, why: str) -> None:
+        """For methods that cannot be sharded.
+
+        Raises:
+            ValueError: they are to be; `why` they cannot.
+        """
+        if self.sharded_by:
+            raise ValueError(
+                f"{self.sharded_by}: {why}; start with plain data parallelism (recipes/accelerate/multi_gpu.yaml), and "
+                "with --load_in_4bit if memory is short"
+            )
+
 
 @dataclass
 class GradientAscentConfig(UnlearnConfig):
@@ -253,6 +274,7 @@ class SAMConfig(BackboneConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        self.refuse_sharding("SAM's step needs whole parameters")
         if not 0 <= self.rho < math.inf:
             raise ValueError(f"rho={self.rho} must be a number of 0 or more")
 
@@ -326,6 +348,8 @@ class SsiuuConfig(BackboneConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        # Tried with PyTorch 2.13 and DeepSpeed 0.19: both take the inner backward for the step's own, and crash.
+        self.refuse_sharding("Ssiuu has a backward inside its forward, which sharding does not survive")
         choices = {
             "variant": VARIANTS,
             "reference": REFERENCES,

@@ -35,6 +35,7 @@ from llm_unlearn.judging import Records, judge, summarize
 from llm_unlearn.modeling import quantization_config, use_suitable_cpu_threads
 from llm_unlearn.outcomes import digest_of, remember, weights_digest
 from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
+from llm_unlearn.sharding import whole_models
 
 COUNTERFACTUAL = "counterfactual_control"
 
@@ -134,6 +135,7 @@ class Examination:
         use_suitable_cpu_threads(model)
         return model
 
+    @whole_models()  # attacks are divided: no process may wait for another within one
     def examine(
         self, original: str, oracles: list[str], unlearned: PreTrainedModel | str | None
     ) -> tuple[dict, dict[str, Records]]:

@@ -33,6 +33,7 @@ from llm_unlearn.model_files import (
     reason,
     split_revision,
 )
+from llm_unlearn.sharding import whole_models
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -41,6 +42,7 @@ SMALL_MODEL = 4_000_000  # parameters, below which more threads than one slow a 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
+@whole_models()
 def load_model(
     name_or_path: str,
     dtype: str = "auto",
@@ -54,7 +56,8 @@ def load_model(
 ) -> PreTrainedModel | PeftModel:
     """Load a causal LM, or a PEFT adapter on its base model (then a `PeftModel`), from a local folder or the hub.
 
-    Only safetensors are read, and no code that comes with a model is run unless asked for.
+    Only safetensors are read, and no code that comes with a model is run unless asked for. The model is whole in every
+    process, also where training will shard it.
 
     Args:
         name_or_path: "name@revision" pins a hub id to a branch, tag or commit.

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import parse_flag_from_env
 from rich.console import Console
 
 from llm_unlearn.arguments import arguments_to_dict
@@ -352,7 +353,16 @@ def become_worker() -> int:
     """Leave the group of processes that a launcher made: each trains alone, on its own GPU; returns its number.
 
     Runs are shared through files (`outcomes.remember`), not gradients: so k processes do k runs at a time.
+
+    Raises:
+        InputError: the launcher is to shard models.
     """
+    for name in ("FSDP", "DEEPSPEED"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
+            raise InputError(
+                f"{name}: each process trains alone here, and nothing can be sharded; start with "
+                "recipes/accelerate/multi_gpu.yaml"
+            )
     number, local = int(os.environ.get("RANK", "0")), os.environ.get("LOCAL_RANK")
     if local is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import itertools
 import logging
-import os
 
 import torch
 from datasets import Dataset
@@ -42,6 +41,8 @@ from llm_unlearn.model_files import check_rows_fit
 from llm_unlearn.modeling import load_model, load_tokenizer, with_pad_token
 from llm_unlearn.reference_policy import reference_log_probs
 from llm_unlearn.scoring import evaluation_mode
+from llm_unlearn.sharding import check_saves_whole, is_partitioned
+from llm_unlearn.unused_parameters import look_for_unused_parameters_if_there_are
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +64,9 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
 
     Raises:
         InputError: empty, overlapping or malformed data, answers that truncation removes, a missing retain set,
-            quantized weights without an adapter, FSDP on a CPU, `logits_chunk_size` with sharded weights or a model
-            that changes its logits after the output embedding.
+            quantized weights without an adapter, FSDP on a CPU, a model that ZeRO 3 sharded before its reference,
+            sharding that would save shards, `logits_chunk_size` with sharded weights or a model that changes its logits
+            after the output embedding.
     """
 
     config_class = UnlearnConfig
@@ -142,9 +144,17 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
                 optimizers=optimizers,
             )
             self.get_optimizer_cls_and_kwargs(args, model)  # its package may be missing: better now than later
-        asked_for_fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-        if asked_for_fsdp and not self.is_fsdp_enabled:  # Accelerate leaves it out on CPUs without a word
-            raise InputError(f"fsdp: Accelerate shards on GPUs only, not on {args.device}; leave FSDP out")
+        if args.sharded_by == "FSDP" and not self.is_fsdp_enabled:  # Accelerate leaves it out without a word
+            raise InputError(
+                f"fsdp: Accelerate shards over several GPUs, not {args.world_size} x {args.device.type}; leave FSDP out"
+            )
+        check_saves_whole(self)
+        live_reference = args.retain_loss == "kl" and peft_config is None
+        if (self.needs_reference_logps or live_reference) and is_partitioned(model):
+            raise InputError(
+                "model: ZeRO 3 has sharded it at loading, and the reference needs it whole; pass its id or folder, or "
+                f"load it before {type(args).__name__} is made"
+            )
         if args.logits_chunk_size is not None:
             self._check_chunks()
         self._check_best_metric()
@@ -302,7 +312,9 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
         if self.needs_reference_logps:
             self._cached_reference_logps()
         if self.args.retain_loss == "kl" and not self._adapter_is_fresh and self._reference_model is None:
-            self._reference_model = copy.deepcopy(self.model).requires_grad_(False).eval()
+            # A model that will be sharded has been left on the CPU.
+            self._reference_model = copy.deepcopy(self.model).requires_grad_(False).eval().to(self.args.device)
+        look_for_unused_parameters_if_there_are(self)
         try:
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
         except DivergenceError as error:
@@ -356,8 +368,8 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
 
     def _check_chunks(self) -> None:
         """Make the logits of one row in chunks: some models cannot."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InputError("logits_chunk_size needs whole weights; leave it out, or FSDP and DeepSpeed")
+        if self.args.sharded_by:
+            raise InputError(f"logits_chunk_size needs whole weights; leave it out, or {self.args.sharded_by}")
         batch = self.data_collator([self.train_dataset[0, 0]])
         with torch.no_grad(), evaluation_mode(self.model):
             batch = {name: value.to(self.args.device) for name, value in batch.items()}

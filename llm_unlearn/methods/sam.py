@@ -39,7 +39,7 @@ class SAMTrainer(BackboneTrainer):
 
     Raises:
         InputError: fp16, whose loss scaling knows of one backward per step; trainable parameters in half precision, in
-            which so small a step would be rounded away; sharded parameters (FSDP, DeepSpeed).
+            which so small a step would be rounded away.
     """
 
     config_class = SAMConfig
@@ -56,8 +56,6 @@ class SAMTrainer(BackboneTrainer):
     def _refuse_impossible(self) -> None:
         if self.args.fp16:
             raise InputError("SAM cannot be trained with fp16: its loss is scaled for one backward per step; use bf16")
-        if sharded := "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else None:
-            raise InputError(f"SAM needs whole parameters, not {sharded}; start with plain data parallelism")
         halves = {p.dtype for p in self.model.parameters() if p.requires_grad} & {torch.bfloat16, torch.float16}
         if halves and self.args.rho:
             kind = str(halves.pop()).removeprefix("torch.")

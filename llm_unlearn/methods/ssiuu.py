@@ -52,8 +52,8 @@ class SsiuuTrainer(BackboneTrainer):
     micro-batch. `layers` and `modules` make it smaller, and so does a smaller micro-batch with more accumulation.
 
     Raises:
-        InputError: `layers` or `modules` that the model lacks; FSDP or DeepSpeed; `variant` exact with attention
-            kernels or quantized weights that have no second derivative.
+        InputError: `layers` or `modules` that the model lacks; `variant` exact with attention kernels or quantized
+            weights that have no second derivative.
     """
 
     config_class = SsiuuConfig
@@ -86,12 +86,6 @@ class SsiuuTrainer(BackboneTrainer):
         self._parameter_influence.load_state(state)
 
     def _refuse_impossible(self) -> None:
-        if sharded := "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else None:
-            # Tried with PyTorch 2.13 and DeepSpeed 0.19: both take the inner backward for the step's own, and crash.
-            raise InputError(
-                f"Ssiuu has a backward inside its forward, which {sharded} does not survive; start with plain data "
-                "parallelism (recipes/accelerate/multi_gpu.yaml), and with --load_in_4bit if memory is short"
-            )
         if self.args.variant != "exact":
             return
         kernel = getattr(self.model.config, "_attn_implementation", None)

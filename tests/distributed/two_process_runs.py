@@ -1,13 +1,14 @@
 """Runs of several methods on however many processes start this file; started by test_two_processes.py.
 
-    torchrun --nproc_per_node 2 two_process_runs.py FOLDER [fsdp2]
+    torchrun --nproc_per_node 2 two_process_runs.py FOLDER [fsdp2 | zero2 | zero3]
 
-With fsdp2, those methods run that can be sharded. Every process writes FOLDER/rank{r}.json (per method: world size,
-parameter sums, log lines), the first one also FOLDER/{method}.safetensors (what was trained).
+With one of these, those methods run that can be sharded. Every process writes FOLDER/rank{r}.json (per method: world
+size, parameter sums, log lines). FOLDER/saved/{method} is the saved model, FOLDER/resumed/{method} a resumed run's.
 """
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,18 +16,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from builders import (
-    arguments,
-    largest_difference,
-    lora_config,
-    qa_rows,
-    step_logs,
-    tiny_model,
-    tiny_tokenizer,
-    trainable,
-)
-from safetensors.torch import save_file
+from builders import arguments, lora_config, qa_rows, step_logs, tiny_model, tiny_tokenizer, trainable
 from sharded_on_cpu import allow_fsdp_on_cpu
+from transformers import TrainerCallback
 
 from llm_unlearn import (
     GradientAscentConfig,
@@ -40,6 +32,7 @@ from llm_unlearn import (
     UnlearnConfig,
     UnlearnTrainer,
 )
+from llm_unlearn.errors import DivergenceError
 
 
 class ScalarLossTrainer(UnlearnTrainer):
@@ -47,6 +40,13 @@ class ScalarLossTrainer(UnlearnTrainer):
 
     def forget_loss(self, answers):
         return answers.forget.logps.mean()
+
+
+class CountSteps(TrainerCallback):
+    steps = 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps += 1
 
 
 RUNS = {  # name -> (trainer class, configuration class, forget rows, options); batches of 2 x 2 rows
@@ -73,52 +73,80 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
     # Again one process has no row in the last step; the direction of the perturbation is that of the global batch.
     "sam": (SAMTrainer, SAMConfig, 5, {"rho": 0.3, "save_strategy": "steps", "save_steps": 3}),
     "scalar": (ScalarLossTrainer, UnlearnConfig, 5, {"stop_at_forget_probability": 0.0172}),
+    # The forget rows are likeliest after the first of six steps.
+    "best": (
+        GradientAscentTrainer,
+        GradientAscentConfig,
+        7,
+        {
+            "save_strategy": "steps",
+            "save_steps": 1,
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+            "metric_for_best_model": "forget_probability",
+            "greater_is_better": True,
+            "load_best_model_at_end": True,
+        },
+    ),
+    # Ends in the fourth step, with the weights after the third.
+    "diverged": (GradientAscentTrainer, GradientAscentConfig, 7, {"max_forget_nll": 4.5}),
+    "unused": (GradientAscentTrainer, GradientAscentConfig, 7, {"max_steps": 2}),  # a parameter that no step reaches
 }
-SHARDED = ("grad_diff", "full", "npo", "scalar")
+FULL = ("full", "best", "diverged", "unused")  # without an adapter
+RESUMED = ("npo", "published", "sam", "best")
+SHARDED = ("grad_diff", "full", "npo", "scalar", "best", "diverged")
 FSDP2 = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}}
+AUTO = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 
 
-def build(name: str, folder: Path, world_size: int, sharded: bool = False) -> UnlearnTrainer:
+def sharding(kind: str | None) -> dict:
+    """The training arguments that shard a model in one of three ways, or not."""
+    if kind is None or kind == "fsdp2":
+        return FSDP2 if kind else {}
+    zero = {"stage": int(kind.removeprefix("zero")), "stage3_gather_16bit_weights_on_model_save": True}
+    return {
+        "deepspeed": {"zero_optimization": zero, "zero_allow_untested_optimizer": True} | dict.fromkeys(AUTO, "auto")
+    }
+
+
+def build(name: str, folder: Path, world_size: int, kind: str | None = None) -> UnlearnTrainer:
     trainer_class, config_class, forget, options = RUNS[name]
-    options = options | (FSDP2 if sharded else {})
     trainer = trainer_class(
-        model=tiny_model(),
         args=arguments(
             config_class,
             folder / "out" / name,
             per_device_train_batch_size=2,
             gradient_accumulation_steps=2 // world_size,
-            num_train_epochs=3,
-            learning_rate=1e-3,
+            **{"num_train_epochs": 3, "learning_rate": 1e-3} | options,
             adam_epsilon=1e-4,  # else Adam makes a step of full size out of a gradient that is only rounding
-            **options,
+            **sharding(kind),
         ),
+        model=str(folder / "base"),  # loaded when the arguments are there, as recipes do: ZeRO 3 would shard it
         forget_dataset=qa_rows(forget),
         retain_dataset=qa_rows(9, start=20),
         processing_class=tiny_tokenizer(),
-        peft_config=None if name == "full" else lora_config(),
+        peft_config=None if name in FULL else lora_config(),
     )
+    if name == "unused":
+        trainer.model.unused = torch.nn.Parameter(torch.ones(1))
     assert trainer.args.world_size == trainer.accelerator.num_processes == world_size
-    assert trainer.is_fsdp_enabled == sharded
+    assert trainer.is_fsdp_enabled == (kind == "fsdp2")
+    assert trainer.is_deepspeed_enabled == (kind in ("zero2", "zero3"))
     return trainer
 
 
-def whole_weights(trainer: UnlearnTrainer) -> dict[str, torch.Tensor]:
-    """The trainable weights; of a sharded model put together, on the first process."""
-    if not trainer.is_fsdp_enabled:
-        return trainable(trainer.model)
-    named = dict(trainer.model.named_parameters())
-    state = trainer.accelerator.get_state_dict(trainer.model)
-    return {name: value for name, value in state.items() if name in named and named[name].requires_grad}
-
-
-def run_all(folder: Path, sharded: bool = False) -> None:
+def run_all(folder: Path, kind: str | None = None) -> None:
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    tiny_model().save_pretrained(folder / "base")  # by all processes, the same bytes
     report = {}
-    for name in SHARDED if sharded else RUNS:
-        trainer = build(name, folder, world_size, sharded)
-        trainer.train()
-        weights = whole_weights(trainer)
+    for name in SHARDED if kind else RUNS:
+        trainer = build(name, folder, world_size, kind)
+        try:
+            trainer.train()
+            diverged = None
+        except DivergenceError as error:
+            diverged = str(error).partition(". The weights")[0]  # without the folder
+        weights = {} if kind else trainable(trainer.model)
         report[name] = {
             "world_size": trainer.args.world_size,
             "sums": {
@@ -126,25 +154,32 @@ def run_all(folder: Path, sharded: bool = False) -> None:
             },
             "steps": trainer.state.global_step,
             "stopped_by": trainer.stopped_by,
+            "diverged": diverged,
+            "best": trainer.state.best_global_step,
+            "looked_for_unused_parameters": getattr(trainer.model_wrapped, "find_unused_parameters", None),
             "log": step_logs(trainer),
+            "evaluations": [line for line in trainer.state.log_history if "eval_forget_probability" in line],
             "evaluation": trainer.evaluate(),
         }
-        if rank == 0:
-            save_file(weights, folder / f"{name}.safetensors")
         trainer.save_model(str(folder / "saved" / name))
-        if trainer.args.save_strategy == "steps":
-            resumed = build(name, folder, world_size, sharded)
-            start = trainable(resumed.model)
-            resumed.train(resume_from_checkpoint=str(folder / "out" / name / "checkpoint-3"))
-            end = whole_weights(resumed)
-            report[name]["resumed"] = {
-                "differences": [largest_difference(reached, weights) for reached in (start, end)] if weights else [],
-                "log": step_logs(resumed),
-            }
+        if name in RESUMED:
+            resumed = build(name, folder, world_size, kind)
+            resumed.add_callback(counter := CountSteps())
+            checkpoint = folder / "out" / name / "checkpoint-3"
+            if name == "best":  # as if the run had been stopped after that one
+                if rank == 0:
+                    for step in (4, 5, 6):
+                        shutil.rmtree(checkpoint.with_name(f"checkpoint-{step}"))
+                resumed.accelerator.wait_for_everyone()
+                checkpoint = "last"
+            resumed.train(resume_from_checkpoint=str(checkpoint))
+            resumed.save_model(str(folder / "resumed" / name))
+            report[name]["resumed"] = {"steps": counter.steps, "log": step_logs(resumed)}
     (folder / f"rank{rank}.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":
-    if "fsdp2" in sys.argv:
+    kind = sys.argv[2] if len(sys.argv) > 2 else None
+    if kind == "fsdp2":
         allow_fsdp_on_cpu()
-    run_all(Path(sys.argv[1]), "fsdp2" in sys.argv)
+    run_all(Path(sys.argv[1]), kind)
