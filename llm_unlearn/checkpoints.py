@@ -142,7 +142,7 @@ class WholeCheckpoints:
         (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def _find_best(self) -> None:
-        """Every process loads the best checkpoint in the end; transformers looked for it beside the unfinished folder."""
+        """Every process loads the best in the end; transformers looked for it beside the unfinished folder."""
         state = self.state
         best = Path(self.args.output_dir) / f"checkpoint-{state.best_global_step}"
         if state.best_global_step and (best.is_dir() or state.best_global_step == state.global_step):
