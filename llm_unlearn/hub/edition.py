@@ -1,7 +1,7 @@
 """The public edition of a run: a run folder of its own that holds weights, numbers and no text of the data.
 
 It is built anew in RUN/hub at every push, from an explicit list of what may be in it, and then checked as a whole.
-Because it is a run folder, `report.html` in it is the page of any run, and `python -m llm_unlearn.report` works on it.
+Because it is a run folder, `report.html` in it is the page of any run, and `llm-unlearn report` works on it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -237,8 +238,8 @@ def _explain(error: Exception, repo_id: str, folder: Path, retry: str) -> NoRetu
 
 
 def _retry_command(folder: Path, repo_id: str, kind: str | None, private: bool, revision: str | None) -> str:
-    words = ["python -m llm_unlearn.hub push", os.fspath(folder), "--hub_model_id", repo_id]
+    words = ["llm-unlearn", "push", os.fspath(folder), "--hub_model_id", repo_id]
     words += ["--push", kind] if kind else []
     words += [] if private else ["--hub_private_repo", "false"]
     words += ["--hub_revision", revision] if revision else []
-    return " ".join(words)
+    return shlex.join(words)

@@ -6,11 +6,10 @@ import pytest
 from loopback_hub import DROP
 from safetensors.torch import load_file, save_file
 
-from llm_unlearn.arguments import run_main
+from llm_unlearn.command_line import main
 from llm_unlearn.data import load_unlearning_data
 from llm_unlearn.errors import HubError, InputError
 from llm_unlearn.hub import load_unlearned, push_run, verify
-from llm_unlearn.hub.__main__ import main
 from llm_unlearn.modeling import load_model, load_tokenizer
 
 NAME = "me/npo"
@@ -77,7 +76,7 @@ def test_a_download_that_fails_says_what_to_do(failure, advice, hub, run, capsys
     push_run(run, NAME)
     hub.failures["GET", "/api/models/"] = failure
     with pytest.raises(SystemExit) as stopped:
-        run_main(lambda: main(["verify", NAME, "--forget_file", str(run / "forget.jsonl")]))
+        main(["verify", NAME, "--forget_file", str(run / "forget.jsonl")])
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert stopped.value.code == 5 and line.startswith("error: me/npo could not be downloaded: ") and advice in line
 

@@ -6,10 +6,9 @@ import pytest
 from loopback_hub import DROP, READ
 from safetensors.torch import load_file
 
-from llm_unlearn.arguments import run_main
+from llm_unlearn.command_line import main
 from llm_unlearn.errors import HubError, InputError
 from llm_unlearn.hub import push_run
-from llm_unlearn.hub.__main__ import main
 
 NAME = "me/npo"
 
@@ -76,17 +75,17 @@ def test_without_a_name_the_folder_gives_it_and_the_card_knows_its_owner(hub, ru
 def test_every_failure_says_what_to_do_and_the_retry_succeeds(where, failure, advice, hub, run, capsys):
     hub.failures[where] = failure
     with pytest.raises(SystemExit) as stopped:
-        run_main(lambda: main(["push", str(run), "--hub_model_id", NAME]))
+        main(["push", str(run), "--hub_model_id", NAME])
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert stopped.value.code == 5
     assert line.startswith("error: the upload to me/npo failed: ") and advice in line
-    command = f"python -m llm_unlearn.hub push {run} --hub_model_id me/npo"
+    command = f"llm-unlearn push {run} --hub_model_id me/npo"
     assert line.endswith(f"Try again with: {command}")
     assert NAME not in hub.repositories or not hub.repositories[NAME].files  # all or nothing
     for name in ("adapter/adapter_model.safetensors", "results.json", "forget.jsonl", "hub/README.md"):
         assert (run / name).stat().st_size > 0
     hub.failures.clear()
-    main(command.split()[3:])
+    main(command.split()[1:])
     assert hub.repositories[NAME].commits == 1 and hub.repositories[NAME].private
 
 
