@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from llm_unlearn import __version__
 from llm_unlearn.errors import FAILURES, InputError
-from llm_unlearn.flags import did_you_mean
+from llm_unlearn.flags import check_flags, did_you_mean
 
 HELP = """\
 Unlearn with one command, and get an honest, measured answer to "erased, or only hidden?"
@@ -140,6 +140,7 @@ def run(arguments: list[str]) -> int:
     if not arguments[0].startswith("-"):
         script_of(arguments[0])  # a wrong name is found before the launcher is imported, which takes seconds
         _refuse_launcher_flags(*arguments)
+        check_flags(arguments[1:])
     if arguments[-1] in ("-h", "--help", "--help_all") and not arguments[0].startswith("-"):
         return _run_here(script_of(arguments[0]), arguments[1:])
     return launch(arguments)
@@ -272,6 +273,7 @@ def parse_launch(arguments: Sequence[str]) -> argparse.Namespace:
     if parsed.config_file is not None:
         parsed.config_file = packaged_file(parsed.config_file)
     flags = parsed.training_script_args
+    check_flags(flags)
     for number, flag in enumerate(flags):
         if flag.startswith("--config="):
             flags[number] = f"--config={packaged_file(flag.partition('=')[2])}"

@@ -150,8 +150,8 @@ def script(tmp_path, monkeypatch):
 
 def test_a_run_gets_its_flags_and_ends_with_0(script, tmp_path):
     script("import json, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(json.dumps(sys.argv[2:]))")
-    assert run(["trial", str(tmp_path / "out"), "--a", "b c"]) == 0
-    assert json.loads((tmp_path / "out").read_text()) == ["--a", "b c"]
+    assert run(["trial", str(tmp_path / "out"), "--seed", "b c"]) == 0
+    assert json.loads((tmp_path / "out").read_text()) == ["--seed", "b c"]
 
 
 @pytest.mark.parametrize("flags", [[], ["--multi_gpu", "--num_processes", "2"]])
