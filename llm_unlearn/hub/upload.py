@@ -17,7 +17,7 @@ from llm_unlearn.errors import HubError, InputError, LeakError
 from llm_unlearn.hub.edition import EDITION, build_edition, is_ours, secrets_of, weight_digests
 from llm_unlearn.hub.leaks import check_files
 from llm_unlearn.reporting.page import RERUN, read_json
-from llm_unlearn.run_files import absolute, write_json, write_rows
+from llm_unlearn.run_files import pinned, write_json, write_rows
 
 if TYPE_CHECKING:
     from llm_unlearn.config import UnlearnConfig
@@ -118,13 +118,13 @@ def push_trained(
             "or train in another output_dir"
         )
     if not judged.get("scores"):
-        base = (model.get_base_model() if is_adapter else model).config._name_or_path
+        config = (model.get_base_model() if is_adapter else model).config
         results = {
             "method": trainer.method_name,
             "seed": args.seed,
             "config": arguments_to_dict(args),
             "weights": digests,
-            "paths": {"original": absolute(base), "unlearned": str(weights.resolve())},
+            "paths": {"original": pinned(config._name_or_path, config), "unlearned": str(weights.resolve())},
             "training": {
                 "steps": trainer.state.global_step,
                 "stopped_by": trainer.stopped_by,

@@ -73,7 +73,7 @@ def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) 
         method=results["method"],
         published=published,
         embedded=embedded,
-        model_words=_model_words(published, base, embedded),
+        model_words=_model_words(published, base, results.get("base") or {}),
         forget_words=_data_words(names["data"], data.get("forget_split")),
         forget_rows=_or_unknown(data["forget_rows"]),
         retain_rows=_or_unknown(data["retain_rows"]),
@@ -150,13 +150,19 @@ def _unlearned(by_model: Json) -> list[Json]:
     return model_entries(dict(by_model or {}), "unlearned")
 
 
-def _model_words(published: str, base: str | None, embedded: bool) -> str:
+def _model_words(published: str, base: str | None, facts: Json) -> str:
+    digests = [f"`{name}` `{digest}`" for name, digest in (facts.get("weights") or {}).items()]
+    digest_words = f" (SHA-256 of {'; '.join(digests[:1])}{'; the others: results.json' if digests[1:] else ''})"
     if base is None:
-        of = "a model that is not on the hub"
-    elif embedded:
+        kind = f"a `{facts['kind']}` model" if facts.get("kind") else "a model"
+        of = f"{kind} that is not on the hub{digest_words if digests else ''}"
+    elif base.startswith("fictional:"):
         of = f"the embedded model of the fictional world `{base}`, which the package trains itself"
+        of += digest_words if digests else ""
     else:
-        of = f"[{base}](https://huggingface.co/{base.partition('@')[0]})"
+        name, _, commit = base.partition("@")
+        of = f"[{name}](https://huggingface.co/{name}{f'/tree/{commit}' if commit else ''})"
+        of += f" at commit `{commit}`" if commit else ""
     kind = {"adapter": "A LoRA adapter for", "merged": "An unlearning adapter merged into"}.get(published, "Made from")
     return f"{kind} {of}."
 

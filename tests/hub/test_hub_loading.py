@@ -1,6 +1,7 @@
 """A pushed run, read back: the model, its evidence, and whether its card tells the truth."""
 
 import json
+import shutil
 
 import pytest
 from loopback_hub import DROP
@@ -35,6 +36,17 @@ def test_what_was_pushed_is_read_back_and_verified(kind, hub, run, finished_run,
     assert not unlearned.model.training
     found = verify(unlearned, data, tolerance=1e-5)
     assert found.weights is True and found.agrees and len(found.checks) == 4
+    assert found.base is (True if kind == "adapter" else None)
+
+
+def test_another_base_is_told(hub, run, finished_run, data, tmp_path):
+    push_run(run, NAME)
+    weights = load_file(finished_run[1] / "model.safetensors")
+    shutil.copytree(finished_run[1], tmp_path / "base")
+    save_file({name: tensor * 0.5 for name, tensor in weights.items()}, tmp_path / "base" / "model.safetensors")
+    found = verify(load_unlearned(NAME, base_model=str(tmp_path / "base")), data, tolerance=1e-5)
+    assert (found.weights, found.base, found.agrees) == (True, False, False)
+    assert "base: OTHER files than it was trained on" in str(found.table().title)
 
 
 def test_a_run_folder_is_verified_without_any_hub(run, data):
