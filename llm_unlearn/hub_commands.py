@@ -26,8 +26,8 @@ examples:
 
 An adapter leaves its base untouched: whoever drops it has the knowledge back. --push merged has no such way back.
 
-exit codes: 0 sent; 2 bad input; 5 the hub failed (nothing is lost: the error names the command that tries again);
-6 a file held what must not leave (the error names file and line; nothing was sent)"""
+exit codes: 0 sent; 2 bad input; 4 a file could not be written; 5 the hub failed (nothing is lost: the error names the
+command that tries again); 6 a file held what must not leave (the error names file and line; nothing was sent)"""
 VERIFY = """\
 Load a pushed model (or a run's folder), score it again on the rows at hand, and compare with what its card says.
 
