@@ -210,6 +210,8 @@ def public_results(results: Mapping[str, Any], names: Mapping[str, Any], kind: s
     if names["data"] is not None:
         configuration.setdefault("data_arguments", {})["data"] = names["data"]
     data = (results.get("config") or {}).get("data_arguments") or {}
+    embedded = (names["base_model"] or "").startswith("fictional:") and not data.get("oracle_model_name_or_path")
+    own = f"{names['base_model']} without the forget rows" if embedded else "a local model"
     return {
         "method": results.get("method"),
         "seed": results.get("seed"),
@@ -220,7 +222,7 @@ def public_results(results: Mapping[str, Any], names: Mapping[str, Any], kind: s
         | {f"{name}_rows": _count_lines(folder / f"{name}.jsonl") for name in ("forget", "retain")},
         "paths": {
             "original": names["base_model"] or "a local model",
-            "oracles": [path if _is_hub_id(path) else "a local model" for path in paths.get("oracles") or []],
+            "oracles": [path if _is_hub_id(path) else own for path in paths.get("oracles") or []],
         },
         "training": {name: training.get(name) for name in ("steps", "stopped_by")}
         | {"log": without_texts(training.get("log") or [])},

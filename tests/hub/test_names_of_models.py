@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from builders import lora_config, qa_rows, tiny_model, tiny_tokenizer
-from conftest import PEOPLE, rows
 from huggingface_hub import ModelCard
 from loopback_hub import Repository
 from peft import get_peft_model
@@ -31,6 +30,10 @@ def model_files(folder, seed) -> dict[str, bytes]:
     tiny_model(seed=seed).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def write_rows(path, start) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in qa_rows(4, start)))
 
 
 @pytest.fixture
@@ -62,8 +65,8 @@ def run_recipe(*flags: str) -> None:
 @pytest.mark.parametrize("kind", ["adapter", "merged", "full"])
 def test_a_pinned_base_is_named_with_its_commit_and_loaded_at_it(kind, base, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, people, start in (("forget.jsonl", PEOPLE, 0), ("retain.jsonl", ["Cal Reed", "Dora Moss"], 2)):
-        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows(people, start)))
+    write_rows(tmp_path / "forget.jsonl", 0)
+    write_rows(tmp_path / "retain.jsonl", 4)
     flags = ["--model_name_or_path", BASE, "--revision", base, "--oracle_model_name_or_path", f"{BASE}@main"]
     flags += ["--full_finetuning"] if kind == "full" else []
     run_recipe(*flags, "--forget_file", "forget.jsonl", "--retain_file", "retain.jsonl")
@@ -89,8 +92,7 @@ def test_what_lies_in_a_relative_folder_is_not_taken_for_a_name_on_the_hub(hub, 
     (tmp_path / "work" / "rows").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     model_files(tmp_path / "work" / "models" / "mine", seed=3)
-    lines = "".join(json.dumps(row) + "\n" for row in rows(PEOPLE))
-    (tmp_path / "work" / "rows" / "patients.jsonl").write_text(lines)
+    write_rows(tmp_path / "work" / "rows" / "patients.jsonl", 0)
     run_recipe("--model_name_or_path", "models/mine", "--data", "rows/patients.jsonl", "--retain_loss", "none")
     monkeypatch.chdir(tmp_path)
     push_run("work/out", "me/npo")
