@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llm_unlearn.errors import InputError, as_input_errors
 from llm_unlearn.modeling import decoder_layers
+from llm_unlearn.run_files import absolute
 
 
 def with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
@@ -38,9 +39,19 @@ def with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
     peft_config.task_type = peft_config.task_type or "CAUSAL_LM"
     if getattr(model, "is_quantized", False):  # what is not quantized (norms, embeddings) computes in float32
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the Trainer sees to that
-    commit = getattr(model.config, "_commit_hash", None)  # of a model from the hub: the adapter is for that one
     with as_input_errors(ValueError):
-        return get_peft_model(model, peft_config, revision=peft_config.revision or commit)
+        return remember_base(get_peft_model(model, peft_config))
+
+
+def remember_base(model: PeftModel) -> PeftModel:
+    """The model itself; saved, its adapters name the base that they are for: a folder from wherever it is looked at, a
+    model from the hub with the commit that it was loaded at."""
+    commit = getattr(model.get_base_model().config, "_commit_hash", None)
+    for config in model.peft_config.values():
+        if config.base_model_name_or_path:
+            config.base_model_name_or_path = absolute(config.base_model_name_or_path)
+        config.revision = config.revision or commit
+    return model
 
 
 def linear_names(model: nn.Module) -> list[str]:

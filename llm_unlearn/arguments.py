@@ -6,7 +6,6 @@ value reads the same wherever it came from.
 
 import argparse
 import dataclasses
-import difflib
 import json
 import math
 import os
@@ -22,7 +21,8 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from llm_unlearn.errors import DivergenceError, HubError, InputError, LeakError, StorageError
+from llm_unlearn.errors import FAILURES, InputError
+from llm_unlearn.flags import unknown_words
 from llm_unlearn.reporting.help_text import (
     default_words,
     field_types,
@@ -34,13 +34,6 @@ from llm_unlearn.reporting.help_text import (
 )
 
 COMMAND_LINE = "on the command line"
-# what people type from habit, where spelling alone would suggest the wrong field
-_HABITS = {
-    "lr": "learning_rate",
-    "batch_size": "per_device_train_batch_size",
-    "epochs": "num_train_epochs",
-    "steps": "max_steps",
-}
 _SECRET = re.compile(r"(^|_)(hub_token|hf_token|access_token|auth_token|api_key|password|secret)$|^token$")
 
 
@@ -111,7 +104,7 @@ def convert_fields(dataclass_type: type, texts: Mapping[str, str], where: str) -
     fields = {field.name: field for field in init_fields(dataclass_type)}
     for name in texts:
         if name not in types:
-            raise InputError(_unknown(name, where, list(types)))
+            raise InputError(unknown_words(name, where, list(types)))
     given = {name: _Given([text] if _is_list(types[name]) else text, text, where) for name, text in texts.items()}
     return {name: _converted(fields[name], types[name], one) for name, one in given.items()}
 
@@ -131,16 +124,8 @@ def run_main(main: Callable[[], Any]) -> None:
     """
     try:
         main()
-    except InputError as error:
-        _exit(f"error: {_one_line(error)}", 2)
-    except DivergenceError as error:
-        _exit(f"error: {_one_line(error)}", 3)
-    except StorageError as error:
-        _exit(f"error: {_one_line(error)}", 4)
-    except HubError as error:
-        _exit(f"error: {_one_line(error)}", 5)
-    except LeakError as error:
-        _exit(f"error: {_one_line(error)}", 6)
+    except FAILURES as error:
+        _exit(f"error: {_one_line(error)}", error.exit_code)
     except KeyboardInterrupt:
         _exit("error: interrupted", 130)
 
@@ -183,7 +168,7 @@ def _read_flags(parser: HfArgumentParser, argv: list[str], types: dict[str, Any]
         leftover = next((word for word in leftovers if word.startswith("-")), leftovers[0])  # not the value behind it
         if not leftover.startswith("-"):
             raise InputError(f"unexpected argument {leftover!r} {COMMAND_LINE}; values follow a flag: --name value")
-        raise InputError(_unknown(leftover.split("=")[0], COMMAND_LINE, [*types, "config"], prefix="--"))
+        raise InputError(unknown_words(leftover.split("=")[0], COMMAND_LINE, [*types, "config"], prefix="--"))
     return {name: _from_tokens(value, types.get(name)) for name, value in vars(namespace).items()}
 
 
@@ -191,14 +176,6 @@ def _from_tokens(value: Any, hint: Any) -> _Given:
     if isinstance(value, list) and len(value) == 1 and str in type_members(hint):
         value = value[0]  # `report_to` takes a name or a list of names
     return _Given(value, value if isinstance(value, str) else None, COMMAND_LINE)
-
-
-def _unknown(name: str, where: str, known: list[str], prefix: str = "") -> str:
-    plain = name.lstrip("-").replace("-", "_")
-    habit = [_HABITS[plain]] if _HABITS.get(plain) in known else []
-    nearest = habit or difflib.get_close_matches(plain, known, n=1)
-    fix = f"did you mean {prefix}{nearest[0]}?" if nearest else "--help lists the fields"
-    return f"unknown {'flag' if prefix else 'field'} {name} {where}; {fix}"
 
 
 class _YamlLoader(yaml.SafeLoader):
@@ -233,7 +210,7 @@ def _read_yaml(path: str, types: dict[str, Any], groups: set[str]) -> dict[str, 
     texts = {key.value: value.value for key, value in pairs if isinstance(value, yaml.ScalarNode)}
     for name in values:
         if name not in types:
-            raise InputError(_unknown(str(name), where.get(name, f"in {path}"), list(types)))
+            raise InputError(unknown_words(str(name), where.get(name, f"in {path}"), list(types)))
     return {name: _Given(value, texts.get(name), where.get(name, f"in {path}")) for name, value in values.items()}
 
 

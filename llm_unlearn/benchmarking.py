@@ -162,9 +162,7 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
     )
     data_args, robustness_args, adapter_args, attack_args, config = arguments
     if config.push_to_hub:
-        raise InputError(
-            "push_to_hub: many models are trained here; push one: python -m llm_unlearn.hub push OUT/runs/NAME"
-        )
+        raise InputError("push_to_hub: many models are trained here; push one: llm-unlearn push OUT/runs/NAME")
     check_output_dir(config.output_dir)
     data = data_args.load_data()
     if data_args.dry_run:

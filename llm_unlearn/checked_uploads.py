@@ -13,8 +13,8 @@ from huggingface_hub import CommitInfo
 from peft import PeftModel
 
 from llm_unlearn.arguments import arguments_to_dict
-from llm_unlearn.errors import HubError, InputError, LeakError
-from llm_unlearn.run_files import absolute, write_json, write_rows
+from llm_unlearn.errors import HubError, InputError, LeakError, StorageError
+from llm_unlearn.run_files import pinned, write_json, write_rows
 
 
 class CheckedUploads:
@@ -63,7 +63,7 @@ class CheckedUploads:
             try:
                 self._write_results(folder, weights)
                 outcome = [push_run(folder, **arguments, commit_message=commit_message)]
-            except (InputError, LeakError, HubError, OSError) as error:
+            except (InputError, LeakError, HubError, StorageError, OSError) as error:
                 outcome = [error]
         broadcast_object_list(outcome)
         if isinstance(outcome[0], Exception):
@@ -85,13 +85,13 @@ class CheckedUploads:
         if judged.get("scores"):
             return
         model = self.accelerator.unwrap_model(self.model)
-        base = (model.get_base_model() if isinstance(model, PeftModel) else model).config._name_or_path
+        config = (model.get_base_model() if isinstance(model, PeftModel) else model).config
         results = {
             "method": self.method_name,
             "seed": self.args.seed,
             "config": arguments_to_dict(self.args),
             "weights": digests,
-            "paths": {"original": absolute(base), "unlearned": str(weights.resolve())},
+            "paths": {"original": pinned(config._name_or_path, config), "unlearned": str(weights.resolve())},
             "training": {
                 "steps": self.state.global_step,
                 "stopped_by": self.stopped_by,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import logging
 import os
 import runpy
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from llm_unlearn import __version__
-from llm_unlearn.errors import InputError
+from llm_unlearn.errors import FAILURES, InputError
+from llm_unlearn.flags import check_flags, did_you_mean
 
 HELP = """\
 Unlearn with one command, and get an honest, measured answer to "erased, or only hidden?"
@@ -31,6 +31,8 @@ usage: llm-unlearn COMMAND ...
   judge [FLAGS]                       attack an unlearned model beside its original and oracles: verdict and page
   attack NAME [FLAGS]                 one attack alone; without a NAME: list them
   report FOLDER ...                   build verdict and page again from what a run has written, without any model
+  push FOLDER [FLAGS]                 upload a finished run to the hub with its evidence; private by default
+  verify NAME [FLAGS]                 score a pushed model again and compare with its card
   env                                 versions, GPUs, cache and what is missing: paste it into a bug report
 
 Start here (no GPU, no model and no data needed; a few minutes):
@@ -48,7 +50,13 @@ Flags after the NAME belong to it: llm-unlearn run ssiuu --help. Flags before it
 
   llm-unlearn run --num_processes 2 ssiuu --learning_rate 1e-4
 
-Exit codes: 0 done, 2 bad input, 3 the loss diverged, 4 a file could not be written, 130 interrupted."""
+To the hub, and back (a run does the first by itself with --push_to_hub --hub_model_id me/npo):
+
+  llm-unlearn push outputs/npo --hub_model_id me/npo
+  llm-unlearn verify me/npo --data fictional
+
+Exit codes: 0 done, 1 not verified, 2 bad input, 3 the loss diverged, 4 a file could not be written, 5 the hub failed
+(try again: nothing is lost), 6 a file held what must not leave this machine (nothing was sent), 130 interrupted."""
 
 ATTACKS = {  # those of llm_unlearn.attacks, which takes seconds to import
     "adversarial_reinjection": "teach some of the forgotten facts again, ask for the others",
@@ -68,7 +76,7 @@ LAUNCHER_FLAGS = (  # what is most often put behind the name by mistake
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its code; bad input is one line on stderr and code 2."""
+    """Run one command and exit with its code; what went wrong is one line on stderr."""
     name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         if name in ("-h", "--help", "help"):
@@ -84,9 +92,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `| head` has seen enough; what is left must not be flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except FAILURES as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def scripts() -> dict[str, Path]:
@@ -121,12 +132,6 @@ def script_of(name: str, group: str = "recipe or benchmark") -> Path:
     return known[stem]
 
 
-def did_you_mean(name: str, known: Sequence[str] | dict) -> str:
-    """The nearest known name as part of a sentence, or nothing."""
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
-
-
 def run(arguments: list[str]) -> int:
     """`llm-unlearn run`: what stands before the name goes to `accelerate launch`, what follows to the script."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -135,6 +140,7 @@ def run(arguments: list[str]) -> int:
     if not arguments[0].startswith("-"):
         script_of(arguments[0])  # a wrong name is found before the launcher is imported, which takes seconds
         _refuse_launcher_flags(*arguments)
+        check_flags(arguments[1:])
     if arguments[-1] in ("-h", "--help", "--help_all") and not arguments[0].startswith("-"):
         return _run_here(script_of(arguments[0]), arguments[1:])
     return launch(arguments)
@@ -165,11 +171,24 @@ def attack(arguments: list[str]) -> int:
 
 def report(arguments: list[str]) -> int:
     """`llm-unlearn report`."""
-    from llm_unlearn.arguments import run_main
     from llm_unlearn.report import main as build
 
-    run_main(lambda: build(arguments))
+    build(arguments)
     return 0
+
+
+def push(arguments: list[str]) -> int:
+    """`llm-unlearn push`."""
+    from llm_unlearn.hub_commands import push
+
+    return push(arguments)
+
+
+def verify(arguments: list[str]) -> int:
+    """`llm-unlearn verify`."""
+    from llm_unlearn.hub_commands import verify
+
+    return verify(arguments)
 
 
 def environment(arguments: list[str]) -> int:
@@ -182,7 +201,10 @@ def environment(arguments: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"run": run, "judge": judge, "attack": attack, "report": report, "env": environment}
+COMMANDS = {
+    **{"run": run, "judge": judge, "attack": attack, "report": report},
+    **{"push": push, "verify": verify, "env": environment},
+}
 
 
 def run_help() -> str:
@@ -251,6 +273,7 @@ def parse_launch(arguments: Sequence[str]) -> argparse.Namespace:
     if parsed.config_file is not None:
         parsed.config_file = packaged_file(parsed.config_file)
     flags = parsed.training_script_args
+    check_flags(flags)
     for number, flag in enumerate(flags):
         if flag.startswith("--config="):
             flags[number] = f"--config={packaged_file(flag.partition('=')[2])}"

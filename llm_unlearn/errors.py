@@ -11,21 +11,40 @@ class InputError(ValueError):
     Recipes print it as one line and exit with code 2; library users may catch it as a `ValueError`.
     """
 
+    exit_code = 2
+
 
 class DivergenceError(RuntimeError):
     """Training produced NaN or infinite values; the message names the step and where the last good state was saved."""
+
+    exit_code = 3
 
 
 class StorageError(RuntimeError):
     """A file could not be written (a full disk, a read-only folder); the message says what is still there."""
 
+    exit_code = 4
+
 
 class LeakError(RuntimeError):
     """A file that was about to be uploaded holds what must not leave; it names the file and line. Nothing was sent."""
 
+    exit_code = 6
+
 
 class HubError(RuntimeError):
     """The hub refused or dropped an upload or a download; the message says what to do. Nothing on disk is lost."""
+
+    exit_code = 5
+
+
+FAILURES = (
+    InputError,
+    DivergenceError,
+    StorageError,
+    HubError,
+    LeakError,
+)  # one line, and an exit code of its own
 
 
 @contextlib.contextmanager

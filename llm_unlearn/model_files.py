@@ -17,7 +17,7 @@ from transformers import (
     AutoConfig,
     PreTrainedConfig,
 )
-from transformers.utils import find_adapter_config_file
+from transformers.utils import cached_file, find_adapter_config_file
 
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
@@ -35,6 +35,12 @@ def split_revision(name_or_path: str) -> tuple[str, str | None]:
         return name_or_path, None
     name, _, revision = name_or_path.partition("@")
     return name, revision
+
+
+def hub_commit(name_or_path: str, revision: str | None = None) -> str | None:
+    """The commit that a branch or tag of a model on the hub stands for now; None for a folder."""
+    file = Path(cached_file(name_or_path, "config.json", revision=revision or "main"))
+    return file.parent.name if file.parent.parent.name == "snapshots" else None
 
 
 def check_model_path(name_or_path: str, trust_remote_code: bool = False, base_model: str | None = None) -> None:

@@ -28,6 +28,7 @@ from llm_unlearn.model_files import (
     check_model_path,
     check_rows_fit,
     config_of,
+    hub_commit,
     is_adapter,
     local_folder,
     reason,
@@ -101,9 +102,11 @@ def load_model(
 
 def _whole_model(name_or_path: str, revision: str | None, **kwargs) -> PreTrainedModel:
     """A model all of whose weights came from its files: what is missing there would get random values."""
+    commit = None if Path(name_or_path).is_dir() else hub_commit(name_or_path, revision)
     model, found = AutoModelForCausalLM.from_pretrained(
-        name_or_path, revision=revision or "main", output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        name_or_path, revision=commit or "main", output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
     )
+    model.config._commit_hash = commit  # is not saved; an adapter remembers it, and the results name it
     if found["mismatched_keys"]:
         name, saved, expected = min(found["mismatched_keys"])
         raise InputError(

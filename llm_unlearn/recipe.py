@@ -33,7 +33,7 @@ from llm_unlearn.reporting.tables import print_results
 from llm_unlearn.reporting.verdict import verdict_of
 from llm_unlearn.reporting.verdict_table import print_verdict
 from llm_unlearn.resources import bytes_to_write, check_free_space, check_output_dir, memory_words, reference_words
-from llm_unlearn.run_files import absolute, write_json, write_rows
+from llm_unlearn.run_files import absolute, pinned, write_json, write_rows
 from llm_unlearn.trainer import UnlearnTrainer
 
 console = Console(highlight=False)
@@ -198,8 +198,9 @@ class Recipe:
             "config": self.configuration(),
             "weights": weight_digests(unlearned_path),
             "paths": {
-                "original": absolute(self.model_path),
-                "oracles": self.oracle_paths,
+                **({"data": absolute(spec)} if (spec := self.examination.data_args.data) else {}),
+                "original": pinned(self.model_path, trainer.model.config),
+                "oracles": [absolute(path) for path in self.oracle_paths],
                 "unlearned": str(unlearned_path.resolve()),
                 **write_rows(output, forget=self.examination.data.forget, retain=self.examination.data.retain),
             },

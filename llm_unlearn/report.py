@@ -7,10 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm_unlearn.arguments import run_main
 from llm_unlearn.errors import InputError
-from llm_unlearn.reporting.page import RERUN, read_json, read_records, write_report
-from llm_unlearn.reporting.robustness import report_robustness
+from llm_unlearn.flags import parse_command
 
 DESCRIPTION = """\
 Rebuild verdict.json, the figures and report.html of finished runs from what was measured.
@@ -28,7 +26,7 @@ examples:
   llm-unlearn report outputs/*/          # every run, after an update of this package"""
 
 
-def main(argv: Sequence[str] | None = None) -> list[Path]:
+def main(argv: Sequence[str]) -> list[Path]:
     """Rebuild the reports and print their paths.
 
     Raises:
@@ -41,8 +39,12 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER", help="output folder of a recipe")
+    folders = parse_command(parser, argv).folders
+    from llm_unlearn.reporting.page import write_report  # takes seconds to import, which help need not wait for
+    from llm_unlearn.reporting.robustness import report_robustness
+
     pages = []
-    for folder in parser.parse_args(argv).folders:
+    for folder in folders:
         is_benchmark = (folder / "robustness.json").is_file()
         for run in sorted(path.parent for path in folder.glob("runs/*/results.json")) if is_benchmark else [folder]:
             rebuild_verdict(run)
@@ -59,6 +61,7 @@ def rebuild_verdict(folder: Path) -> dict:
     Raises:
         InputError: the folder or its results.json is missing, or the results lack what a verdict needs.
     """
+    from llm_unlearn.reporting.page import RERUN, read_json, read_records
     from llm_unlearn.reporting.verdict import verdict_of
 
     if not folder.is_dir():
@@ -75,7 +78,3 @@ def rebuild_verdict(folder: Path) -> dict:
     unfinished.write_text(json.dumps(verdict, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
     unfinished.replace(path)
     return verdict
-
-
-if __name__ == "__main__":
-    run_main(main)

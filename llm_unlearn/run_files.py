@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from datasets import Dataset
+from transformers import PreTrainedConfig
 
 from llm_unlearn.data import question_text, row_format, split_row
 
@@ -36,5 +37,17 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def absolute(name_or_path: str) -> str:
-    """A folder from wherever it is looked at; a hub id as it is."""
-    return str(Path(name_or_path).resolve()) if Path(name_or_path).is_dir() else name_or_path
+    """A folder or file from wherever it is looked at; a hub id as it is."""
+    return str(Path(name_or_path).resolve()) if Path(name_or_path).exists() else name_or_path
+
+
+def pinned(name_or_path: str, config: PreTrainedConfig) -> str:
+    """`absolute`, and a hub id with the commit that the model was loaded at: "owner/name@commit".
+
+    Args:
+        config: of the loaded model.
+    """
+    commit = getattr(config, "_commit_hash", None)
+    if commit is None or Path(name_or_path).exists():
+        return absolute(name_or_path)
+    return f"{name_or_path.partition('@')[0]}@{commit}"

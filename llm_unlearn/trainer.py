@@ -23,7 +23,7 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback
 
-from llm_unlearn.adapters import with_adapter
+from llm_unlearn.adapters import remember_base, with_adapter
 from llm_unlearn.all_processes import failing_together
 from llm_unlearn.answers import Answers, forward_answers
 from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
@@ -125,7 +125,9 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
         if peft_config is not None:
             set_seed(args.seed)  # the Trainer does so later: too late for the adapter's first weights
             model = with_adapter(model, peft_config)
-        elif getattr(model, "is_quantized", False) and not isinstance(model, PeftModel):
+        elif isinstance(model, PeftModel):
+            remember_base(model)
+        elif getattr(model, "is_quantized", False):
             raise InputError(
                 "quantized weights cannot be trained; pass peft_config=LoraConfig(...), or load them whole"
             )

@@ -32,6 +32,15 @@ def test_help_names_every_command(said):
     assert all(f"\n  {name} " in out for name in command_line.COMMANDS)
 
 
+@pytest.mark.parametrize("command", ["push", "verify"])
+def test_help_of_the_hubs_commands_explains_flags_examples_and_exit_codes(said, command):
+    code, out, _ = said(command, "--help")
+    assert code == 0 and out.startswith(f"usage: llm-unlearn {command} ")
+    assert all(
+        word in out for word in ("examples:", f"\n  llm-unlearn {command} ", "exit codes: 0 ", "5 the hub failed")
+    )
+
+
 def test_run_without_a_name_lists_every_script_with_a_line(said):
     code, out, _ = said("run")
     lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
@@ -57,6 +66,11 @@ def test_run_without_a_name_lists_every_script_with_a_line(said):
         (["run", "--num_processes", "1", "suiuu"], "did you mean ssiuu?"),
         (["run", "--config_file", "nowhere.yaml", "npo"], "`nowhere.yaml` does not exist"),
         (["report", "nowhere"], "nowhere is not a folder"),
+        (["report"], "the following arguments are required: RUN_FOLDER; llm-unlearn report --help explains them"),
+        (["push", "out", "--hub_model", "me/npo"], "--hub_model of llm-unlearn push; did you mean --hub_model_id?"),
+        (["push", "out", "--push", "both"], "invalid choice: 'both' (choose from 'adapter', 'merged')"),
+        (["push", "out", "me/npo"], "llm-unlearn push: 'me/npo' is one argument too many"),
+        (["verify", "me/npo", "--forget_file"], "--forget_file: expected one argument"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_fix(said, arguments, expected):
@@ -136,8 +150,8 @@ def script(tmp_path, monkeypatch):
 
 def test_a_run_gets_its_flags_and_ends_with_0(script, tmp_path):
     script("import json, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(json.dumps(sys.argv[2:]))")
-    assert run(["trial", str(tmp_path / "out"), "--a", "b c"]) == 0
-    assert json.loads((tmp_path / "out").read_text()) == ["--a", "b c"]
+    assert run(["trial", str(tmp_path / "out"), "--seed", "b c"]) == 0
+    assert json.loads((tmp_path / "out").read_text()) == ["--seed", "b c"]
 
 
 @pytest.mark.parametrize("flags", [[], ["--multi_gpu", "--num_processes", "2"]])
@@ -158,6 +172,7 @@ def test_names_and_help_need_no_library():
     code = (
         "import sys; before = {name.partition('.')[0] for name in sys.modules}\n"
         "from llm_unlearn.command_line import run_help; run_help()\n"
+        "from llm_unlearn import hub_commands, report\n"
         "after = {name.partition('.')[0] for name in sys.modules}\n"
         "print(after - before - sys.stdlib_module_names)"
     )

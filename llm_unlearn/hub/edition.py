@@ -1,7 +1,7 @@
 """The public edition of a run: a run folder of its own that holds weights, numbers and no text of the data.
 
 It is built anew in RUN/hub at every push, from an explicit list of what may be in it, and then checked as a whole.
-Because it is a run folder, `report.html` in it is the page of any run, and `python -m llm_unlearn.report` works on it.
+Because it is a run folder, `report.html` in it is the page of any run, and `llm-unlearn report` works on it.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[s
     _copy_model(_merged(weights, results, folder) if kind == "merged" else weights, edition)
     public = public_results(results, names, kind or ("adapter" if is_adapter else "model"), folder)
     public["weights"] = weight_digests(edition)
+    public["base"] = base_facts(results, weights)
     _write(edition / "results.json", public)
     records = {model: without_texts(by_metric) for model, by_metric in read_records(folder).items()}
     for model, by_metric in records.items():
@@ -120,6 +121,22 @@ def weight_digests(folder: Path) -> dict[str, str]:
     return found
 
 
+def base_facts(results: Mapping[str, Any], weights: Path) -> dict[str, Any] | None:
+    """What tells a base model that is on no hub from others: {"kind": "llama", "weights": file -> SHA-256}.
+
+    None where it is on the hub, or no longer where it was.
+    """
+    base = (results.get("paths") or {}).get("original")
+    if (weights / "adapter_config.json").is_file():
+        base = read_json(weights / "adapter_config.json", RERUN).get("base_model_name_or_path")
+    if not base or not (Path(base) / "config.json").is_file():
+        return None
+    return {
+        "kind": read_json(Path(base) / "config.json", RERUN).get("model_type"),
+        "weights": weight_digests(Path(base)),
+    }
+
+
 def secrets_of(folder: Path, repo_id: str, results: Mapping[str, Any]) -> Secrets:
     """What must not be in any file of this run's public edition.
 
@@ -137,11 +154,13 @@ def secrets_of(folder: Path, repo_id: str, results: Mapping[str, Any]) -> Secret
     said = [results, *read_records(folder).values()]
     texts |= {text for value in said for text in _strings_under(value, _TEXTS)}
     names = public_names(results, weights_folder(folder))
-    public = [value for value in (repo_id, names["base_model"], names["data"]) if value]
+    oracles = [path for path in (results.get("paths") or {}).get("oracles") or [] if _is_hub_id(path)]
+    told = {value for value in (repo_id, *names.values(), *oracles) if value}
+    public = {value.partition("@")[0] for value in told}
     return Secrets(
         texts=sorted(texts),
         names=sorted(people),
-        paths=sorted({str(folder.resolve()), *_local_paths(results)} - set(public)),
+        paths=sorted({str(folder.resolve()), *_local_paths(results)} - told - public),
         public=sorted(public, key=len, reverse=True),
         boilerplate=BOILERPLATE,
     )
@@ -151,22 +170,29 @@ def secrets_of(folder: Path, repo_id: str, results: Mapping[str, Any]) -> Secret
 
 
 def public_names(results: Mapping[str, Any], weights: Path) -> dict[str, str | None]:
-    """What base model and data may be called in public: a hub id, or the embedded world; None: they are local."""
-    data = (results.get("config") or {}).get("data_arguments") or {}
+    """What base model ("owner/name@commit") and data may be called in public: a hub id, or the embedded world.
+
+    None: they are local. Runs write local paths as absolute ones, which look like no hub id from anywhere.
+    """
+    data, paths = (results.get("config") or {}).get("data_arguments") or {}, results.get("paths") or {}
     spec = data.get("data") or (None if data.get("forget_file") or not data else "fictional")
-    base = (results.get("paths") or {}).get("original")
-    if (weights / "adapter_config.json").is_file():  # absolute, where the base is a folder
-        base = read_json(weights / "adapter_config.json", RERUN).get("base_model_name_or_path")
+    if spec is not None and not spec.startswith("fictional"):
+        spec = paths.get("data", spec)
+    base = paths.get("original")
+    if (weights / "adapter_config.json").is_file():
+        adapter = read_json(weights / "adapter_config.json", RERUN)
+        base = adapter.get("base_model_name_or_path")
+        base = f"{base}@{adapter['revision']}" if base and adapter.get("revision") else base
     if data and data.get("model_name_or_path") is None and spec is not None:  # the embedded model
         base = f"fictional:{spec.partition(':')[2] or 'small'}"
-    is_known = spec is not None and (spec.startswith("fictional") or _is_hub_id(spec))
     return {
         "base_model": base if base and (base.startswith("fictional:") or _is_hub_id(base)) else None,
-        "data": spec if is_known else None,
+        "data": spec if spec is not None and (spec.startswith("fictional") or _is_hub_id(spec)) else None,
     }
 
 
 def _is_hub_id(name: str) -> bool:
+    """Whether a name can only be the hub's: written like one, and no file or folder here."""
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
 
 
@@ -184,6 +210,8 @@ def public_results(results: Mapping[str, Any], names: Mapping[str, Any], kind: s
     if names["data"] is not None:
         configuration.setdefault("data_arguments", {})["data"] = names["data"]
     data = (results.get("config") or {}).get("data_arguments") or {}
+    embedded = (names["base_model"] or "").startswith("fictional:") and not data.get("oracle_model_name_or_path")
+    own = f"{names['base_model']} without the forget rows" if embedded else "a local model"
     return {
         "method": results.get("method"),
         "seed": results.get("seed"),
@@ -194,7 +222,7 @@ def public_results(results: Mapping[str, Any], names: Mapping[str, Any], kind: s
         | {f"{name}_rows": _count_lines(folder / f"{name}.jsonl") for name in ("forget", "retain")},
         "paths": {
             "original": names["base_model"] or "a local model",
-            "oracles": ["a local model"] * len(paths.get("oracles") or []),
+            "oracles": [path if _is_hub_id(path) else own for path in paths.get("oracles") or []],
         },
         "training": {name: training.get(name) for name in ("steps", "stopped_by")}
         | {"log": without_texts(training.get("log") or [])},
@@ -275,7 +303,7 @@ def _copy_model(source: Path, target: Path) -> None:
             content = {key: value for key, value in content.items() if key not in _LOCAL_NAMES}
             base = content.get("base_model_name_or_path")
             if base and not _is_hub_id(base):
-                content["base_model_name_or_path"] = None
+                content |= {"base_model_name_or_path": None, "revision": None}
             _write(target / path.name, content)
 
 

@@ -1,6 +1,7 @@
 """The gate before every upload: nothing of the forget set, of this machine or of its secrets may be in a file.
 
-What counts as a leak, in whatever file (case, punctuation and line breaks do not matter):
+There is no way around it. What counts as a leak, in whatever file (case, punctuation, line breaks, and escapes of JSON,
+HTML and addresses do not matter):
 - a question or an answer to forget, or a text that a model generated for one: any six words of it in a row, or all
   of it where it has fewer; at least three words, or 16 bytes of UTF-8. Shorter answers ("Oslo") could stand anywhere;
 - a name in them: two or more capitalized words, or what stands in `person` (of one word, from five letters on);
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import getpass
 import html
+import itertools
 import json
 import os
 import re
@@ -22,17 +24,16 @@ import socket
 import struct
 import tempfile
 import unicodedata
+import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llm_unlearn.errors import LeakError
-
 WORDS_IN_A_ROW = 6
 VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
-BINARY = (".model", ".png")  # sentencepiece, pictures: looked at byte by byte
+SENTENCEPIECE = ".model"  # a vocabulary, too, in a binary file
 
 # a letter of a script that puts no spaces between words counts as a word
 _WORD = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]+")
@@ -51,18 +52,32 @@ _SECRETS = {  # how it begins, which is quickly found in large files -> how it g
     **{f"gh{kind}_": "[A-Za-z0-9]{20}" for kind in "pousr"},
     "github_pat_": r"\w{20}",
     "sk-": "[A-Za-z0-9_-]{20}",
+    "glpat-": r"[\w-]{20}",
     "AKIA": "[A-Z0-9]{16}",
+    "AIza": r"[\w-]{35}",
+    "eyJ": r"[\w-]{10,}\.eyJ[\w-]{10}",
     **{f"xox{kind}-": r"[\w-]{10}" for kind in "abprs"},
     "-----BEGIN ": "[A-Z ]*PRIVATE KEY",
 }
 _PATH = re.compile(
-    r"(?<![\w.:/-])(?:/(?:home|Users|root|mnt|media|tmp|var|scratch|data|work|workspace|opt|srv|private|Volumes|gpfs|lustre|nfs"
+    r"(?<![\w./-])(?:/(?:home|Users|root|mnt|media|tmp|var|scratch|data|work|workspace|opt|srv|private|Volumes|gpfs|lustre|nfs"
     r"|content|kaggle)/[\w.~-]+|~/[\w.~-]+)|file:///|\b[A-Za-z]:\\{1,2}(?:Users|Documents|Windows|Temp|data|work)\b",
 )
 _SECRET_VARIABLE = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)$")
 _COMMON_NAMES = frozenset(
     re.findall(r"\w+", "root user admin ubuntu runner jupyter localhost local test dev default nobody home data")
 )
+
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")  # soft hyphens and the like, within a word
+_FIXES = {  # kind of leak -> what to do
+    "a text of the forget set": "take it out",
+    "a name of the forget set": "take it out; if it is in the name of the repository, give another one",
+    "a secret": "take it out, and revoke it if anyone else may have seen the file",
+    "a secret of the environment": "take it out, and revoke it if anyone else may have seen the file",
+    "a path of this machine": "take it out, or replace it by a name",
+    "a local path": "take it out, or replace it by a name",
+    "the name of this user or machine": "take it out, or replace it by a name that may be public",
+}
 
 Words = tuple[str, ...]
 
@@ -75,6 +90,11 @@ class Found:
     line: int
     what: str
     text: str
+
+    @property
+    def fix(self) -> str:
+        """What to do about it."""
+        return _FIXES.get(self.what, "take the file out")
 
     def __str__(self) -> str:
         return f"{self.file}, line {self.line}: {self.what} {self.text!r}"
@@ -151,16 +171,13 @@ class Secrets:
         return re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in told) or r"(?!)", re.IGNORECASE)
 
 
-def check_files(files: Mapping[str, Path], secrets: Secrets) -> None:
-    """Raise LeakError where a file holds what must not leave; it names the first file and line, and counts the rest.
+def check_files(files: Mapping[str, Path], secrets: Secrets) -> list[Found]:
+    """What must not leave, by file and line: of each line and kind, the first.
 
     Args:
         files: path in the repository -> file.
     """
-    found = [leak for name, path in sorted(files.items()) for leak in leaks_in_file(name, path, secrets)]
-    if found:
-        more = f" (and {len(found) - 1} more: {'; '.join(map(str, found[1:4]))})" if len(found) > 1 else ""
-        raise LeakError(f"nothing was uploaded: {found[0]}{more}")
+    return [leak for name, path in sorted(files.items()) for leak in leaks_in_file(name, path, secrets)]
 
 
 def leaks_in_file(name: str, path: Path, secrets: Secrets) -> Iterator[Found]:
@@ -174,8 +191,8 @@ def leaks_in_file(name: str, path: Path, secrets: Secrets) -> Iterator[Found]:
     if kind.endswith(".safetensors"):
         yield from _leaks_in_text(name, _safetensors_header(path), secrets)
         return
-    if kind.endswith(BINARY):
-        yield from _patterns(name, path.read_bytes().decode("latin-1"), secrets, machine_only=True)
+    if kind.endswith(SENTENCEPIECE):
+        yield from _leaks_in_vocabulary(name, path.read_bytes().decode("utf-8", "replace"), secrets)
         return
     try:
         text = path.read_text(encoding="utf-8")
@@ -185,18 +202,12 @@ def leaks_in_file(name: str, path: Path, secrets: Secrets) -> Iterator[Found]:
     if kind in VOCABULARY:
         yield from _leaks_in_vocabulary(name, text, secrets)
         return
-    if kind.endswith((".json", ".jsonl")):
-        text = _unescaped(text)
-    elif kind.endswith((".html", ".md")):
-        text = html.unescape(text)
-        without_tags = re.sub(r"<[^<>]*>", lambda tag: " " + "\n" * tag[0].count("\n"), text)
-        yield from _phrases(name, without_tags, secrets)
     yield from _leaks_in_text(name, text, secrets)
 
 
 def words_of(text: str) -> Words:
     """The words of a text, without case, punctuation and ways to write the same letter."""
-    return tuple(_WORD.findall(unicodedata.normalize("NFKC", str(text)).casefold()))
+    return tuple(_WORD.findall(unicodedata.normalize("NFKC", _INVISIBLE.sub("", str(text))).casefold()))
 
 
 def _size(words: Words) -> int:
@@ -239,22 +250,36 @@ def _safetensors_header(path: Path) -> str:
 
 
 def _unescaped(text: str) -> str:
-    """JSON as people would read it; a line stays a line."""
-    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)).replace("\n", " "), text)
-    return re.sub(r"\\([nrtbf/])", lambda escape: "/" if escape[1] == "/" else " ", text)
+    """JSON (within JSON), HTML and addresses as people would read them; a line stays a line."""
+    text = re.sub(r"\\+u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)).replace("\n", " "), text)
+    text = re.sub(r"\\+([nrtbf/])", lambda escape: "/" if escape[1] == "/" else " ", text)
+    text = re.sub(r"&[#\w]+;", lambda entity: html.unescape(entity[0]).replace("\n", " "), text)
+    return re.sub(r"(%[0-9a-fA-F]{2})+", lambda code: urllib.parse.unquote(code[0]).replace("\n", " "), text)
 
 
 def _leaks_in_text(name: str, text: str, secrets: Secrets) -> Iterator[Found]:
-    yield from _patterns(name, text, secrets)
-    yield from _phrases(name, text, secrets)
+    """As it stands, as it is read, and without what may be tags."""
+    plain = _unescaped(text)
+    without_tags = re.sub(r"<[^<>]*>", lambda tag: " " + "\n" * tag[0].count("\n"), plain)
+    for variant in dict.fromkeys((text, plain)):
+        yield from _patterns(name, variant, secrets)
+    for variant in dict.fromkeys((text, plain, without_tags)):
+        yield from _phrases(name, variant, secrets)
 
 
 def _leaks_in_vocabulary(name: str, text: str, secrets: Secrets) -> Iterator[Found]:
     yield from _patterns(name, text, secrets, machine_only=True)
-    entries = _strings(json.loads(text)) if name.endswith(".json") else text.splitlines()
+    if name.endswith(".json"):
+        entries = _strings(json.loads(text))
+    elif name.endswith(SENTENCEPIECE):  # a long entry's length looks like a letter before it
+        cut = re.split("[\x00-\x1f\ufffd]+", text)
+        entries = itertools.chain(cut, (entry[1:] for entry in cut))
+    else:
+        entries = text.splitlines()
     for entry in entries:
-        if " " in entry.strip() or len(entry) >= 16:
-            for found in _phrases(name, entry, secrets, shortest=2):
+        plain = entry.replace("\u2581", " ").replace("\u0120", " ")  # how tokenizers write a space
+        if " " in plain.strip() or len(plain) >= 16:
+            for found in _phrases(name, plain, secrets, shortest=2):
                 at = text.find(json.dumps(entry, ensure_ascii=False)[1:-1])
                 yield Found(name, text.count("\n", 0, max(at, 0)) + 1, found.what, found.text)
 

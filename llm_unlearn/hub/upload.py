@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
-from llm_unlearn.errors import HubError, InputError, LeakError
-from llm_unlearn.hub.edition import EDITION, build_edition, is_ours, secrets_of
+from llm_unlearn.errors import HubError, InputError, LeakError, StorageError
+from llm_unlearn.hub.edition import EDITION, build_edition, is_ours, secrets_of, weights_folder
 from llm_unlearn.hub.leaks import check_files
 from llm_unlearn.reporting.page import RERUN, read_json
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from llm_unlearn.config import UnlearnConfig
 
 _SERVER_FAULT = 500
+_XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 
 
 def push_run(
@@ -54,10 +59,11 @@ def push_run(
     check_ready(repo_id, token)
     retry = _retry_command(folder, repo_id, kind, private, revision)
     api = HfApi(token=token)
-    try:
-        if "/" not in repo_id:  # the card says under which full name it stands
+    if "/" not in repo_id:  # the card says under which full name it stands
+        with _explained(repo_id, folder, retry):
             repo_id = f"{api.whoami()['name']}/{repo_id}"
-        files = build_checked(folder, repo_id, kind)
+    files = build_checked(folder, repo_id, kind)
+    with _explained(repo_id, folder, retry):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         _check_visibility(api, repo_id, private)
         if revision is not None:
@@ -72,10 +78,6 @@ def push_run(
             commit_message=commit_message or "Unlearned model with its evidence",
             revision=revision,
         )
-    except (InputError, LeakError):
-        raise
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        _explain(error, repo_id, folder, retry)
 
 
 def hub_arguments(args: UnlearnConfig) -> dict[str, Any]:
@@ -94,17 +96,36 @@ def build_checked(folder: str | Path, repo_id: str | None = None, kind: str | No
 
     Raises:
         InputError: as `push_run`.
+        StorageError: FOLDER/hub cannot be written.
         LeakError: a file holds something of the forget set or of this machine.
     """
     folder = Path(folder)
     repo_id = repo_id or folder.resolve().name
     results = read_json(folder / "results.json", RERUN)
-    files = build_edition(folder, repo_id, kind)
     try:
-        check_files(files, secrets_of(folder, repo_id, results))
-    except LeakError as error:
-        raise LeakError(f"{error}. The file is in {folder / EDITION}; take it out of its source in {folder}") from None
+        files = build_edition(folder, repo_id, kind)
+    except OSError as error:
+        raise StorageError(
+            f"the upload could not be prepared in {folder / EDITION} ({error.strerror or error}): free some space, or "
+            "make the folder writable; nothing was sent"
+        ) from error
+    if found := check_files(files, secrets_of(folder, repo_id, results)):
+        first, *others = found
+        more = f" (and {len(others)} more: {'; '.join(map(str, others[:3]))})" if others else ""
+        raise LeakError(
+            f"nothing was uploaded: {first}{more}. {first.fix.capitalize()}: the file is {files[first.file]}, made of "
+            f"{_source(folder, first.file)}. Then push again"
+        )
     return files
+
+
+def _source(folder: Path, name: str) -> str:
+    """Where a file of the edition has its content from."""
+    if (weights_folder(folder) / name).is_file():
+        return str(weights_folder(folder) / name)
+    if name in ("README.md", "report.html"):
+        return f"results.json and verdict.json in {folder}, and the name of the repository"
+    return str(folder / name)
 
 
 def _check_visibility(api: HfApi, repo_id: str, private: bool) -> None:
@@ -161,27 +182,41 @@ def http_status(error: BaseException | None) -> int | None:
     while error is not None:
         if isinstance(error, HfHubHTTPError):
             return error.response.status_code
+        if told := _XET_STATUS.search(str(error)):  # hf_xet has it in its message alone
+            return int(told[1])
         error = error.__cause__ or error.__context__
     return None
 
 
-def _explain(error: Exception, repo_id: str, folder: Path, retry: str) -> NoReturn:
+@contextlib.contextmanager
+def _explained(repo_id: str, folder: Path, retry: str) -> Iterator[None]:
+    """Within this scope, what the client raises about the hub becomes a `HubError` that says what to do."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:  # of hf_xet: subclasses of OSError and RuntimeError
+        raise HubError(
+            f"the upload to {repo_id} failed: {_reason(error, repo_id)}. Nothing is lost: {folder} holds all that was "
+            f"to be sent, and what has arrived is not sent again. Try again with: {retry}"
+        ) from error
+
+
+def _reason(error: Exception, repo_id: str) -> str:
     status = http_status(error)
-    network = isinstance(error, HTTPError) or isinstance(error.__cause__, HTTPError)
-    if status is None and not network:  # neither an answer nor its absence: say what the client said
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        reason += "; check the network, and where the hub speaks no xet, set HF_HUB_DISABLE_XET=1"
-    else:
-        reason = explain_status(status, repo_id)
-    raise HubError(
-        f"the upload to {repo_id} failed: {reason}. Nothing is lost: {folder} holds all that was to be sent, and what "
-        f"has arrived is not sent again. Try again with: {retry}"
-    ) from error
+    if status == 404 and "xet-write-token" in str(error):
+        return (
+            "the hub (or a mirror of it) speaks no xet (404), with which large files are sent: set HF_HUB_DISABLE_XET=1"
+        )
+    if status is not None or isinstance(error, HTTPError) or isinstance(error.__cause__, HTTPError):
+        return explain_status(status, repo_id)
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"  # neither an answer nor its absence
+    return f"{said}; check the network, and where xet cannot pass (a proxy, a mirror), set HF_HUB_DISABLE_XET=1"
 
 
 def _retry_command(folder: Path, repo_id: str, kind: str | None, private: bool, revision: str | None) -> str:
-    words = ["python -m llm_unlearn.hub push", os.fspath(folder), "--hub_model_id", repo_id]
+    words = ["llm-unlearn", "push", os.fspath(folder), "--hub_model_id", repo_id]
     words += ["--push", kind] if kind else []
     words += [] if private else ["--hub_private_repo", "false"]
     words += ["--hub_revision", revision] if revision else []
-    return " ".join(words)
+    return shlex.join(words)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from rich import box
 from rich.table import Table
 
@@ -36,21 +38,36 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found; `weights` is None where the evidence has no digests of them (an older run)."""
+    """What `verify` found.
+
+    Attributes:
+        weights: whether they are those that were judged; None: the evidence has no digests of them (an older run).
+        base: whether an adapter's base has the files that it was trained on; None: it has no base, or one from the hub,
+            whose commit the adapter names.
+    """
 
     weights: bool | None
+    base: bool | None
     checks: list[Check]
 
     @property
     def agrees(self) -> bool:
-        """Whether the weights are those that were judged, as far as that is known, and every score is as claimed."""
+        """Whether the weights are those that were judged, as far as that is known, and every score is as claimed.
+
+        Another base is no failure by itself: the same weights may have been saved in another way.
+        """
         return self.weights is not False and all(check.agrees for check in self.checks)
 
     def table(self) -> Table:
         """A row per score."""
         words = {True: "those that were judged", False: "NOT those that were judged", None: "no digest to compare with"}
+        base = {
+            True: "; base: the one it was trained on",
+            False: "; base: OTHER files than it was trained on",
+            None: "",
+        }
         table = Table(
-            title=f"weights: {words[self.weights]}",
+            title=f"weights: {words[self.weights]}{base[self.base]}",
             title_justify="left",
             box=box.SIMPLE_HEAD,
             show_edge=False,
@@ -100,7 +117,7 @@ def verify(
             allowed = max(tolerance, 1 / len(rows)) if score == "exact_match" else tolerance
             words = f"{name} {score.replace('_', ' ')}"
             checks.append(Check(words, claimed[f"{name}_{score}"], value, allowed + 1e-9))
-    return Verification(_same_weights(unlearned.evidence), checks)
+    return Verification(_same_weights(unlearned.evidence), _same_base(unlearned), checks)
 
 
 def _same_weights(evidence: dict[str, Any]) -> bool | None:
@@ -109,6 +126,14 @@ def _same_weights(evidence: dict[str, Any]) -> bool | None:
         return None
     is_run = any((folder / name).is_dir() for name in ("adapter", "model"))
     return weight_digests(weights_folder(folder) if is_run else folder) == digests
+
+
+def _same_base(unlearned: UnlearnedModel) -> bool | None:
+    digests = (unlearned.evidence["results"].get("base") or {}).get("weights")
+    if not digests or not isinstance(unlearned.model, PeftModel):
+        return None
+    folder = Path(unlearned.model.get_base_model().config._name_or_path)
+    return weight_digests(folder) == digests if folder.is_dir() else None
 
 
 def _max_length(results: dict[str, Any]) -> int | None:

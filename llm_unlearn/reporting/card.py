@@ -45,6 +45,19 @@ _SHOWN = (  # the configuration in the card; all of it is in results.json
     *("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("lr_scheduler_type", "seed", "full_finetuning", "lora_r", "lora_alpha", "lora_dropout", "dtype", "bf16", "fp16"),
 )
+_METHODS = {"gradient_ascent": "gradient ascent", "npo": "NPO", "sam": "SAM", "ssiuu": "Ssiuu"}
+_TAUGHT = {  # attack that trains -> whose learning rates it has, and what it teaches
+    "adversarial_reinjection": ("reinjection", "{share} of the facts are taught again, the others are asked for"),
+    "leave_one_group_out": ("reinjection", "all groups but one are taught again, that one is asked for"),
+    "benign_relearning": ("benign", "tuned on harmless instructions"),
+    "retain_relearning": ("benign", "tuned on the rows to keep"),
+}
+_UNTRAINED = {
+    "prompting": "the same facts are asked for in other ways; nothing is trained",
+    "decoding": "many samples are drawn; nothing is trained",
+    "quantization": "4-bit and 8-bit copies; nothing is trained",
+    "adapter_surgery": "the adapter removed, scaled and merged; nothing is trained",
+}
 _NOT_SHOWN = ("attack_arguments", "data_arguments")
 Json = Mapping[str, Any]
 
@@ -61,7 +74,7 @@ def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) 
     base, paper = names["base_model"], _PAPERS.get(results["method"])
     embedded = bool(base) and base.startswith("fictional:")
     needs_base = published == "adapter" and base is None
-    title = repo_id.rpartition("/")[2]
+    title, oracles = repo_id.rpartition("/")[2], len(model_entries(results["scores"], "oracle"))
     environment = Environment(
         loader=PackageLoader("llm_unlearn.reporting", ""), trim_blocks=True, undefined=StrictUndefined
     )
@@ -70,10 +83,11 @@ def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) 
         title=title,
         repo_id=repo_id,
         version=__version__,
-        method=results["method"],
+        method=_METHODS.get(results["method"], results["method"]),
+        seed=results["seed"],
         published=published,
         embedded=embedded,
-        model_words=_model_words(published, base, embedded),
+        model_words=_model_words(published, base, results.get("base") or {}),
         forget_words=_data_words(names["data"], data.get("forget_split")),
         forget_rows=_or_unknown(data["forget_rows"]),
         retain_rows=_or_unknown(data["retain_rows"]),
@@ -81,11 +95,11 @@ def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) 
         verdict=(verdict or {}).get("sentence") or "Undecided: the model was not examined.",
         evidence=evidence_section(verdict or {}),
         remarks=[*(verdict or {}).get("missing", []), *(verdict or {}).get("remarks", [])],
-        oracles=len(model_entries(results["scores"], "oracle")),
-        oracle_words=_oracle_words(len(model_entries(results["scores"], "oracle"))),
+        oracles=oracles,
+        oracle_words=_oracle_words(oracles),
         control=results["counterfactual"],
-        attacks=[attack.replace("_", " ") for attack, by_model in results["attacks"].items() if by_model]
-        + ["counterfactual control"] * bool(results["counterfactual"]),
+        groups=len(set(results["forget_groups"])),
+        attacks=_attacks(results),
         not_attacked=[attack_words(attack) for attack in results["not_attacked"]],
         configuration=_configuration(results["config"]),
         steps=_or_unknown(results["training"]["steps"]),
@@ -150,20 +164,46 @@ def _unlearned(by_model: Json) -> list[Json]:
     return model_entries(dict(by_model or {}), "unlearned")
 
 
-def _model_words(published: str, base: str | None, embedded: bool) -> str:
+def _model_words(published: str, base: str | None, facts: Json) -> str:
+    digests = [f"`{name}` `{digest}`" for name, digest in (facts.get("weights") or {}).items()]
+    digest_words = f" (SHA-256 of {'; '.join(digests[:1])}{'; the others: results.json' if digests[1:] else ''})"
     if base is None:
-        of = "a model that is not on the hub"
-    elif embedded:
+        kind = f"a `{facts['kind']}` model" if facts.get("kind") else "a model"
+        of = f"{kind} that is not on the hub{digest_words if digests else ''}"
+    elif base.startswith("fictional:"):
         of = f"the embedded model of the fictional world `{base}`, which the package trains itself"
+        of += digest_words if digests else ""
     else:
-        of = f"[{base}](https://huggingface.co/{base.partition('@')[0]})"
+        name, _, commit = base.partition("@")
+        of = f"[{name}](https://huggingface.co/{name}{f'/tree/{commit}' if commit else ''})"
+        of += f" at commit `{commit}`" if commit else ""
     kind = {"adapter": "A LoRA adapter for", "merged": "An unlearning adapter merged into"}.get(published, "Made from")
     return f"{kind} {of}."
 
 
 def _data_words(name: str | None, split: str | None) -> str:
     words = name or "rows that are on no hub"
-    return f"{words} ({split})" if split else words
+    return f"{words}, {split}" if split else words
+
+
+def _attacks(results: Json) -> list[tuple[str, str]]:
+    """Name and budget of every attack that was run."""
+    given = results["config"].get("attack_arguments") or {}
+    found = []
+    for attack in (name for name, by_model in results["attacks"].items() if by_model):
+        words = _UNTRAINED.get(attack, "")
+        if attack in _TAUGHT and given:
+            kind, teaches = _TAUGHT[attack]
+            rates = {"full": given[f"{kind}_learning_rates"], "lora": given[f"{kind}_lora_learning_rates"]}
+            tried = [f"{rate:g} ({attacker})" for attacker in given["attackers"] for rate in rates[attacker]]
+            words = f"{teaches}; {given['attack_steps']} steps of {given['attack_batch_size']} rows at learning rate "
+            words += " or ".join(tried) + (", the strongest counts" if len(tried) > 1 else "")
+            words += f"; seeds {', '.join(map(str, given['attack_seeds']))}"
+            words = words.format(share=f"{given['reinjection_fraction']:.0%}".replace("%", " %"))
+        found.append((attack.replace("_", " "), words))
+    if results["counterfactual"]:
+        found.append(("counterfactual control", "reinjection, once of the true facts and once of made-up ones"))
+    return found
 
 
 def _oracle_words(count: int) -> str:

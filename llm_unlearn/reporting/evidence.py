@@ -31,6 +31,7 @@ class Evidence:
 
     Attributes:
         kind: output (before any attack), utility, attack or counterfactual.
+        rows: how many forget rows were scored (of the unlearned model, in any attack seed).
         unlearned_interval: 95 % interval of the unlearned model's score over people and attack seeds: where an attack
             that is written anew should land, too.
         excess: unlearned minus oracle, or true minus made-up facts; interval: its 95 % interval.
@@ -57,6 +58,7 @@ class Evidence:
     decides: bool = False
     flagged: bool = False
     note: str | None = None
+    rows: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -109,6 +111,8 @@ def comparison(
         for name, side in (("original", original), ("oracle", oracles), ("unlearned", unlearned))
     }
     evidence = Evidence("", "", "", "", **means)
+    if unlearned:
+        evidence.rows = int(np.isfinite(np.concatenate(unlearned)).any(axis=0).sum())
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     units = [numbers[group] for group in groups]
     if unlearned:

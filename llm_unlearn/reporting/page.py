@@ -82,6 +82,7 @@ def render_page(
         evidence=sections.evidence_section(verdict),
         figures=figures,
         samples=samples_section(results, records, forget),
+        published="published" in results,
         control=sections.control_section(results),
         attacks=sections.attacks_section(results),
         not_attacked={attack_words(attack): why for attack, why in not_attacked.items() if attack != _CONTROL},

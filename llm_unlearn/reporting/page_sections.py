@@ -70,6 +70,7 @@ def _evidence_row(one: Json) -> dict[str, Any]:
         "decides": bool(one.get("decides")),
         "flagged": bool(one.get("flagged")),
         "note": one.get("note"),
+        "rows": one.get("rows"),
     }
 
 

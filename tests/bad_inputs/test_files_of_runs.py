@@ -95,7 +95,7 @@ def test_reports(name, place, refused):
     (place / "run").mkdir()
     if text is not None:
         (place / "run" / "results.json").write_text(text)
-    refused("llm_unlearn.report", [folder], *words)
+    refused("llm_unlearn", ["report", folder], *words)
 
 
 COMMANDS = {

@@ -38,8 +38,8 @@ UNCHECKED = {  # beginning of a command or a Python block -> why nothing of it i
     "git clone": "needs the network",
     "python -m venv": "is Python's own",
     "llm-unlearn report": "needs the folder of a finished run; tests/reporting runs it",
-    "python -m llm_unlearn.report": "the same",
-    "python -m llm_unlearn.hub": "needs a finished run, and a hub; tests/hub runs it",
+    "llm-unlearn push": "needs a finished run, and a hub; tests/hub runs it",
+    "llm-unlearn verify": "the same",
     "from llm_unlearn.hub import load_unlearned": "the same",
     "accelerate launch benchmarks/robustness.py --learning_rates 1e-3 --tuning_seeds 999": "abbreviates with ...",
 }

@@ -19,10 +19,21 @@ class Repository:
     private: bool
     files: dict[str, bytes] = field(default_factory=dict)
     commits: int = 0
+    earlier: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     @property
     def sha(self) -> str:
         return hashlib.sha1(f"{self.commits}".encode()).hexdigest()
+
+    def commit(self, files: dict[str, bytes]) -> str:
+        """Replace all files, and keep those of before under their commit; returns the new one."""
+        self.earlier[self.sha], self.files = self.files, files
+        self.commits += 1
+        return self.sha
+
+    def at(self, revision: str | None) -> tuple[str, dict[str, bytes]]:
+        """(commit, files) of a commit, or the newest of a branch."""
+        return (revision, self.earlier[revision]) if revision in self.earlier else (self.sha, self.files)
 
 
 @dataclass
@@ -104,13 +115,13 @@ class _Handler(BaseHTTPRequestHandler):
             ("POST", "/api/validate-yaml", lambda body: self._answer({"errors": [], "warnings": []})),
             ("GET", "/api/whoami-v2", lambda body: self._answer({"type": "user", "name": "me"})),
             ("POST", rf"{model}/branch/[\w.-]+", lambda body, name: self._answer({})),
-            ("GET", rf"{model}(?:/revision/[\w.-]+)?", self._info),
+            ("GET", rf"{model}(?:/revision/([\w.-]+))?", self._info),
             ("GET", rf"{model}/tree/[\w.-]+", self._tree),
             ("POST", rf"{model}/preupload/[\w.-]+", self._preupload),
             ("POST", r"/([\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch", self._batch),
             ("PUT", r"/large/(\w+)", self._put),
             ("POST", rf"{model}/commit/[\w.-]+", self._commit),
-            ("GET", r"/([\w.-]+/[\w.-]+)/resolve/\w+/(.+)", self._resolve),
+            ("GET", r"/([\w.-]+/[\w.-]+)/resolve/(\w+)/(.+)", self._resolve),
         )
 
     def _create(self, body):
@@ -126,10 +137,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
         return found
 
-    def _info(self, _, name):
+    def _info(self, _, name, revision):
         if repository := self._repository(name):
-            siblings = [{"rfilename": path} for path in repository.files]
-            self._answer({"id": name, "private": repository.private, "sha": repository.sha, "siblings": siblings})
+            commit, files = repository.at(revision)
+            siblings = [{"rfilename": path} for path in files]
+            self._answer({"id": name, "private": repository.private, "sha": commit, "siblings": siblings})
 
     def _tree(self, _, name):
         if repository := self._repository(name):
@@ -173,12 +185,13 @@ class _Handler(BaseHTTPRequestHandler):
         repository.commits += 1
         self._answer({"commitUrl": f"{self.state.url}/{name}/commit/{repository.sha}", "commitOid": repository.sha})
 
-    def _resolve(self, _, name, path):
-        repository = self.state.repositories[name]
-        if path not in repository.files:
+    def _resolve(self, _, name, revision, path):
+        if (repository := self._repository(name)) is None:
+            return
+        commit, files = repository.at(revision)
+        if path not in files:
             return self._answer({"error": "no such file"}, 404, {"X-Error-Code": "EntryNotFound"})
-        content = repository.files[path]
-        self._answer(content, headers={"X-Repo-Commit": repository.sha, "ETag": f'"{_digest(content)}"'})
+        self._answer(files[path], headers={"X-Repo-Commit": commit, "ETag": f'"{_digest(files[path])}"'})
 
     def _answer(self, content, status: int = 200, headers: dict[str, str] | None = None) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()

@@ -32,11 +32,15 @@ def test_the_card_states_what_was_measured(run):
         assert f"{evidence['original']:.3f} | {evidence['oracle']:.3f} | {evidence['unlearned']:.3f}" in card.text
     for line in (
         "whoever drops the adapter has the knowledge back",
-        "It was made to forget 4 rows (rows that are on no hub)",
+        "It was made to forget 4 rows (rows that are on no hub) by **NPO**",
+        "training run (seed 42)",
+        "from resampling the 2 groups of\nforget rows",
+        "| before any attack | answer probability | 4 |",
         "| `beta` | 0.1 |",
         'load_unlearned("me/npo-small", base_model="path/to/base")',
         "verify me/npo-small --forget_file FORGET.jsonl --retain_file RETAIN.jsonl --base_model path/to/base",
-        "Run on all models alike: adversarial reinjection.",
+        "- **adversarial reinjection**: 30 % of the facts are taught again, the others are asked for; "
+        "2 steps of 8 rows at learning rate 1e-05 (full); seeds 0\n",
         "@software{llm_unlearn,",
     ):
         assert line in card.text, line
@@ -58,6 +62,23 @@ def test_names_of_the_hub_are_told(run):
     assert "verify me/npo-small --data locuslab/TOFU --forget_split forget05\n" in card.text
 
 
+def test_what_was_made_up_is_called_so(run):
+    results = json.loads((run / "results.json").read_text())
+    local = {"forget_file": None, "model_name_or_path": None, "oracle_model_name_or_path": None}
+    results["config"]["data_arguments"] |= local | {"data": "fictional:tiny"}
+    (run / "results.json").write_text(json.dumps(results))
+    files = build_checked(run, "me/npo-small")
+    card = ModelCard.load(files["README.md"])
+    assert (
+        "**All people and facts are made up.**" in card.text and "on other hardware its weights may differ" in card.text
+    )
+    assert (card.data.base_model, card.data.datasets) == (None, None)
+    assert json.loads(files["results.json"].read_text())["paths"] == {
+        "original": "fictional:tiny",
+        "oracles": ["fictional:tiny without the forget rows"],
+    }
+
+
 def test_without_an_examination_the_card_says_so(run):
     results = json.loads((run / "results.json").read_text())
     (run / "results.json").write_text(json.dumps(results | {"scores": {}, "attacks": {}, "forget_groups": []}))
@@ -76,7 +97,7 @@ def test_a_pushed_run_is_a_run_folder(run, figures):
     assert public == local
     page, public_page = ((folder / "report.html").read_text() for folder in (run, run / "hub"))
     assert public_page.count("<img") == page.count("<img") == 3
-    assert "No generated answers were kept" in public_page and "Ann Quillfeather" in page
+    assert "no question, answer or generated text leaves" in public_page and "Ann Quillfeather" in page
 
 
 def test_results_keep_numbers_and_our_own_words(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from loopback_hub import WRITE
 
 from llm_unlearn import NPOConfig
+from llm_unlearn.command_line import main
 from llm_unlearn.errors import InputError
-from llm_unlearn.hub.__main__ import main
 from llm_unlearn.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -38,10 +38,10 @@ def test_a_recipe_pushes_at_its_end_and_loses_nothing_where_the_hub_refuses(hub,
     assert "Traceback" not in done.stderr and line.startswith("error: the upload to me/npo failed: the token may not")
     assert "Everything is in out/" in done.stdout and WRITE not in done.stdout + done.stderr
     command = line.partition("Try again with: ")[2]
-    assert command == "python -m llm_unlearn.hub push out --hub_model_id me/npo --push merged"
+    assert command == "llm-unlearn push out --hub_model_id me/npo --push merged"
     hub.failures.clear()
     monkeypatch.chdir(tmp_path)
-    main(shlex.split(command)[3:])
+    main(shlex.split(command)[1:])
     repository = hub.repositories["me/npo"]
     assert repository.private and "model.safetensors" in repository.files
     everything = b"\n".join(repository.files.values())

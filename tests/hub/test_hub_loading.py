@@ -1,16 +1,16 @@
 """A pushed run, read back: the model, its evidence, and whether its card tells the truth."""
 
 import json
+import shutil
 
 import pytest
 from loopback_hub import DROP
 from safetensors.torch import load_file, save_file
 
-from llm_unlearn.arguments import run_main
+from llm_unlearn.command_line import main
 from llm_unlearn.data import load_unlearning_data
 from llm_unlearn.errors import HubError, InputError
 from llm_unlearn.hub import load_unlearned, push_run, verify
-from llm_unlearn.hub.__main__ import main
 from llm_unlearn.modeling import load_model, load_tokenizer
 
 NAME = "me/npo"
@@ -36,6 +36,17 @@ def test_what_was_pushed_is_read_back_and_verified(kind, hub, run, finished_run,
     assert not unlearned.model.training
     found = verify(unlearned, data, tolerance=1e-5)
     assert found.weights is True and found.agrees and len(found.checks) == 4
+    assert found.base is (True if kind == "adapter" else None)
+
+
+def test_another_base_is_told(hub, run, finished_run, data, tmp_path):
+    push_run(run, NAME)
+    weights = load_file(finished_run[1] / "model.safetensors")
+    shutil.copytree(finished_run[1], tmp_path / "base")
+    save_file({name: tensor * 0.5 for name, tensor in weights.items()}, tmp_path / "base" / "model.safetensors")
+    found = verify(load_unlearned(NAME, base_model=str(tmp_path / "base")), data, tolerance=1e-5)
+    assert (found.weights, found.base, found.agrees) == (True, False, False)
+    assert "base: OTHER files than it was trained on" in str(found.table().title)
 
 
 def test_a_run_folder_is_verified_without_any_hub(run, data):
@@ -77,7 +88,7 @@ def test_a_download_that_fails_says_what_to_do(failure, advice, hub, run, capsys
     push_run(run, NAME)
     hub.failures["GET", "/api/models/"] = failure
     with pytest.raises(SystemExit) as stopped:
-        run_main(lambda: main(["verify", NAME, "--forget_file", str(run / "forget.jsonl")]))
+        main(["verify", NAME, "--forget_file", str(run / "forget.jsonl")])
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert stopped.value.code == 5 and line.startswith("error: me/npo could not be downloaded: ") and advice in line
 

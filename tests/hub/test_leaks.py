@@ -1,6 +1,7 @@
 """The gate before every upload: what it finds, where, and what it leaves alone."""
 
 import getpass
+import inspect
 import json
 import shutil
 import socket
@@ -8,6 +9,7 @@ import socket
 import pytest
 from safetensors.torch import load_file, save_file
 
+from llm_unlearn.command_line import main
 from llm_unlearn.errors import LeakError
 from llm_unlearn.hub import push_run
 from llm_unlearn.hub.leaks import Secrets, _names_in, leaks_in_file, words_of
@@ -24,7 +26,9 @@ PLANTED = {  # what -> (text, what the error calls it)
     "name with an underscore": ("ben_oddwater", "a name of the forget set"),
     "home folder": ("/home/somebody/rows.jsonl", "a local path"),
     "windows folder": ("C:\\Users\\somebody", "a local path"),
+    "folder of a container": ("host:/data/rows", "a local path"),
     "token": ("hf_" + "a1" * 17, "a secret"),
+    "signed token": ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0", "a secret"),
     "key": ("-----BEGIN RSA PRIVATE KEY-----", "a secret"),
 }
 
@@ -46,6 +50,11 @@ def plant(run, where, text):
         tokenizer = json.loads(path.read_text())
         tokenizer["added_tokens"].append({"id": 999, "content": text, "special": False})
         path.write_text(json.dumps(tokenizer))
+    elif where in ("vocab.txt", "merges.txt"):
+        (run / "adapter" / where).write_text(f"the\n{text}\n")
+    elif where == "tokenizer.model":  # a piece of a sentencepiece model, with its length before it
+        piece = text.replace(" ", "\u2581").encode()
+        (run / "adapter" / where).write_bytes(b"\x0a\x0c\x0a\x03the\x0a" + bytes([len(piece)]) + piece + b"\x15\x00")
     elif where == "verdict.json":
         change_json(run / where, sentence=f"Undecided: {text}")
     elif where == "results.json":
@@ -56,23 +65,86 @@ def plant(run, where, text):
     elif where == "record":
         change_json(run / "records" / "oracle.json", **{text: {"agg_value": 0.5}})
     else:
-        change_json(run / "adapter" / where, note=text)
+        path = run / "adapter" / where
+        path.write_text(path.read_text() if path.exists() else "{}")
+        change_json(path, note=text)
 
 
-FILES = ("tokenizer_config.json", "adapter_config.json", "chat_template.jinja", "safetensors metadata", "added token")
-FILES += ("results.json", "verdict.json", "score", "record")
+FILES = ("tokenizer_config.json", "adapter_config.json", "chat_template.jinja", "safetensors metadata", "results.json")
+FILES += ("special_tokens_map.json", "generation_config.json", "verdict.json", "score", "record")
+VOCABULARIES = ("added token", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model")
 
 
-@pytest.mark.parametrize("where", FILES)
+@pytest.mark.parametrize("where", (*FILES, *VOCABULARIES))
 def test_nothing_is_sent_where_any_file_holds_a_forget_row_a_path_or_a_token(where, hub, run):
-    for what in ("question", "name", "home folder", "token"):
-        if where == "added token" and what == "home folder":
-            continue  # the general form of a path may well be a token of a model of code
+    others = ("name", "home folder") if where in FILES[:5] else ()  # in a vocabulary, such a path may well be a token
+    for what in ("question", "token", *others):
         copy = shutil.copytree(run, run.with_name(what.replace(" ", "-")))
         plant(copy, where, PLANTED[what][0])
         with pytest.raises(LeakError, match=f"nothing was uploaded: .*, line [0-9]+: {PLANTED[what][1]}"):
             push_run(copy, NAME)
     assert hub.requests == []
+
+
+def test_what_is_no_part_of_a_push_is_never_sent(hub, run):
+    names = (
+        "training_args.bin",
+        "optimizer.pt",
+        "rows.jsonl",
+        "rows.csv",
+        "rows.gz",
+        "rows.zip",
+        "page.png",
+        "code.py",
+    )
+    for folder in (run, run / "adapter", run / "records"):
+        for name in names:
+            (folder / name).write_text(QUESTION)
+    push_run(run, NAME)
+    sent = hub.repositories[NAME].files
+    assert not [path for path in sent if path.endswith(names)]
+    assert not any(QUESTION.encode() in content for content in sent.values())
+
+
+@pytest.mark.parametrize("name", ["page.png", "rows.gz", "rows.zip", "training_args.bin"])
+def test_a_file_that_cannot_be_looked_through_is_refused(name, tmp_path, secrets):
+    (tmp_path / name).write_bytes(b"\x89PNG\xff\x00" + QUESTION.encode())
+    told = [str(leak) for leak in leaks_in_file(name, tmp_path / name, secrets)]
+    assert told == [f"{name}, line 1: not a text file, which cannot be looked through: {name!r}"]
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "advice"),
+    [
+        (
+            "tokenizer_config.json",
+            "question",
+            "Take it out: the file is {hub}/tokenizer_config.json, made of {adapter}/",
+        ),
+        (
+            "verdict.json",
+            "token",
+            "Take it out, and revoke it if anyone else may have seen the file: the file is {hub}/",
+        ),
+        ("verdict.json", "home folder", "Take it out, or replace it by a name: the file is {hub}/"),
+        ("results.json", "name", "if it is in the name of the repository, give another one: the file is"),
+    ],
+)
+def test_the_error_says_what_to_do_and_where(where, what, advice, hub, run):
+    plant(run, where, PLANTED[what][0])
+    with pytest.raises(LeakError) as refused:
+        push_run(run, NAME)
+    assert advice.format(hub=run / "hub", adapter=run / "adapter") in str(refused.value)
+
+
+def test_neither_the_command_nor_the_library_has_a_way_around(hub, run, capsys):
+    plant(run, "verdict.json", QUESTION)
+    with pytest.raises(SystemExit) as stopped:
+        main(["push", str(run), "--hub_model_id", NAME])
+    line = capsys.readouterr().err
+    assert stopped.value.code == 6 and line.count("\n") == 1
+    assert line.startswith("error: nothing was uploaded: README.md, line ") and hub.requests == []
+    assert not {"force", "check", "allow"} & set(inspect.signature(push_run).parameters)
 
 
 @pytest.mark.parametrize("what", PLANTED)
@@ -121,6 +193,16 @@ def test_the_error_names_file_line_and_kind_and_hides_the_secret(tmp_path, secre
         ("tokenizer.json", json.dumps({"model": {"vocab": {"Ann Quillfeather": 3}}})),
         ("vocab.txt", "the\nAnn Quillfeather\n"),
         ("Ann Quillfeather.txt", "nothing"),
+        ("a.md", "WHERE DOES\r\n> ann quill\u00adfeather\r\n> live, of all places"),  # quoted, with a soft hyphen
+        ("a.md", "[page](https://host.org/?q=Ann%20Quillfeather)"),
+        ("a.md", "Ann&nbsp;Quillfeather, &#81;uill"),
+        ("a.json", json.dumps({"x": json.dumps({"y": "Zoë Ångström"})})),  # JSON within JSON
+        ("a.json", json.dumps({"x": "<b>Ann</b>&nbsp;<i>Quillfeather</i>"})),
+        ("a.jinja", "{# Ann\u200b Quillfeather #}"),
+        ("a.html", '<img alt="Ann Quillfeather">'),
+        ("a.html", "Zoe\u0308 A\u030angstro\u0308m"),  # letters and accents apart
+        ("tokenizer.json", json.dumps({"model": {"vocab": {"\u2581Ann\u2581Quillfeather": 3}}})),
+        ("merges.txt", "\u0120Ann \u0120Quillfeather\n"),
     ],
 )
 def test_however_it_is_written(name, content, tmp_path, secrets):

@@ -3,13 +3,13 @@
 import json
 
 import pytest
+from huggingface_hub import constants
 from loopback_hub import DROP, READ
 from safetensors.torch import load_file
 
-from llm_unlearn.arguments import run_main
-from llm_unlearn.errors import HubError, InputError
+from llm_unlearn.command_line import main
+from llm_unlearn.errors import HubError, InputError, StorageError
 from llm_unlearn.hub import push_run
-from llm_unlearn.hub.__main__ import main
 
 NAME = "me/npo"
 
@@ -76,18 +76,62 @@ def test_without_a_name_the_folder_gives_it_and_the_card_knows_its_owner(hub, ru
 def test_every_failure_says_what_to_do_and_the_retry_succeeds(where, failure, advice, hub, run, capsys):
     hub.failures[where] = failure
     with pytest.raises(SystemExit) as stopped:
-        run_main(lambda: main(["push", str(run), "--hub_model_id", NAME]))
+        main(["push", str(run), "--hub_model_id", NAME])
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert stopped.value.code == 5
     assert line.startswith("error: the upload to me/npo failed: ") and advice in line
-    command = f"python -m llm_unlearn.hub push {run} --hub_model_id me/npo"
+    command = f"llm-unlearn push {run} --hub_model_id me/npo"
     assert line.endswith(f"Try again with: {command}")
     assert NAME not in hub.repositories or not hub.repositories[NAME].files  # all or nothing
     for name in ("adapter/adapter_model.safetensors", "results.json", "forget.jsonl", "hub/README.md"):
         assert (run / name).stat().st_size > 0
     hub.failures.clear()
-    main(command.split()[3:])
+    main(command.split()[1:])
     assert hub.repositories[NAME].commits == 1 and hub.repositories[NAME].private
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "log in again with `hf auth login`"),
+        (403, "make one with write access"),
+        (404, "speaks no xet (404), with which large files are sent: set HF_HUB_DISABLE_XET=1"),
+    ],
+)
+def test_xet_fails_like_the_hub_and_can_be_switched_off(status, advice, hub, run, monkeypatch):
+    """Where hf_xet is installed, the client sends weights with it, whatever the hub speaks."""
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.failures["GET", "/xet-write-token/"] = status
+    with pytest.raises(HubError) as failed:
+        push_run(run, NAME)
+    assert advice in str(failed.value) and "Try again with: llm-unlearn push" in str(failed.value)
+    assert hub.asked("GET", "/xet-write-token/main") and not hub.asked("PUT", "/large/")
+    assert not hub.repositories[NAME].files
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    push_run(run, NAME)
+    assert len(hub.asked("PUT", "/large/")) == 1 and hub.repositories[NAME].commits == 1
+
+
+@pytest.mark.parametrize("error", [ConnectionError, RuntimeError, PermissionError])
+def test_what_else_xet_says_is_passed_on_with_the_way_out(error, hub, run, monkeypatch):
+    def fail(**_):
+        raise error("CAS service error")
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setattr("huggingface_hub._commit_api._upload_files", fail)
+    with pytest.raises(HubError, match=f"{error.__name__}: CAS service error; check the network, and where xet cannot"):
+        push_run(run, NAME)
+
+
+def test_a_full_disk_is_no_failure_of_the_hub(hub, run, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("llm_unlearn.hub.upload.build_edition", fail)
+    with pytest.raises(StorageError, match=r"could not be prepared in .*No space left.*free some space"):
+        push_run(run, NAME)
+    assert hub.requests == []
 
 
 def test_what_has_arrived_is_not_sent_again(hub, run):
