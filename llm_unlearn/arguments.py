@@ -94,7 +94,7 @@ def parse_arguments(
             raise InputError(f"{name} is missing; give --{name} VALUE or write `{name}: VALUE` in the --config file")
     try:
         return parser.parse_dict(values)
-    except (ValueError, TypeError, ImportError, OSError) as error:  # what the dataclasses' own checks raise
+    except (ValueError, TypeError, ImportError, OSError, OverflowError) as error:  # of the dataclasses' own checks
         raise InputError(_one_line(error)) from error
 
 

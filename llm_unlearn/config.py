@@ -11,6 +11,8 @@ from transformers import TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import HubStrategy
 
+from llm_unlearn.ranges import BELOW_ONE, COUNT, COUNT_OR_NONE, LENGTH, NOT_NEGATIVE, POSITIVE, SEED, check_ranges
+
 RETAIN_LOSSES = ("nll", "kl", "none")
 BACKBONES = ("npo", "gradient_ascent")
 VARIANTS = ("neuron", "published", "exact")
@@ -18,21 +20,29 @@ REFERENCES = ("zero", "previous", "original")
 INFLUENCES = ("log_probability", "log_odds", "probability")
 TOKEN_AGGREGATIONS = ("all", "minimum", "sum")
 ATTRIBUTIONS = ("negative", "positive", "both", "shuffled", "random", "activity")
-RANGES = {  # field of TrainingArguments -> (lowest, highest); they are used only when training has begun
-    "learning_rate": (0, None),
-    "weight_decay": (0, None),
-    "adam_beta1": (0, math.nextafter(1, 0)),
-    "adam_beta2": (0, math.nextafter(1, 0)),
-    "adam_epsilon": (0, None),
-    "max_grad_norm": (0, None),
-    "per_device_train_batch_size": (1, None),
-    "per_device_eval_batch_size": (1, None),
-    "gradient_accumulation_steps": (1, None),
-    "dataloader_num_workers": (0, None),
-    "save_steps": (0, None),
-    "save_total_limit": (1, None),
-    "seed": (0, 2**32 - 1),
-    "data_seed": (0, 2**32 - 1),
+RANGES = {  # of fields of TrainingArguments, which are used only when training has begun
+    "learning_rate": NOT_NEGATIVE,
+    "warmup_steps": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "adam_beta1": BELOW_ONE,
+    "adam_beta2": BELOW_ONE,
+    "adam_epsilon": NOT_NEGATIVE,
+    "max_grad_norm": NOT_NEGATIVE,
+    "neftune_noise_alpha": NOT_NEGATIVE,
+    "per_device_train_batch_size": COUNT,
+    "per_device_eval_batch_size": COUNT,
+    "gradient_accumulation_steps": COUNT,
+    "eval_accumulation_steps": COUNT,
+    "dataloader_num_workers": COUNT_OR_NONE,
+    "ddp_bucket_cap_mb": COUNT,
+    "ddp_timeout": COUNT,
+    "logging_steps": NOT_NEGATIVE,
+    "eval_steps": NOT_NEGATIVE,
+    "eval_delay": NOT_NEGATIVE,
+    "save_steps": NOT_NEGATIVE,
+    "save_total_limit": COUNT,
+    "seed": SEED,
+    "data_seed": SEED,
 }
 STOPPING_SCORES = ("exact_match", "probability", "rouge_l")
 
@@ -110,6 +120,7 @@ class UnlearnConfig(TrainingArguments):
     )
 
     def __post_init__(self):
+        check_ranges(self, RANGES)  # before transformers computes with them
         super().__post_init__()
         self._check_training_arguments()
         if self.retain_loss not in RETAIN_LOSSES:
@@ -120,9 +131,7 @@ class UnlearnConfig(TrainingArguments):
                 "training, which hold states and paths that nobody has checked for forget data; use hub_strategy=end, "
                 "and hub_always_push=false"
             )
-        for name in ("forget_weight", "retain_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more and finite")
+        check_ranges(self, {"forget_weight": NOT_NEGATIVE, "retain_weight": NOT_NEGATIVE, "forget_check_steps": COUNT})
         for score, limit in self.stopping_thresholds.items():
             if not 0 <= limit <= 1:
                 raise ValueError(f"stop_at_forget_{score}={limit} must lie between 0 and 1")
@@ -130,10 +139,7 @@ class UnlearnConfig(TrainingArguments):
             bound = getattr(self, name)
             if bound is not None and not bound > 0:
                 raise ValueError(f"{name}={bound} must be above 0 (inf: no bound), or null for the default")
-        if self.forget_check_steps < 1:
-            raise ValueError(f"forget_check_steps={self.forget_check_steps} must be 1 or more")
-        if self.max_length is not None and self.max_length < 2:
-            raise ValueError(f"max_length={self.max_length} leaves no room for an answer; use 2 or more, or null")
+        check_ranges(self, {"max_length": LENGTH})
         if self.activation_checkpointing:
             # Reentrant checkpointing lets data-parallel ranks diverge silently with LoRA.
             kwargs = dict(self.activation_checkpointing_kwargs or {})
@@ -143,12 +149,6 @@ class UnlearnConfig(TrainingArguments):
 
     def _check_training_arguments(self) -> None:
         """What transformers would find out only when training has begun, or never."""
-        for name, (lowest, highest) in RANGES.items():
-            value = getattr(self, name)
-            if value is None or (lowest <= value < math.inf and (highest is None or value <= highest)):
-                continue
-            upper = " and finite" if highest is None else f", and {'below 1' if highest < 1 else f'{highest} at most'}"
-            raise ValueError(f"{name}={value} must be {lowest} or more{upper}")
         if self.max_steps != -1 and self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps} must be 1 or more, or -1 for num_train_epochs")
         if self.max_steps == -1 and not 0 < self.num_train_epochs < math.inf:
@@ -198,8 +198,7 @@ class NPOConfig(UnlearnConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.beta < math.inf:
-            raise ValueError(f"beta={self.beta} must be above 0")
+        check_ranges(self, {"beta": POSITIVE})
 
 
 @dataclass
@@ -228,8 +227,7 @@ class SAMConfig(BackboneConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.rho < math.inf:
-            raise ValueError(f"rho={self.rho} must be a number of 0 or more")
+        check_ranges(self, {"rho": NOT_NEGATIVE})
 
 
 @dataclass
@@ -333,8 +331,7 @@ class SsiuuConfig(BackboneConfig):
                 f"regularizer_weight='auto' needs influence on the log-probability of neuron outputs, not {of}; "
                 "give a number"
             )
-        if not 0 < self.regularizer_ratio < math.inf:
-            raise ValueError(f"regularizer_ratio={self.regularizer_ratio} must be above 0")
+        check_ranges(self, {"regularizer_ratio": POSITIVE})
         for name in ("layers", "modules"):
             if getattr(self, name) is not None and not getattr(self, name):
                 raise ValueError(f"{name}=[] would regularize nothing; leave it out for all")
