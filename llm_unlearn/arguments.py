@@ -75,7 +75,8 @@ def parse_arguments(
     argv = sys.argv[1:] if argv is None else list(argv)
     if asked := {"-h", "--help", "--help_all", "--help-all"}.intersection(argv):
         if is_main_process():
-            print(help_text(dataclass_types, description, prog or sys.argv[0], any("all" in flag for flag in asked)))
+            everything = any("all" in flag for flag in asked)
+            print(help_text(dataclass_types, description, prog or sys.argv[0], everything, defaults))
         raise SystemExit(0)
 
     types = {name: hint for cls in dataclass_types for name, hint in field_types(cls).items()}
