@@ -68,7 +68,8 @@ def parse_arguments(
     argv = sys.argv[1:] if argv is None else list(argv)
     if asked := {"-h", "--help", "--help_all", "--help-all"}.intersection(argv):
         if is_main_process():
-            print(help_text(dataclass_types, description, prog or sys.argv[0], any("all" in flag for flag in asked)))
+            everything = any("all" in flag for flag in asked)
+            print(help_text(dataclass_types, description, prog or sys.argv[0], everything, defaults))
         raise SystemExit(0)
 
     types = {name: hint for cls in dataclass_types for name, hint in field_types(cls).items()}
@@ -87,7 +88,7 @@ def parse_arguments(
             raise InputError(f"{name} is missing; give --{name} VALUE or write `{name}: VALUE` in the --config file")
     try:
         return parser.parse_dict(values)
-    except (ValueError, TypeError, ImportError, OSError) as error:  # what the dataclasses' own checks raise
+    except (ValueError, TypeError, ImportError, OSError, OverflowError) as error:  # of the dataclasses' own checks
         raise InputError(_one_line(error)) from error
 
 

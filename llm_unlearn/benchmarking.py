@@ -17,6 +17,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.examination import COUNTERFACTUAL, Examination, reference_models
 from llm_unlearn.model_files import check_model_path
 from llm_unlearn.modeling import check_models
+from llm_unlearn.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ranges
 from llm_unlearn.recipe import prepare_process, show_results, write_results
 from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 from llm_unlearn.reporting.robustness import report_robustness
@@ -36,6 +37,9 @@ class ReferenceArguments(DataArguments):
         default=3, metadata={"help": "Oracles of the embedded world, each from another seed; trained on first use."}
     )
 
+    def __post_init__(self):
+        check_ranges(self, {"oracle_seeds": COUNT_OR_NONE})
+
     @property
     def embedded_oracles(self) -> int:
         return self.oracle_seeds
@@ -54,10 +58,8 @@ class BenchmarkArguments(ReferenceArguments):
     batch_size: int = field(default=64, metadata={"help": "Rows that are scored at once."})
 
     def __post_init__(self):
-        for name, lowest in (("batch_size", 1), ("max_length", 2), ("oracle_seeds", 0)):
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise ValueError(f"{name}={value} must be {lowest} or more")
+        super().__post_init__()
+        check_ranges(self, {"batch_size": COUNT, "max_length": LENGTH})
 
     def model_paths(self) -> tuple[str, list[str]]:
         if self.unlearned_model_name_or_path is not None:

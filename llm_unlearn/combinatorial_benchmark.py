@@ -19,6 +19,7 @@ from llm_unlearn.reporting.combinatorial_figures import (
 )
 from llm_unlearn.reporting.combinatorial_table import laboratory_sections
 from llm_unlearn.reporting.influence_table import markdown, print_sections
+from llm_unlearn.resources import check_output_dir
 from llm_unlearn.run_files import write_json
 
 FIGURES = {
@@ -36,6 +37,7 @@ def combinatorial_benchmark(description: str, argv: list[str] | None = None) -> 
         InputError: a flag is unknown or its value impossible.
     """
     (arguments,) = parse_arguments((LaboratoryArguments,), argv, description=description)
+    check_output_dir(arguments.output_dir)
     # the kernels are small: on a busy machine, two threads took twice as long
     torch.set_num_threads(1)
     with tqdm(total=total_steps(arguments), unit="step", dynamic_ncols=True) as bar:

@@ -32,6 +32,7 @@ from llm_unlearn.examination import reference_models
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.model_files import check_model_path
 from llm_unlearn.modeling import check_models
+from llm_unlearn.ranges import COUNT, LENGTH, SEED, check_each_once, check_ranges
 from llm_unlearn.recipe import prepare_process
 from llm_unlearn.recipe_arguments import parse_for_model
 from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
@@ -90,6 +91,10 @@ class InfluenceArguments(ReferenceArguments):
     )
 
     def __post_init__(self):
+        super().__post_init__()
+        check_ranges(self, {"batch_size": COUNT, "max_length": LENGTH, "attack_batch_size": COUNT})
+        check_ranges(self, {"attack_seeds": SEED, "derangement_seeds": SEED})
+        check_each_once(self, ["attack_seeds", "derangement_seeds"])
         if not self.top_shares or not all(0 < share <= 1 for share in self.top_shares):
             raise ValueError(f"top_shares={self.top_shares} must be one or more shares, over 0 and up to 1")
         if self.attack_steps:

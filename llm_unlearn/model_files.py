@@ -6,9 +6,10 @@ A run loads its oracles only when training is done. What is wrong with them is f
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
 from peft import PeftConfig
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -24,6 +25,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.hub_lookup import check_on_hub
 
 AGAIN = "download or save it again"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ONLY_SAFETENSORS = (
     "only safetensors are loaded, for other formats may hold code: convert the weights, or pin a revision that has them"
 )
@@ -186,17 +188,59 @@ def _base_of(folder: Path) -> str:
     return str(base)
 
 
-def _check_weights(folder: Path, stem: str) -> None:
-    """Open every file of the weights: a file that was cut off is shorter than its header says."""
+def check_finite(weights: Iterable[tuple[str, torch.Tensor]], name: str) -> None:
+    """Refuse weights with NaN or infinity, with which every score and every step would be NaN.
+
+    Weights that were rounded to integers, or are not there yet (on the meta device), are passed over.
+
+    Args:
+        weights: names and tensors.
+        name: what the error calls the model.
+
+    Raises:
+        InputError: the message has the tensor's name.
+    """
+    for key, tensor in weights:
+        if tensor.dtype not in FLOATS or tensor.is_meta or not tensor.numel():
+            continue
+        # NaN is both lowest and highest, where there is one; isfinite() of all values takes twenty times as long
+        if not torch.stack(torch.aminmax(tensor.detach())).isfinite().all():
+            raise InputError(
+                f"{name}: its weight {key} is not finite (NaN or infinity is in it); {AGAIN}, or take one from before "
+                "it diverged"
+            )
+
+
+def check_saved_weights(name_or_path: str) -> None:
+    """`check_finite` of a local model's or adapter's files, read one tensor at a time; what is on the hub stays there.
+
+    Raises:
+        InputError: as there.
+    """
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return
+    for file in _weight_files(folder, "adapter_model" if is_adapter(name_or_path) else "model"):
+        with safe_open(file, framework="pt") as weights:
+            tensors = ((key, weights.get_tensor(key)) for key in weights.keys())  # noqa: SIM118 (no mapping)
+            check_finite(tensors, f"{name_or_path!r}, {file.name}")
+
+
+def _weight_files(folder: Path, stem: str) -> list[Path]:
     index = folder / f"{stem}.safetensors.index.json"
     if index.is_file():
-        files = {folder / name for name in _read_object(index).get("weight_map", {}).values()}
-    else:
-        files = {folder / f"{stem}.safetensors"} if (folder / f"{stem}.safetensors").is_file() else set()
-        if not files and not [*folder.glob("*.safetensors")]:
-            fix = ONLY_SAFETENSORS if [*folder.glob("*.bin*"), *folder.glob("*.pt*")] else AGAIN
-            raise InputError(f"the folder {str(folder)!r} has no weights ({stem}.safetensors is missing); {fix}")
-    for file in sorted(files):
+        return sorted({folder / name for name in _read_object(index).get("weight_map", {}).values()})
+    single = folder / f"{stem}.safetensors"
+    return [single] if single.is_file() else []
+
+
+def _check_weights(folder: Path, stem: str) -> None:
+    """Open every file of the weights: a file that was cut off is shorter than its header says."""
+    files = _weight_files(folder, stem)
+    if not files and not [*folder.glob("*.safetensors")]:
+        fix = ONLY_SAFETENSORS if [*folder.glob("*.bin*"), *folder.glob("*.pt*")] else AGAIN
+        raise InputError(f"the folder {str(folder)!r} has no weights ({stem}.safetensors is missing); {fix}")
+    for file in files:
         try:
             with safe_open(file, framework="pt"):
                 pass

@@ -25,8 +25,10 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.hub_lookup import check_on_hub
 from llm_unlearn.model_files import (
     ONLY_SAFETENSORS,
+    check_finite,
     check_model_path,
     check_rows_fit,
+    check_saved_weights,
     config_of,
     hub_commit,
     is_adapter,
@@ -118,6 +120,7 @@ def _whole_model(name_or_path: str, revision: str | None, **kwargs) -> PreTraine
             f"model {name_or_path!r}: its files lack {len(missing)} weights that its config.json asks for, such as "
             f"{missing[0]}; take both from one model"
         )
+    check_finite(model.named_parameters(), f"model {name_or_path!r}")
     return never_repacked(model)
 
 
@@ -128,13 +131,15 @@ def _check_adapter(model: PeftModel, folder: Path) -> None:
         return
     with safe_open(file, framework="pt") as weights:
         saved = {name for name in weights.keys() if "lora_" in name}  # noqa: SIM118 (no mapping)
-    expected = {name for name in get_peft_model_state_dict(model, save_embedding_layers=False) if "lora_" in name}
+    adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
+    expected = {name for name in adapter if "lora_" in name}
     if saved != expected:
         names = sorted(saved ^ expected)
         raise InputError(
             f"adapter {str(folder)!r}: adapter_model.safetensors and adapter_config.json do not belong together: "
             f"{len(names)} weights are only in one of them, such as {names[0]}; take both from one adapter"
         )
+    check_finite(adapter.items(), f"adapter {str(folder)!r}")
 
 
 def quantization_config(bits: int, compute_dtype: torch.dtype = torch.float32) -> BitsAndBytesConfig:
@@ -209,14 +214,14 @@ def check_models(
     max_length: int | None = None,
     trust_remote_code: bool = False,
 ) -> None:
-    """Refuse models that could not be judged on the same tokens; loads no weights.
+    """Refuse models that could not be judged on the same tokens, or whose weights are no numbers; loads no model.
 
     Args:
         models: name -> folder or hub id; `processing_class` is the tokenizer of the first.
 
     Raises:
-        InputError: as `check_model_path`; a model has too few embeddings or positions for the rows; or its own
-            tokenizer gives the forget rows other tokens than that of the first.
+        InputError: as `check_model_path` and `check_saved_weights`; a model has too few embeddings or positions for
+            the rows; or its own tokenizer gives the forget rows other tokens than that of the first.
     """
     rows = encode_dataset(forget, processing_class, max_length, "forget set")
     texts = [processing_class.decode(row["input_ids"]) for row in rows[:20]]
@@ -226,6 +231,8 @@ def check_models(
         check_rows_fit(config_of(path, trust_remote_code), rows, processing_class.pad_token_id, f"{name} {path!r}")
         if name != first:
             _check_tokenizer(name, path, processing_class, texts, f"{first} {models[first]!r}")
+    for path in models.values():
+        check_saved_weights(path)
 
 
 def _check_tokenizer(

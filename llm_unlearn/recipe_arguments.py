@@ -19,6 +19,10 @@ from llm_unlearn.embedded import embedded_models
 from llm_unlearn.errors import InputError
 from llm_unlearn.model_files import check_model_path
 from llm_unlearn.modeling import load_model, load_tokenizer
+from llm_unlearn.ranges import BELOW_ONE, COUNT, NOT_NEGATIVE, SEED, check_each_once, check_ranges
+
+# fields of `AdapterArguments` that full fine-tuning has no use for
+OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
 @dataclass
@@ -157,14 +161,11 @@ class AdapterArguments:
             raise ValueError("load_in_4bit and load_in_8bit exclude each other; give one")
         if self.bits is not None and self.full_finetuning:
             raise ValueError(f"load_in_{self.bits}bit: rounded weights cannot be trained; leave out full_finetuning")
-        if self.lora_r < 1:
-            raise ValueError(f"lora_r={self.lora_r} must be 1 or more; --full_finetuning trains without an adapter")
-        if self.lora_alpha < 1:
-            raise ValueError(f"lora_alpha={self.lora_alpha} must be 1 or more: at 0 the adapter would change nothing")
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout={self.lora_dropout} must be a share of 0 or more, and below 1")
-        if self.full_finetuning and self.lora_target_modules:
-            raise ValueError("full_finetuning trains all weights, lora_target_modules those of an adapter; give one")
+        check_ranges(self, {"lora_r": COUNT, "lora_alpha": COUNT, "lora_dropout": BELOW_ONE})
+        defaults = AdapterArguments.__dataclass_fields__
+        for name in OF_ADAPTERS if self.full_finetuning else ():
+            if (value := getattr(self, name)) != defaults[name].default:
+                raise ValueError(f"full_finetuning trains all weights, and {name}={value} is of an adapter; give one")
 
     def peft_config(self) -> LoraConfig | None:
         """The LoRA configuration, or None for full fine-tuning."""
@@ -266,6 +267,11 @@ class AttackArguments:
     )
 
     def __post_init__(self):
+        rates = [name for name in self.__dataclass_fields__ if name.endswith("learning_rates")]
+        counts = ["attack_lora_r", "attack_steps", "attack_batch_size", "attack_score_every", "attack_retain_rows"]
+        check_ranges(self, dict.fromkeys(rates, NOT_NEGATIVE) | dict.fromkeys([*counts, "left_out_groups"], COUNT))
+        check_ranges(self, {"attack_seeds": SEED, "derangement_seeds": SEED})
+        check_each_once(self, ["attack_seeds", "derangement_seeds"])
         if "none" in self.attacks and len(self.attacks) > 1:
             raise ValueError(f"attacks: {' '.join(self.attacks)}: none stands alone, or leave it out")
         if self.attacks == ["none"]:
@@ -273,9 +279,8 @@ class AttackArguments:
         for name in self.attacks:
             if name not in ATTACKS:
                 raise ValueError(f"attacks: {name!r} is unknown; choose from {', '.join(ATTACKS)}, or none")
+        for name in ATTACKS:  # the counterfactual control has one, too
             self.budget(name)  # refuses an impossible one before anything is trained
-        if self.attack_retain_rows < 1:
-            raise ValueError(f"attack_retain_rows={self.attack_retain_rows} must be 1 or more")
         if len(set(self.attacks)) < len(self.attacks):
             raise ValueError(f"attacks: {' '.join(self.attacks)} names one twice; name each once")
 
@@ -336,6 +341,9 @@ def parse_for_model(
     arguments = parse_arguments(groups, argv, description=description, defaults=defaults)
     if arguments[0].model_name_or_path is None:
         full = any(getattr(group, "full_finetuning", False) for group in arguments)
-        both = {**embedded_defaults, **(embedded_full_defaults or {} if full else {}), **defaults}
+        if full:
+            adapterless = {name: value for name, value in embedded_defaults.items() if name not in OF_ADAPTERS}
+            embedded_defaults = {**adapterless, **(embedded_full_defaults or {})}
+        both = {**embedded_defaults, **defaults}
         arguments = parse_arguments(groups, argv, description=description, defaults=both)
     return arguments

@@ -21,7 +21,7 @@ from datasets import Dataset
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.arguments import arguments_to_dict, is_main_process, parse_arguments
 from llm_unlearn.benchmarking import show_dry_run
@@ -36,11 +36,12 @@ from llm_unlearn.embedded import (
     train_tokenizer,
 )
 from llm_unlearn.errors import InputError
-from llm_unlearn.model_files import check_model_path
-from llm_unlearn.modeling import load_model
+from llm_unlearn.model_files import check_model_path, config_of
+from llm_unlearn.modeling import DTYPES, load_model
+from llm_unlearn.ranges import COUNT, COUNT_OR_NONE, LENGTH, POSITIVE, SEED, check_ranges
 from llm_unlearn.recipe import prepare_process
 from llm_unlearn.recipe_arguments import DataArguments
-from llm_unlearn.resources import check_output_dir
+from llm_unlearn.resources import check_free_space, check_output_dir
 from llm_unlearn.run_files import write_json
 from llm_unlearn.scoring import score_answers
 
@@ -95,12 +96,9 @@ class ReferenceTrainingArguments(DataArguments):
     )
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "learning_rate", "retain_rows", *FROM_SCRATCH):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}={value} must be more than 0")
-        if self.oracle_seeds < 0:
-            raise ValueError(f"oracle_seeds={self.oracle_seeds} must be 0 or more")
+        check_ranges(self, dict.fromkeys(("epochs", "batch_size", "retain_rows", *FROM_SCRATCH), COUNT))
+        check_ranges(self, {"learning_rate": POSITIVE, "max_length": LENGTH})
+        check_ranges(self, {"seed": SEED, "oracle_seeds": COUNT_OR_NONE})
         if self.hidden_size % (2 * self.heads):
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of twice heads={self.heads}: rotary positions turn "
@@ -176,12 +174,15 @@ def train_references(arguments: ReferenceTrainingArguments) -> dict:
     descriptions = {name: _description(arguments, data, name) for name in arguments.models()}
     for name, description in descriptions.items():
         _refuse_another(output / name, description)
+    tokenizer = _tokenizer(arguments, data)
+    count = len(descriptions)
+    needed = count * _model_bytes(arguments, tokenizer, arguments.recipe(len(data.forget) + len(data.retain)))
+    check_free_space(output, needed, f"the weights of {count} models", "fewer oracles with --oracle_seeds")
     output.mkdir(parents=True, exist_ok=True)
     paths = {name: _write_all_columns(output / f"{name}.jsonl", getattr(data, name)) for name in ("forget", "retain")}
     config = arguments_to_dict(arguments)
     (output / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
-    tokenizer = _tokenizer(arguments, data)
     sets = {
         name: encode_dataset(getattr(data, name), tokenizer, arguments.max_length, f"{name} set")
         for name in ("retain", "forget")
@@ -271,6 +272,21 @@ def _base_model(
         return new_llama(tokenizer, recipe, seed)
     model = arguments.load_model(arguments.pinned_model)
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model  # an adapter becomes a model
+
+
+def _model_bytes(
+    arguments: ReferenceTrainingArguments, tokenizer: PreTrainedTokenizerBase, recipe: EmbeddedRecipe
+) -> int:
+    """What the weights of one model take on the disk; no weights are made or read for that."""
+    dtype, trust = DTYPES[arguments.dtype], arguments.trust_remote_code
+    with torch.device("meta"):
+        if arguments.model_name_or_path is None:
+            model = new_llama(tokenizer, recipe, arguments.seed)
+        else:
+            config = config_of(arguments.pinned_model, trust)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    size = (model.config.dtype or torch.float32) if dtype == "auto" else dtype
+    return sum(parameter.numel() for parameter in model.parameters()) * size.itemsize
 
 
 def _description(arguments: ReferenceTrainingArguments, data: UnlearningData, name: str) -> dict:

@@ -43,20 +43,25 @@ def check_writable(path: Path, name: str) -> None:
         ) from error
 
 
-def check_free_space(output_dir: str | Path, needed: int) -> None:
+def check_free_space(
+    output_dir: str | Path,
+    needed: int,
+    what: str = "weights and checkpoints",
+    fix: str = "fewer checkpoints with --save_total_limit",
+) -> None:
     """Raise StorageError where the disk has less room than a run will take; what it replaces counts as room.
 
     Args:
         needed: bytes, as from `bytes_to_write`.
+        what: it consists of, and `fix`: what makes it less, for the error.
     """
     path = Path(output_dir)
     replaced = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
     free = shutil.disk_usage(_nearest_folder(path)).free
     if free + replaced < needed:
         raise StorageError(
-            f"output_dir={str(output_dir)!r}: the run writes about {size_words(needed)} (weights and checkpoints), but "
-            f"the disk has {size_words(free)} left: make room, give another --output_dir, or fewer checkpoints with "
-            "--save_total_limit"
+            f"output_dir={str(output_dir)!r}: the run writes about {size_words(needed)} ({what}), but the disk has "
+            f"{size_words(free)} left: make room, give another --output_dir, or {fix}"
         )
 
 

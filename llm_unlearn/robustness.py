@@ -28,10 +28,13 @@ from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.examination import Examination, merge_results, reference_models
 from llm_unlearn.judging import Records
 from llm_unlearn.outcomes import remember
+from llm_unlearn.ranges import POSITIVE, SEED, check_each_once, check_ranges
 from llm_unlearn.recipe import write_results
 from llm_unlearn.recipe_arguments import AdapterArguments
 from llm_unlearn.reporting.robustness import run_folder
+from llm_unlearn.resources import bytes_to_write, check_free_space
 from llm_unlearn.run_files import write_rows
+from llm_unlearn.trainer import UnlearnTrainer
 
 KEPT = 0.95  # of the original's retain exact match: what a rate must keep to be chosen
 EQUAL_STEPS = 0.15  # relative difference of steps that counts as equal
@@ -74,10 +77,8 @@ class RobustnessArguments:
                 raise ValueError(f"methods: {name} takes the steps of {needed}, which is not among them; add it")
         if shared := set(self.seeds) & set(self.tuning_seeds):
             raise ValueError(f"seeds: {min(shared)} is a tuning seed, too; a seed that chose a rate is not reported")
-        for name in ("methods", "seeds", "tuning_seeds", "learning_rates"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name}={values} must be one or more, each of them once")
+        check_each_once(self, ["methods", "seeds", "tuning_seeds", "learning_rates"])
+        check_ranges(self, {"seeds": SEED, "tuning_seeds": SEED, "learning_rates": POSITIVE})
 
 
 @dataclass
@@ -105,6 +106,8 @@ class Robustness:
                 "methods are compared where they stop at the same forget score: give --stop_at_forget_probability "
                 "(about what an oracle scores) and --stop_at_forget_exact_match"
             )
+        if (bits := self.adapter_args.bits) is not None:
+            raise InputError(f"load_in_{bits}bit: methods are compared on whole base weights; leave it out")
         if "adversarial_reinjection" not in self.examination.attack_args.attacks:
             raise InputError("attacks: rates are chosen by adversarial_reinjection; add it")
         for name in self.arguments.methods:  # a field that a method refuses is an error before hours of work
@@ -120,6 +123,7 @@ class Robustness:
 
     def run(self) -> dict[str, Any]:
         """References, tuning, reported seeds; returns what was found (JSON values): see `reporting.robustness`."""
+        self.check_room()
         examination = replace(self.examination, output_dir=self.output / "references")
         measured, records = examination.measure(reference_models(self.original, self.oracles))
         chosen = self.choose_rates(measured["scores"]["original"].get("retain_exact_match"))
@@ -134,6 +138,15 @@ class Robustness:
             "chosen": chosen,
             "runs": [{"method": name, "seed": seed} | done[name, seed] for name, seed in runs],
         }
+
+    def check_room(self) -> None:
+        """Raise StorageError where the disk has too little room for the reported runs' weights and checkpoints."""
+        name, seed = self.arguments.methods[0], self.arguments.seeds[0]
+        config = self._config(name, self.arguments.learning_rates[0], seed, self.output)
+        trainer = self._trainer(method_of(name), config)
+        runs = len(self.arguments.methods) * len(self.arguments.seeds)
+        fix = "fewer --seeds, or --save_strategy no"
+        check_free_space(self.output, runs * bytes_to_write(trainer), f"weights and checkpoints of {runs} runs", fix)
 
     # ---- learning rates --------------------------------------------------------------------------------------------
 
@@ -229,14 +242,7 @@ class Robustness:
         if references is None:  # only what rates are chosen by
             attack_args = replace(examination.attack_args, attacks=["adversarial_reinjection"], counterfactual=False)
             examination = replace(examination, attack_args=attack_args)
-        trainer = method.trainer(
-            model=examination.load_model(self.original),
-            args=config,
-            forget_dataset=examination.data.forget,
-            retain_dataset=examination.data.retain,
-            processing_class=examination.processing_class,
-            peft_config=self.adapter_args.peft_config(),
-        )
+        trainer = self._trainer(method, config)
         training = {"steps": 0, "stopped_by": None}
         with examination.timed("unlearn"):
             try:
@@ -263,6 +269,16 @@ class Robustness:
             outcome["verdict"] = self._write(name, config, training, weights, examination, *merged)
         self._say(f"{name} seed {config.seed} rate {config.learning_rate:.3g}", outcome)
         return outcome
+
+    def _trainer(self, method: Method, config: UnlearnConfig) -> UnlearnTrainer:
+        return method.trainer(
+            model=self.examination.load_model(self.original),
+            args=config,
+            forget_dataset=self.examination.data.forget,
+            retain_dataset=self.examination.data.retain,
+            processing_class=self.examination.processing_class,
+            peft_config=self.adapter_args.peft_config(),
+        )
 
     def _write(
         self,

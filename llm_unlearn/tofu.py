@@ -25,6 +25,7 @@ from llm_unlearn.log_files import read_retain_log, recompute_file
 from llm_unlearn.metrics.logs import recompute_log
 from llm_unlearn.modeling import check_models, use_all_cpu_threads
 from llm_unlearn.outcomes import weights_digest
+from llm_unlearn.ranges import COUNT, check_ranges
 from llm_unlearn.reporting.tofu_table import tofu_table
 from llm_unlearn.resources import check_output_dir
 from llm_unlearn.run_files import write_json
@@ -62,6 +63,10 @@ class TofuArguments(BenchmarkArguments):
     )
     output_dir: str = field(default="outputs/tofu", metadata={"help": "Folder that receives the JSON files."})
     max_new_tokens: int = field(default=200, metadata={"help": "Longest generated answer (TOFU: 200)."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_ranges(self, {"max_new_tokens": COUNT})
 
 
 def judged_sets(data: UnlearningData, queries: bool = False) -> dict[str, Dataset]:

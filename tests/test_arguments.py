@@ -373,3 +373,11 @@ def test_run_main_lets_bugs_and_success_through():
     with pytest.raises(KeyError):
         run_main(broken)
     assert run_main(lambda: None) is None
+
+
+def test_help_shows_the_defaults_of_the_program(capsys):
+    defaults = {"output_dir": "outputs/x", "influence_weight": 7}
+    with pytest.raises(SystemExit):
+        parse_arguments((DataArguments, SsiuuConfig), ["--help"], description="Unlearn.", defaults=defaults)
+    words = " ".join(capsys.readouterr().out.split())
+    assert "--output_dir outputs/x," in words and "--influence_weight (a number; default 7)" in words

@@ -13,7 +13,7 @@ from llm_unlearn import GradientAscentConfig, NPOConfig, SsiuuConfig, UnlearnCon
         (UnlearnConfig, {"retain_weight": float("nan")}, "retain_weight=nan must be 0 or more"),
         (UnlearnConfig, {"stop_at_forget_rouge_l": 1.5}, "stop_at_forget_rouge_l=1.5 must lie between 0 and 1"),
         (UnlearnConfig, {"forget_check_steps": 0}, "forget_check_steps=0 must be 1 or more"),
-        (UnlearnConfig, {"max_length": 1}, "max_length=1 leaves no room for an answer"),
+        (UnlearnConfig, {"max_length": 1}, "max_length=1 must be 2 or more"),
         (
             UnlearnConfig,
             {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}},

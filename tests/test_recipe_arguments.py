@@ -37,7 +37,7 @@ def test_each_attack_has_the_grid_of_its_kind_of_data():
 def test_impossible_budgets_are_refused_at_once():
     with pytest.raises(InputError, match="choose from full, lora"):
         AttackArguments(attackers=["adapter"])
-    with pytest.raises(InputError, match="attack left_out_groups=0 must be 1 or more"):
+    with pytest.raises(InputError, match="left_out_groups=0 must be 1 or more"):
         AttackArguments(left_out_groups=0)
 
 

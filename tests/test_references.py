@@ -195,8 +195,8 @@ def test_whole_people_are_chosen_and_evenly():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "epochs=0 must be more than 0"),
-        ({"retain_rows": -1}, "retain_rows=-1 must be more than 0"),
+        ({"epochs": 0}, "epochs=0 must be 1 or more"),
+        ({"retain_rows": -1}, "retain_rows=-1 must be 1 or more"),
         ({"oracle_seeds": -1}, "oracle_seeds=-1 must be 0 or more"),
         ({"hidden_size": 20, "heads": 4}, "hidden_size=20 must be a multiple of twice heads=4"),
     ],

@@ -342,6 +342,9 @@ OVERLAP = qa_rows(3, start=6)  # rows 6 and 7 are forget rows
         ({"retain_dataset": OVERLAP, "retain_loss": "none"}, "in the retain set too: 2"),
         ({"max_length": 8}, "forget_dataset row 2: max_length=8 cuts off the whole answer"),
         ({"eval_dataset": {"mine": [{"question": "a"}]}}, "mine: columns ['question'] fit no row format"),
+        ({"eval_dataset": {"mine": qa_rows(0)}}, "mine is empty"),
+        ({"eval_dataset": {"forget": qa_rows(2, 30)}}, "a set called 'forget' would hide the forget set's own scores"),
+        ({"peft_config": lora_config(layers_to_transform=[2])}, "layers_to_transform"),
     ],
 )
 def test_data_errors(changes, message, tmp_path):

@@ -16,6 +16,7 @@ from llm_unlearn.combinatorial.network import Network, adam, cross_entropy, desc
 from llm_unlearn.combinatorial.output_methods import SMALL_LEARNING_RATE, graddiff, gradient_ascent, npo, task_vector
 from llm_unlearn.combinatorial.recovery import Recovery, recover, reversal
 from llm_unlearn.combinatorial.subject import Subject, Unlearned
+from llm_unlearn.ranges import COUNT, POSITIVE, SEED, check_ranges
 
 REGULARIZER_WEIGHTS = (0.1, 0.3, 1.0, 3.0)
 REGULARIZER_WEIGHT = 1.0  # of the method in the table: the smallest of these that removes codes
@@ -45,11 +46,8 @@ class LaboratoryArguments:
     _argument_group_name = "laboratory"
 
     def __post_init__(self):
-        for name in ("seeds", "hidden", "training_steps", "batch_size", "recovery_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be over 0")
+        counts = ("seeds", "hidden", "training_steps", "batch_size", "recovery_steps")
+        check_ranges(self, dict.fromkeys(counts, COUNT) | {"first_seed": SEED, "learning_rate": POSITIVE})
 
 
 def total_steps(arguments: LaboratoryArguments) -> int:

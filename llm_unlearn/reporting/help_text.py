@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
@@ -39,22 +39,34 @@ _TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", 
 _INHERITED = {field.name for field in dataclasses.fields(TrainingArguments)}
 
 
-def help_text(dataclass_types: Sequence[type], description: str, prog: str, everything: bool = False) -> str:
-    """Return the help of program `prog`; `everything` adds all fields inherited from `TrainingArguments`."""
+def help_text(
+    dataclass_types: Sequence[type],
+    description: str,
+    prog: str,
+    everything: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the help of program `prog`.
+
+    Args:
+        everything: with all fields inherited from `TrainingArguments`.
+        defaults: field name -> what the program has in place of the dataclass default.
+    """
+    defaults = defaults or {}
     width = min(shutil.get_terminal_size().columns, 100)
     blocks = [description.strip(), *_usage(description, prog)]
     for cls in dataclass_types:
         if own := [field for field in init_fields(cls) if not _is_inherited(cls, field)]:
-            blocks.append("\n".join([_title(cls), *_field_lines(cls, own, width)]))
+            blocks.append("\n".join([_title(cls), *_field_lines(cls, own, width, defaults)]))
     for cls in dataclass_types:
         if not issubclass(cls, TrainingArguments):
             continue
         inherited = [field for field in init_fields(cls) if _is_inherited(cls, field)]
         if everything:
             title = f"{group_name(cls)}, inherited from transformers.TrainingArguments:"
-            blocks.append("\n".join([title, *_field_lines(cls, inherited, width)]))
+            blocks.append("\n".join([title, *_field_lines(cls, inherited, width, defaults)]))
         else:
-            blocks.append(_useful_paragraph(inherited, width))
+            blocks.append(_useful_paragraph(inherited, width, defaults))
     return "\n\n".join(blocks)
 
 
@@ -97,9 +109,11 @@ def group_name(cls: type) -> str:
     return getattr(cls, "_argument_group_name", snake_case)
 
 
-def default_words(field: dataclasses.Field) -> str:
-    """The default of a field as a user would type it, or "required"."""
-    if field.default is not dataclasses.MISSING:
+def default_words(field: dataclasses.Field, defaults: Mapping[str, Any] | None = None) -> str:
+    """The default of a field as a user would type it, or "required"; `defaults`: field name -> another one."""
+    if defaults and field.name in defaults:
+        value = defaults[field.name]
+    elif field.default is not dataclasses.MISSING:
         value = field.default
     elif field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
@@ -147,10 +161,10 @@ def _title(cls: type) -> str:
     return f"{group_name(cls)}: {' '.join(own_words.split())}".rstrip()
 
 
-def _field_lines(cls: type, fields: list[dataclasses.Field], width: int) -> Iterator[str]:
+def _field_lines(cls: type, fields: list[dataclasses.Field], width: int, defaults: Mapping[str, Any]) -> Iterator[str]:
     types = field_types(cls)
     for field in fields:
-        default = default_words(field)
+        default = default_words(field, defaults)
         words = f"--{field.name} ({type_words(types[field.name])}; "
         words += "required)" if default == "required" else f"default {default})"
         yield textwrap.fill(words, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
@@ -161,10 +175,11 @@ def _field_lines(cls: type, fields: list[dataclasses.Field], width: int) -> Iter
             yield textwrap.fill(explanation, width, initial_indent=indent, subsequent_indent=indent)
 
 
-def _useful_paragraph(inherited: list[dataclasses.Field], width: int) -> str:
+def _useful_paragraph(inherited: list[dataclasses.Field], width: int, defaults: Mapping[str, Any]) -> str:
     by_name = {field.name: field for field in inherited}
     # a no-break space keeps each name with its default when the paragraph is wrapped
-    items = [f"--{name}\xa0{default_words(by_name[name])}" for name in USEFUL_TRAINING_FIELDS if name in by_name]
+    names = [name for name in USEFUL_TRAINING_FIELDS if name in by_name]
+    items = [f"--{name}\xa0{default_words(by_name[name], defaults)}" for name in names]
     text = f"Training, with the defaults of this recipe: {', '.join(items)}. These come from transformers."
     text += f"TrainingArguments; --help_all shows all {len(inherited)} of them."
     return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False).replace("\xa0", " ")

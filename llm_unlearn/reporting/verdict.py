@@ -184,8 +184,12 @@ def _undecided(evidence: list[Evidence], control: list[Evidence]) -> tuple[list[
         missing.append(f"an attack: --attacks {NEEDED}")
     if not control:
         missing.append("or the counterfactual control: --counterfactual true")
-    missing += [f"{one.label}: {one.note}" for one in (*attacked, *control) if one.note]
-    return ["without a reference, forgotten cannot be told from hidden"], missing
+    noted = [one for one in (*attacked, *control) if one.note]
+    missing += [f"{one.label}: {one.note}" for one in noted]
+    if noted:
+        return [noted[0].note], missing
+    lacking = "an attack" if missing[0].startswith("an attack") else "a reference"
+    return [f"without {lacking}, forgotten cannot be told from hidden"], missing
 
 
 def _weight(one: Evidence) -> tuple[bool, float]:

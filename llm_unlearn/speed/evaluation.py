@@ -37,7 +37,9 @@ from llm_unlearn.data import UnlearningData
 from llm_unlearn.data.collators import EncodedRow, pad_rows
 from llm_unlearn.judging import GatheredAnswers, JudgedSet, Records, judge
 from llm_unlearn.modeling import use_all_cpu_threads
+from llm_unlearn.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ranges
 from llm_unlearn.recipe_arguments import DataArguments
+from llm_unlearn.resources import check_output_dir
 from llm_unlearn.run_files import write_json
 from llm_unlearn.scoring import generate_answers
 from llm_unlearn.tofu import judged_sets
@@ -59,11 +61,15 @@ class SpeedArguments(DataArguments):
     )
     output_dir: str = field(default="outputs/speed", metadata={"help": "Folder that receives eval.json."})
 
+    def __post_init__(self):
+        check_ranges(self, {"batch_size": COUNT, "max_length": LENGTH, "generated_tokens": COUNT_OR_NONE})
+
 
 def evaluation_speed(description: str, argv: list[str] | None = None) -> dict:
     """Time the stages of an evaluation, print them as a table and write them to eval.json."""
     (arguments,) = parse_arguments((SpeedArguments,), argv, description=description)
     use_all_cpu_threads()
+    check_output_dir(arguments.output_dir)
     data = arguments.load_data()
     if arguments.dry_run:
         show_dry_run(data, arguments)

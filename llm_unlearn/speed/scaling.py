@@ -17,6 +17,7 @@ from rich.table import Table
 
 from llm_unlearn.arguments import arguments_to_dict, parse_arguments
 from llm_unlearn.modeling import use_all_cpu_threads
+from llm_unlearn.resources import check_output_dir
 from llm_unlearn.run_files import write_json
 from llm_unlearn.speed.training import PLAIN, measure_setting
 from llm_unlearn.speed.workload import TrainingSpeedArguments
@@ -81,6 +82,7 @@ def training_scaling(description: str, argv: list[str] | None = None) -> dict:
     use_all_cpu_threads()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
+    check_output_dir(arguments.output_dir)
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     measured: dict = {"config": arguments_to_dict(arguments), "threads": torch.get_num_threads(), "factors": {}}

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from llm_unlearn.arguments import arguments_to_dict, parse_arguments
 from llm_unlearn.modeling import use_all_cpu_threads
+from llm_unlearn.resources import check_output_dir
 from llm_unlearn.run_files import write_json
 from llm_unlearn.speed.measurement import count_block, run_block
 from llm_unlearn.speed.peer import PEERS, peer_trainer
@@ -46,6 +47,7 @@ def training_speed(description: str, argv: list[str] | None = None) -> dict:
     """Measure the steps of all trainers, print them as a table, write train.json and table.md, return train.json."""
     (arguments,) = parse_arguments((TrainingSpeedArguments,), argv, description=description)
     use_all_cpu_threads()
+    check_output_dir(arguments.output_dir)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     folder = Path(arguments.output_dir)

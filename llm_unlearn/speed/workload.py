@@ -25,6 +25,7 @@ from llm_unlearn.data.collators import EncodedRow, pad_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SAMTrainer, SsiuuTrainer
 from llm_unlearn.modeling import DTYPES
+from llm_unlearn.ranges import COUNT, check_ranges
 from llm_unlearn.trainer import UnlearnTrainer
 
 FRAME_TOKENS = 4  # "Question", ":", "Answer" and ":" stand around the words of a question
@@ -111,9 +112,8 @@ class TrainingSpeedArguments:
         for name in self.methods:
             if name not in METHODS:
                 raise ValueError(f"methods: {name!r} is unknown; choose from {', '.join(METHODS)}")
-        for name in ("layers", "batch_size", "lora_r", "block_steps", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
+        counts = ("layers", "row_length", "batch_size", "lora_r", "block_steps", "threads", "repeats")
+        check_ranges(self, dict.fromkeys(counts, COUNT))
         if self.hidden_size < 1 or self.hidden_size % HEAD_WIDTH:
             raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of {HEAD_WIDTH}")
         if self.vocabulary <= len(RESERVED):
@@ -123,8 +123,6 @@ class TrainingSpeedArguments:
                 f"answer_tokens={self.answer_tokens} must be at least 2 and leave more than {FRAME_TOKENS} of the "
                 f"row_length={self.row_length} tokens to the question"
             )
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads={self.threads} must be 1 or more")
         if not (self.full_finetuning or self.lora):
             raise ValueError("full_finetuning and lora are both off: nothing is left to measure")
 

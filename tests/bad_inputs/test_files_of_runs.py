@@ -176,6 +176,29 @@ def test_a_disk_too_small_ends_a_run_before_it_begins(refused, monkeypatch):
     refused(RECIPE, [*MODEL, *ROWS, *QUICK, *steps], *words, code=4)
 
 
+def test_a_disk_too_small_for_references(refused, monkeypatch):
+    """Of the two, an original and one oracle; half of them fit."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 4 * 18_848))
+    words = ["the run writes about 147.2 KB (the weights of 2 models)", "has 73.6 KB left", "fewer oracles with"]
+    refused("recipes/train_references.py", [*MODEL, *ROWS, "--oracle_seeds", "1"], *words, code=4)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 1000))
+    refused("recipes/train_references.py", ROWS, "(the weights of 4 models)", "has 1000 B left", code=4)
+
+
+def test_a_disk_too_small_for_a_comparison(refused, monkeypatch):
+    """Adapters of rank 4 have 3,712 weights of 4 bytes; those of three runs do not fit, those of two would."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 2 * 3_712 * 4))
+    flags = [*MODEL, *ROWS, "--use_cpu", "--report_to", "none", "--lora_r", "4", "--stop_at_forget_probability", "0.1"]
+    flags += ["--methods", "npo", "--seeds", "1", "2", "3", "--learning_rates", "1e-4"]
+    words = ["the run writes about 43.5 KB (weights and checkpoints of 3 runs)", "has 29.0 KB left", "fewer --seeds"]
+    refused("benchmarks/robustness.py", flags, *words, code=4)
+
+
+def test_a_comparison_in_4_bits(refused):
+    flags = ["--use_cpu", "--stop_at_forget_probability", "0.1", "--load_in_4bit"]
+    refused("benchmarks/robustness.py", [*MODEL, *ROWS, *flags], "load_in_4bit: methods are compared on whole base")
+
+
 def test_what_a_run_replaces_counts_as_room(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 100))
     check_free_space(tmp_path / "new" / "run", 100)

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from bad_commands import MODEL, QUICK, RECIPE, ROWS, change_json
 from builders import tiny_model, tiny_tokenizer
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
+
+from llm_unlearn import InputError
+from llm_unlearn.modeling import load_model
 
 
 def cut(name: str, size: int) -> Callable[[Path], None]:
@@ -219,10 +222,58 @@ def test_oracles(name, place, refused):
     refused(command, [*MODEL, *ROWS, *quick, "--oracle_model_name_or_path", *paths], *words)
 
 
-def test_weights_that_are_not_numbers(place, refused):
-    """Only a forward pass can show it: found when the reference is scored, before the first step."""
-    model = tiny_model()
-    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
-    model.save_pretrained("original")
-    flags = [*MODEL, *ROWS, "--unlearned_model_name_or_path", "adapter"]
-    refused("benchmarks/influence.py", [*flags, "--attack_steps", "0"], "not finite")
+NOT_FINITE = {
+    "the model": (RECIPE, "original", [*QUICK], ["'original', model.safetensors: its weight model.norm.weight is not"]),
+    "an oracle": (
+        RECIPE,
+        "oracle",
+        [*QUICK, "--oracle_model_name_or_path", "oracle"],
+        ["'oracle', model.safetensors: its weight model.norm.weight is not finite"],
+    ),
+    "an unlearned model": (
+        "benchmarks/judge.py",
+        "adapter",
+        ["--unlearned_model_name_or_path", "adapter"],
+        ["'adapter', adapter_model.safetensors: its weight ", "lora_A"],
+    ),
+    "a model that is audited": (
+        "benchmarks/influence.py",
+        "oracle",
+        ["--oracle_model_name_or_path", "oracle", "--attack_steps", "0"],
+        ["'oracle', model.safetensors: its weight model.norm.weight is not finite"],
+    ),
+    "a model that is judged": (
+        "benchmarks/tofu.py",
+        "original",
+        [],
+        ["'original', model.safetensors: its weight model.norm.weight is not finite"],
+    ),
+}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_weights_that_are_not_numbers(name, value, place, refused):
+    """Headers say nothing of it, and an oracle is loaded only when training is done: its values are read before."""
+    command, folder, flags, words = NOT_FINITE[name]
+    file = next((place / folder).glob("*.safetensors"))
+    weights = load_file(file)
+    wanted = "model.norm.weight" if folder != "adapter" else min(key for key in weights if "lora_A" in key)
+    weights[wanted].view(-1)[3] = value
+    save_file(weights, file, metadata={"format": "pt"})
+    refused(command, [*MODEL, *ROWS, *flags], *words)
+
+
+def test_models_of_bad_weights_are_not_loaded(place):
+    for folder, words in (
+        ("original", "model .*original.*: its weight model.norm.weight is"),
+        ("adapter", "adapter .*: "),
+    ):
+        file = next((place / folder).glob("*.safetensors"))
+        weights = load_file(file)
+        weights["model.norm.weight" if folder == "original" else min(weights)].view(-1)[0] = float("inf")
+        (place / "good").mkdir(exist_ok=True)
+        shutil.copytree(folder, f"good/{folder}")
+        save_file(weights, f"good/{folder}/{file.name}", metadata={"format": "pt"})
+        with pytest.raises(InputError, match=words + ".*not finite"):
+            load_model(f"good/{folder}")

@@ -45,7 +45,7 @@ def test_from_seeds_to_figures(tmp_path, capsys):
     ("flag", "message"),
     [
         ("--seeds=0", "seeds=0 must be 1 or more"),
-        ("--learning_rate=0", "learning_rate=0.0 must be over 0"),
+        ("--learning_rate=0", "learning_rate=0.0 must be above 0"),
         ("--hidden=many", "hidden: 'many' .* is not valid"),
         ("--seed=1", "unknown flag --seed .*; did you mean --seeds"),
     ],

@@ -285,9 +285,9 @@ def test_a_micro_batch_of_filler_alone_has_no_loss_and_no_gradient(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rho": -0.1}, "rho=-0.1 must be a number of 0 or more"),
-        ({"rho": math.nan}, "rho=nan must be a number of 0 or more"),
-        ({"rho": math.inf}, "rho=inf must be a number of 0 or more"),
+        ({"rho": -0.1}, "rho=-0.1 must be 0 or more and finite"),
+        ({"rho": math.nan}, "rho=nan must be 0 or more and finite"),
+        ({"rho": math.inf}, "rho=inf must be 0 or more and finite"),
         ({"backbone": "rmu"}, "backbone='rmu' is unknown; choose one of npo, gradient_ascent"),
         ({"beta": 0}, "beta=0 must be above 0"),
     ],

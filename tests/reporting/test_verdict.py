@@ -46,12 +46,14 @@ def test_without_any_reference_it_is_undecided():
     assert (found["verdict"], found["by"]) == ("undecided", None)
     assert any("an oracle" in missing for missing in found["missing"])
     assert any("counterfactual control" in missing for missing in found["missing"])
+    assert found["sentence"] == "Undecided: without a reference, forgotten cannot be told from hidden"
 
 
 def test_an_oracle_without_an_attack_is_undecided():
     results, records = run(unlearned={})
     found = verdict_of(results | {"attacks": {}, "counterfactual": {}}, records)
     assert found["verdict"] == "undecided" and "--attacks adversarial_reinjection" in found["missing"][0]
+    assert found["sentence"] == "Undecided: without an attack, forgotten cannot be told from hidden"
 
 
 def test_an_original_that_knows_no_more_than_the_oracle_decides_nothing():
@@ -60,6 +62,7 @@ def test_an_original_that_knows_no_more_than_the_oracle_decides_nothing():
     found = verdict_of(results, records)
     assert found["verdict"] == "undecided"
     assert any("original and oracle hardly differ" in missing for missing in found["missing"])
+    assert found["sentence"] == "Undecided: original and oracle hardly differ here"
 
 
 def test_a_control_that_finds_knowledge_in_the_oracle_does_not_decide():
