@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
 
 from llm_unlearn.errors import InputError, StorageError
 
@@ -28,7 +29,7 @@ def failing_together(written: str | Path | None = None) -> Iterator[None]:
         yield
     except (InputError, StorageError) as found:
         error = cause = found
-    except Exception as found:
+    except (Exception, CheckpointException) as found:
         reason = why_not_written(found)
         if written is None or reason is None:
             raise
@@ -39,13 +40,15 @@ def failing_together(written: str | Path | None = None) -> Iterator[None]:
         raise kind(text) from cause
 
 
-def why_not_written(error: Exception) -> str | None:
+def why_not_written(error: BaseException) -> str | None:
     """Why a file could not be written (a full disk, ...), if that is what an error is about; else None.
 
     Each library has its own: Python and NumPy raise OSError, safetensors its error with "I/O error: ...", the Rust of
     tokenizers a bare Exception that ends with the code of the operating system, and `torch.save` a RuntimeError of its
     zip writer or of the stream below it, which name no reason (as seen with PyTorch 2.13 on a full disk).
     """
+    if isinstance(error, CheckpointException):  # of sharded states: what each process met with
+        return next(filter(None, (why_not_written(one) for one, _ in error.failures.values())), None)
     text = " ".join(str(error).split())
     if isinstance(error, OSError):
         return error.strerror or text

@@ -14,10 +14,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
+import torch
+from accelerate.utils import gather_object, save_fsdp_model, save_fsdp_optimizer
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 
 from llm_unlearn.all_processes import failing_together
 from llm_unlearn.checkpoint_folders import (
@@ -92,6 +94,18 @@ class WholeCheckpoints:
             return super().save_model(output_dir)
         with failing_together(Path(self.args.output_dir, Path(output_dir).name)):  # before processes meet again
             super().save_model(output_dir, _internal_call=True)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As in transformers, but of sharded states, all learn of a failure before they meet for the next file."""
+        if not self.is_fsdp_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        sharded, written = self.accelerator.state.fsdp_plugin, Path(self.args.output_dir, Path(output_dir).name)
+        with failing_together(written):
+            save_fsdp_model(sharded, self.accelerator, self.model, output_dir, adapter_only=True)
+        with failing_together(written):
+            save_fsdp_optimizer(sharded, self.accelerator, self.optimizer, self.model, output_dir)
+            if self.args.should_save:
+                torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
 
     def _save_checkpoint(self, model, trial) -> None:
         """Write a checkpoint; the folder has its name when everything is in it.

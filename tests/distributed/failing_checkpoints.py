@@ -15,9 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from accelerate.utils import save_fsdp_model
 from builders import arguments, lora_config, qa_rows, tiny_model, tiny_tokenizer
+from sharded_on_cpu import allow_fsdp_on_cpu
+from two_process_runs import FSDP2
 
 import llm_unlearn.arguments
+import llm_unlearn.checkpoints
 from llm_unlearn import NPOConfig, NPOTrainer
 from llm_unlearn.arguments import run_main
 
@@ -27,10 +31,11 @@ CASES = {  # what fails, on which process: in the first checkpoint, or, of the r
     "completion": ("_complete", 0),
     "random state": ("_save_rng_state", 1),
     "record": (None, 0),
+    "sharded weights": ("save_fsdp_model", 0),
 }
 
 
-def build(folder: Path, max_steps: int = 4) -> NPOTrainer:
+def build(folder: Path, max_steps: int = 4, **options) -> NPOTrainer:
     return NPOTrainer(
         model=tiny_model(),
         args=arguments(
@@ -44,6 +49,7 @@ def build(folder: Path, max_steps: int = 4) -> NPOTrainer:
             eval_steps=1,
             metric_for_best_model="forget_probability",
             greater_is_better=False,
+            **options,
         ),
         forget_dataset=qa_rows(6),
         retain_dataset=qa_rows(6, start=20),
@@ -54,6 +60,11 @@ def build(folder: Path, max_steps: int = 4) -> NPOTrainer:
 
 def full(*arguments, **keywords):
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_when_gathered(*arguments, **keywords):
+    save_fsdp_model(*arguments, **keywords)
+    full()
 
 
 def ending(trainer: NPOTrainer, **keywords) -> list:
@@ -70,9 +81,15 @@ def main(folder: Path) -> None:
     llm_unlearn.arguments.SILENCE = 0.0  # nobody waits for the first process to say it
     report = {}
     for name, (method, rank) in CASES.items():
-        trainer = build(folder / name)
+        is_sharded = name == "sharded weights"  # the last one: what it allows stays allowed
+        if is_sharded:
+            allow_fsdp_on_cpu()
+        trainer = build(folder / name, **(FSDP2 if is_sharded else {}))
+        assert trainer.is_fsdp_enabled == is_sharded
         if method and rank == RANK:
-            setattr(trainer, method, full)
+            setattr(
+                llm_unlearn.checkpoints if is_sharded else trainer, method, full_when_gathered if is_sharded else full
+            )
         report[name] = ending(trainer)
         if method is None:
             if RANK == 0:

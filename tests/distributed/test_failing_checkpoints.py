@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_both_processes_end_when_one_cannot_go_on(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -19,7 +23,7 @@ def test_both_processes_end_when_one_cannot_go_on(tmp_path):
     assert finished.returncode == 0, finished.stderr[-4000:]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first == second
-    for name in ("weights", "completion", "random state"):
+    for name in ("weights", "completion", "random state", "sharded weights"):
         code, words = first[name]
         assert code == 4
         assert words.startswith(

@@ -52,8 +52,13 @@ class CountSteps(TrainerCallback):
 RUNS = {  # name -> (trainer class, configuration class, forget rows, options); batches of 2 x 2 rows
     "grad_diff": (GradientAscentTrainer, GradientAscentConfig, 8, {}),
     "full": (GradientAscentTrainer, GradientAscentConfig, 7, {"retain_loss": "kl"}),  # no adapter
-    # The last batch of an epoch has one row less; resumed in the middle of the second epoch.
-    "npo": (NPOTrainer, NPOConfig, 7, {"retain_loss": "kl", "save_strategy": "steps", "save_steps": 3}),
+    # The last batch of an epoch has one row less; resumed in the middle of the second epoch, and of a log line.
+    "npo": (
+        NPOTrainer,
+        NPOConfig,
+        7,
+        {"retain_loss": "kl", "logging_steps": 2, "save_strategy": "steps", "save_steps": 3},
+    ),
     # In the last step of an epoch one process has no row at all.
     "ssiuu": (SsiuuTrainer, SsiuuConfig, 5, {"logging_steps": 2}),
     # Influence over the whole forget set, of which each process takes a share.
