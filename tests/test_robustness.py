@@ -5,6 +5,7 @@ import os
 import pytest
 
 from llm_unlearn.compared_methods import method_of, trained_as
+from llm_unlearn.errors import InputError
 from llm_unlearn.robustness import RobustnessArguments, become_worker, most_robust, nearest_steps, next_rate
 
 
@@ -83,3 +84,6 @@ def test_processes_of_a_launcher_become_workers(monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & set(os.environ)
     assert become_worker() == 0
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(InputError, match="FSDP: each process trains alone here"):
+        become_worker()
