@@ -56,6 +56,19 @@ def test_an_oracle_without_an_attack_is_undecided():
     assert found["sentence"] == "Undecided: without an attack, forgotten cannot be told from hidden"
 
 
+@pytest.mark.parametrize(
+    ("people", "unlearned", "verdict"), [(4, {}, "undecided"), (5, {}, "erased"), (2, HIDDEN, "hidden")]
+)
+def test_a_few_people_are_enough_to_find_something_and_too_few_to_find_nothing(people, unlearned, verdict):
+    results, records = run(unlearned=unlearned)
+    results["forget_groups"] = [f"person {row % people}" for row in range(ROWS)]
+    found = verdict_of(results, records)
+    assert found["verdict"] == verdict
+    if verdict == "undecided":
+        assert found["sentence"].endswith("but only 4 people (or facts) were asked about")
+        assert found["missing"] == ["forget facts of 5 people or more"]
+
+
 def test_an_original_that_knows_no_more_than_the_oracle_decides_nothing():
     results, records = run(original=ORACLE, unlearned={})
     results["counterfactual"] = {}
