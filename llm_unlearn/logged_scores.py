@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from llm_unlearn.answers import Answers
@@ -10,6 +12,8 @@ from llm_unlearn.data.collators import FORGET, RETAIN
 from llm_unlearn.errors import InputError
 from llm_unlearn.metrics import rouge_scores
 from llm_unlearn.scoring import generate_answers, score_answers
+
+logger = logging.getLogger(__name__)
 
 
 class LoggedScores:
@@ -30,18 +34,33 @@ class LoggedScores:
 
     def check_stopping(self) -> None:
         """Stop where every given stop_at_forget_* threshold holds."""
-        thresholds = self.args.stopping_thresholds
-        if not thresholds or self.state.global_step % self.args.forget_check_steps:
+        if self.state.global_step % self.args.forget_check_steps:
             return
+        if reached := self._thresholds_reached():
+            self.stopped_by = reached
+            self.control.should_training_stop = True
+            self.control.should_log = True
+
+    def warn_if_forgotten(self) -> None:
+        """Say so where the thresholds hold before the first step: the run would stop at once, and prove nothing."""
+        if self.state.global_step == 0 and (reached := self._thresholds_reached()) and self.is_world_process_zero():
+            logger.warning(
+                "before training: %s. By this rule there is nothing to forget: did the model ever know these rows? "
+                "Otherwise lower the threshold",
+                reached,
+            )
+
+    def _thresholds_reached(self) -> str | None:
+        """The scores where every given stop_at_forget_* threshold holds, else None; the same on all processes."""
+        thresholds = self.args.stopping_thresholds
+        if not thresholds:
+            return None
         scores = self.score_forget()
         reached = torch.tensor(float(all(scores[name] <= limit for name, limit in thresholds.items())))
         # Processes score alike, but rounding may differ on GPUs: one that stops alone would leave the others waiting.
         if self.accelerator.reduce(reached.to(self.args.device), "sum") > 0:
-            self.stopped_by = ", ".join(
-                f"forget {name} {scores[name]:.3f} <= {limit:g}" for name, limit in thresholds.items()
-            )
-            self.control.should_training_stop = True
-            self.control.should_log = True
+            return ", ".join(f"forget {name} {scores[name]:.3f} <= {limit:g}" for name, limit in thresholds.items())
+        return None
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """Score the forget set and every `eval_dataset`; logs and returns mean probability and exact match of each."""

@@ -180,6 +180,14 @@ def test_the_first_check_at_which_the_threshold_holds_is_the_one(memorizer, tmp_
     assert all(value > 0.6 for value in history[:-1]) and history[-1] <= 0.6 and len(history) > 1
 
 
+@pytest.mark.parametrize(("threshold", "said"), [(0.5, False), (1.0, True)])
+def test_a_threshold_that_holds_before_training_is_said(threshold, said, memorizer, tmp_path, caplog):
+    trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, max_steps=1, stop_at_forget_exact_match=threshold)
+    trainer.train()
+    words = f"before training: forget exact_match 1.000 <= {threshold:g}. By this rule there is nothing to forget"
+    assert (words in caplog.text) is said
+
+
 def test_a_run_without_thresholds_takes_all_its_steps(memorizer, tmp_path):
     trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, num_train_epochs=3)
     trainer.train()
