@@ -6,18 +6,14 @@ that text does not reach; most models do not.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from transformers import Trainer
 
 from llm_unlearn.data.collators import FORGET, UnlearnCollator
 from llm_unlearn.scoring import evaluation_mode
 
-if TYPE_CHECKING:
-    from llm_unlearn.trainer import UnlearnTrainer
 
-
-def look_for_unused_parameters_if_there_are(trainer: UnlearnTrainer) -> None:
+def look_for_unused_parameters_if_there_are(trainer: Trainer) -> None:
     """Decided by the gradient of the shortest forget row, unless `ddp_find_unused_parameters` says what to do."""
     args, accelerator = trainer.args, trainer.accelerator
     if accelerator.num_processes == 1 or args.sharded_by or args.ddp_find_unused_parameters is not None:
@@ -28,7 +24,7 @@ def look_for_unused_parameters_if_there_are(trainer: UnlearnTrainer) -> None:
         accelerator.ddp_handler.find_unused_parameters = False
 
 
-def leaves_parameters_out(trainer: UnlearnTrainer) -> bool:
+def leaves_parameters_out(trainer: Trainer) -> bool:
     """Whether the answers of the shortest forget row depend on fewer parameters than are trained."""
     row = min(trainer.forget_rows, key=lambda row: len(row["input_ids"]))
     batch = UnlearnCollator(trainer.processing_class.pad_token_id)([{"forget": {**row, "role": FORGET, "index": 0}}])
