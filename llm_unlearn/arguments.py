@@ -6,6 +6,7 @@ value reads the same wherever it came from.
 
 import argparse
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from llm_unlearn.errors import FAILURES, InputError
+from llm_unlearn.errors import FAILURES, InputError, StorageError
 from llm_unlearn.flags import unknown_words
 from llm_unlearn.reporting.help_text import (
     default_words,
@@ -116,6 +117,7 @@ def arguments_to_dict(*instances: Any) -> dict[str, dict[str, Any]]:
 
 
 SILENCE = 5.0  # seconds
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def run_main(main: Callable[[], Any]) -> None:
@@ -127,6 +129,12 @@ def run_main(main: Callable[[], Any]) -> None:
         main()
     except FAILURES as error:
         _exit(f"error: {_one_line(error)}", error.exit_code)
+    except OSError as error:
+        if error.errno not in NOT_WRITTEN:
+            raise
+        place = error.filename or "a file"
+        line = f"error: {place} could not be written: {error.strerror}. What is finished is kept: make room, or the folder "
+        _exit(f"{line}writable, and start the same command again", StorageError.exit_code)
     except KeyboardInterrupt:
         _exit("error: interrupted", 130)
 

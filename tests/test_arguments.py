@@ -1,5 +1,6 @@
 """The command line: precedence, conversion, every error text, the help, and how a recipe ends."""
 
+import errno
 import json
 import time
 from dataclasses import dataclass, field, fields
@@ -349,6 +350,12 @@ def test_arguments_to_dict_is_plain_json_without_secrets():
         (InputError("forget: 'x'\n is missing"), 2, "error: forget: 'x' is missing\n"),
         (DivergenceError("loss is NaN at step 3"), 3, "error: loss is NaN at step 3\n"),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/results.json"),
+            4,
+            "error: out/results.json could not be written: No space left on device. What is finished is kept: make room, "
+            "or the folder writable, and start the same command again\n",
+        ),
     ],
 )
 def test_run_main_ends_with_one_line_and_a_code(capsys, monkeypatch, error, code, line):
@@ -370,8 +377,13 @@ def test_run_main_lets_bugs_and_success_through():
     def broken():
         raise KeyError("bug")
 
+    def missing():
+        open("nothing/here")
+
     with pytest.raises(KeyError):
         run_main(broken)
+    with pytest.raises(FileNotFoundError):
+        run_main(missing)
     assert run_main(lambda: None) is None
 
 
