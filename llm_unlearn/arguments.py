@@ -133,8 +133,8 @@ def run_main(main: Callable[[], Any]) -> None:
         if error.errno not in NOT_WRITTEN:
             raise
         place = error.filename or "a file"
-        line = f"error: {place} could not be written: {error.strerror}. What is finished is kept: make room, or the folder "
-        _exit(f"{line}writable, and start the same command again", StorageError.exit_code)
+        line = f"error: {place} could not be written: {error.strerror}. What is finished is kept: make room, or the "
+        _exit(f"{line}folder writable, and start the same command again", StorageError.exit_code)
     except KeyboardInterrupt:
         _exit("error: interrupted", 130)
 

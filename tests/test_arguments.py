@@ -353,8 +353,8 @@ def test_arguments_to_dict_is_plain_json_without_secrets():
         (
             OSError(errno.ENOSPC, "No space left on device", "out/results.json"),
             4,
-            "error: out/results.json could not be written: No space left on device. What is finished is kept: make room, "
-            "or the folder writable, and start the same command again\n",
+            "error: out/results.json could not be written: No space left on device. What is finished is kept: make "
+            "room, or the folder writable, and start the same command again\n",
         ),
     ],
 )
@@ -378,7 +378,7 @@ def test_run_main_lets_bugs_and_success_through():
         raise KeyError("bug")
 
     def missing():
-        open("nothing/here")
+        Path("nothing/here").read_text()
 
     with pytest.raises(KeyError):
         run_main(broken)
