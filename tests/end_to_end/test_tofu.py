@@ -73,7 +73,7 @@ def test_what_was_written_gives_the_same_summary_again(one_process, capsys):
     assert recompute_summary(read(folder / "oracle", "TOFU_EVAL.json")) == read(folder / "oracle")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_write_what_one_writes(one_process, cache, tmp_path):
     done = launch(TWO_PROCESSES, *TINY, cache=cache, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

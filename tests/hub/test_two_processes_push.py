@@ -12,7 +12,7 @@ from loopback_hub import WRITE
 SCRIPT = Path(__file__).with_name("push_from_two_processes.py")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_main_process_uploads_and_both_return_or_raise_the_same(hub, tmp_path):
     hub.failures["POST", "/api/models/me/forbidden/commit"] = 403
     online = {"HF_ENDPOINT": hub.url, "HF_TOKEN": WRITE, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
