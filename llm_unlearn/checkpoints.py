@@ -57,6 +57,7 @@ class WholeCheckpoints:
     """A mixin before `Trainer`."""
 
     _starting_model: str | None = None  # a digest of the weights as the trainer was given them
+    _starting_settings: dict[str, Any] | None = None  # before Accelerate and DeepSpeed replace the optimizer
 
     def prepare_to_resume(self, asked: str | bool | None) -> Path | None:
         """The checkpoint to go on from, with what it holds beyond a `Trainer`'s taken over; None: training begins.
@@ -65,6 +66,7 @@ class WholeCheckpoints:
             InputError: see `checkpoint_folders`; nothing has been loaded then.
         """
         args, saves = self.args, self.args.save_strategy != "no"
+        self._starting_settings = self._settings()
         with failing_together():
             checkpoint = checkpoint_to_resume(asked, args.output_dir)
         if len(found := set(gather_object([str(checkpoint)]))) > 1:
@@ -169,7 +171,7 @@ class WholeCheckpoints:
             "method": self.method_name,
             "model": self._starting_model,
             **{name: encoded and _digest(encoded) for name, encoded in rows.items()},
-            "settings": self._settings(),
+            "settings": self._starting_settings,
             "save_only_model": self.args.save_only_model,
         }
 
@@ -194,7 +196,12 @@ class WholeCheckpoints:
     def _optimizer_class(self) -> type:
         if self.optimizer is None:
             return self.get_optimizer_cls_and_kwargs(self.args, self.model)[0]
-        return type(getattr(self.optimizer, "optimizer", self.optimizer))  # Accelerate's has the one that steps inside
+        optimizer = self.optimizer
+        while hasattr(
+            optimizer, "optimizer"
+        ):  # that of an earlier `train()`: Accelerate's, DeepSpeed's, the one inside
+            optimizer = optimizer.optimizer
+        return type(optimizer)
 
     def _digest_of_model(self) -> str:
         model = self.accelerator.unwrap_model(self.model)
