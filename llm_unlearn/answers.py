@@ -134,8 +134,12 @@ def _answer_positions_only(model: nn.Module, answer_tokens: torch.Tensor, chunk_
     chunked: list[torch.Tensor] = []
 
     def score_in_chunks(hidden: torch.Tensor) -> torch.Tensor:
-        chunked[:] = [chunked_token_logps(head.forward, hidden, answer_tokens, chunk_size), hidden[:1]]
-        return hidden[:1]  # the model still makes one token's logits, for the comparison below
+        first = hidden[:1].detach()  # the model still makes one token's logits, for the comparison below
+        chunked[:] = [
+            chunked_token_logps(head.forward, hidden, answer_tokens, chunk_size),
+            head.forward(first).detach(),
+        ]
+        return first
 
     def forward(input_ids, attention_mask, labels, row_groups):
         groups = [rows for rows in row_groups if rows.any()]
@@ -148,13 +152,12 @@ def _answer_positions_only(model: nn.Module, answer_tokens: torch.Tensor, chunk_
                 input_ids=input_ids[rows, :length], attention_mask=attention_mask[rows, :length], use_cache=False
             )
         if chunk_size is not None:
-            logps, first = chunked
-            with torch.no_grad():
-                if not torch.allclose(output.logits.float(), head.forward(first).float(), rtol=1e-3, atol=1e-3):
-                    raise InputError(
-                        f"logits_chunk_size={chunk_size}: {type(model).__name__} changes its logits after the output "
-                        "embedding (a cap or a scale), which chunks would leave out; leave logits_chunk_size out"
-                    )
+            logps, first_logits = chunked
+            if not torch.allclose(output.logits.float(), first_logits.float(), rtol=1e-3, atol=1e-3):
+                raise InputError(
+                    f"logits_chunk_size={chunk_size}: {type(model).__name__} changes its logits after the output "
+                    "embedding (a cap or a scale), which chunks would leave out; leave logits_chunk_size out"
+                )
             output.logits = logps
         return output
 

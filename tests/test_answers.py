@@ -212,6 +212,21 @@ def test_a_run_in_chunks_is_the_same_run(trainer_class, config_class, lora, tmp_
         torch.testing.assert_close(runs[1][1][name], weight, atol=1e-4, rtol=1e-3)
 
 
+def test_chunks_are_made_in_the_precision_of_training(tmp_path):
+    first_steps = []
+    for size in (None, 3):
+        trainer = NPOTrainer(
+            model=tiny_model(),
+            args=arguments(NPOConfig, tmp_path / str(size), logits_chunk_size=size, bf16=True, max_steps=1),
+            forget_dataset=qa_rows(6),
+            retain_dataset=qa_rows(6, start=20),
+            processing_class=tiny_tokenizer(),
+        )
+        trainer.train()
+        first_steps.append(step_logs(trainer)[0])
+    assert first_steps[1] == pytest.approx(first_steps[0], rel=1e-2)
+
+
 def test_a_model_that_caps_its_logits_is_refused(tmp_path):
     config = Gemma2Config(
         vocab_size=len(tiny_tokenizer()),
