@@ -56,6 +56,7 @@ def push_run(
     """
     folder = Path(folder)
     repo_id = repo_id or folder.resolve().name
+    read_json(folder / "results.json", RERUN)  # a folder without a run is said before a missing login
     check_ready(repo_id, token)
     retry = _retry_command(folder, repo_id, kind, private, revision)
     api = HfApi(token=token)

@@ -12,6 +12,7 @@ from loopback_hub import WRITE
 from llm_unlearn import NPOConfig
 from llm_unlearn.command_line import main
 from llm_unlearn.errors import InputError
+from llm_unlearn.hub import push_run
 from llm_unlearn.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +54,14 @@ def test_a_dry_run_shows_what_would_be_sent(hub, run, capsys):
     printed = capsys.readouterr().out
     assert "  adapter_model.safetensors" in printed and "Checked, not sent" in printed
     assert "training_args.bin" not in printed and hub.requests == []
+
+
+def test_a_folder_without_a_run_is_said_before_a_missing_login(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(
+        InputError, match=r"results\.json cannot be read .*run the recipe again, or give another folder"
+    ):
+        push_run(tmp_path, "me/nothing")
 
 
 @pytest.mark.parametrize(
