@@ -31,8 +31,9 @@ class SAMTrainer(BackboneTrainer):
     step, before the first micro-batch. `forget/loss` and `forget/probability` are logged at theta; `forget/sam_loss` is
     the forget loss at theta + rho g / |g|, and it is this one that is part of `loss`.
 
-    Cost: forget rows have two forwards and two backwards a step, retain rows one of each as without SAM: about 1.5
-    times the backbone's step. Memory: two more copies of the trainable parameters. Dropout draws anew in every pass, so
+    Cost: forget rows have two forwards and two backwards a step, retain rows one of each as without SAM: 1.5 times
+    the backbone's operations, and more of its time (docs/results/speed.md). Memory: two more copies of the trainable
+    parameters. Dropout draws anew in every pass, so
     with it g is that of another subnetwork; LoRA's is off unless asked for.
 
     Too large a rho forgets nothing: `forget/sam_loss` is then below `forget/loss`, where it should be above.

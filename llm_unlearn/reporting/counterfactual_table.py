@@ -17,7 +17,7 @@ def counterfactual_table(outcomes: Mapping[str, Mapping[str, Any]]) -> Table:
     """
     table = Table(
         title="counterfactual control: true facts minus made-up ones",
-        caption="excess: in mean answer probability, with its 95 % interval; 0 = nothing left to bring back.\n"
+        caption="excess: in mean answer probability, with its 95 % interval; 0 = this attack brings nothing back.\n"
         "p: one-sided, of the hypothesis that true and made-up answers are the same to the model.",
         title_justify="left",
         caption_justify="left",
