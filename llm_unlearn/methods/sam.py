@@ -33,8 +33,8 @@ class SAMTrainer(BackboneTrainer):
 
     Cost: forget rows have two forwards and two backwards a step, retain rows one of each as without SAM: 1.5 times
     the backbone's operations, and more of its time (docs/results/speed.md). Memory: two more copies of the trainable
-    parameters. Dropout draws anew in every pass, so
-    with it g is that of another subnetwork; LoRA's is off unless asked for.
+    parameters. Dropout draws anew in every pass, so with it g is that of another subnetwork; LoRA's is off unless asked
+    for.
 
     Too large a rho forgets nothing: `forget/sam_loss` is then below `forget/loss`, where it should be above.
 
