@@ -23,14 +23,18 @@ from llm_unlearn.attacks import (
     split_facts,
     steps_to_half,
 )
-from llm_unlearn.attacks.prompting import encoded_queries
+from llm_unlearn.attacks.counterfactual import PERTURBED
+from llm_unlearn.attacks.prompting import asked_otherwise
 from llm_unlearn.attacks.quantization import check_quantization
 from llm_unlearn.attacks.relearning import attackable_copy, choose_left_out, forgotten_rows
 from llm_unlearn.attacks.run import fact_ids_of, groups_of
-from llm_unlearn.data import UnlearningData, encode_dataset
+from llm_unlearn.data import UnlearningData, encode_dataset, row_format
 from llm_unlearn.data.instructions import load_instructions
+from llm_unlearn.data.made_up import kind_column
 from llm_unlearn.embedded import outcomes_folder
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining.abilities import JudgedSets, ability_scores, judged_sets
+from llm_unlearn.examining.fluency import fluency_records
 from llm_unlearn.judging import Records, judge, summarize
 from llm_unlearn.modeling import quantization_config, use_suitable_cpu_threads
 from llm_unlearn.outcomes import digest_of, remember, weights_digest
@@ -58,7 +62,8 @@ def merge_results(first: dict, second: dict) -> dict:
         for name, outcome in by_model.items():
             if "curve" in outcome:
                 by_model[name] = outcome | {"steps_to_half": steps_to_half(outcome["curve"], before)}
-    by_models = {name: first[name] | second.get(name, {}) for name in ("scores", "counterfactual", "not_attacked")}
+    parts = ("scores", "abilities", "counterfactual", "not_attacked")
+    by_models = {name: first[name] | second.get(name, {}) for name in parts}
     return first | by_models | {"attacks": attacks}
 
 
@@ -70,6 +75,7 @@ class Examination:
         output_dir: folder that receives attacks/ATTACK-MODEL.json as soon as each attack is done; what is found there,
             and was decided by the same weights, rows and arguments, is not run again. None: nothing is kept.
         seconds: how long each stage took.
+        original: the model before unlearning, which tells well-formed answers from broken ones; `examine` sets it.
     """
 
     data_args: DataArguments
@@ -81,6 +87,7 @@ class Examination:
     batch_size: int = 64
     output_dir: str | Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    original: str | None = None
 
     def __post_init__(self):
         """Find out before anything is trained whether the attacks can run.
@@ -97,11 +104,14 @@ class Examination:
             split_facts(self.fact_ids(), arguments.reinjection_fraction, seed=0)
         if "leave_one_group_out" in arguments.attacks:
             choose_left_out(groups_of(self.data, arguments.leave_out_column), arguments.left_out_groups)
-        if "prompting" in arguments.attacks:
-            encoded_queries(self.processing_class, self.data, self.max_length)
         if "quantization" in arguments.attacks:
             check_quantization()
         self.not_attacked: dict[str, str] = {}
+        group_by = arguments.counterfactual_group_by
+        self.kinds = kind_column(self.data.forget, None if group_by == PERTURBED else group_by)
+        if row_format(self.data.forget.column_names) == "text":  # asks nothing that another answer could be given to
+            self.kinds = None
+        self.judged, self.not_measured = self._judged_sets()
         if arguments.counterfactual:
             try:
                 split_facts(self.fact_ids(), arguments.reinjection_fraction, seed=0)
@@ -113,6 +123,19 @@ class Examination:
                 self.not_attacked[COUNTERFACTUAL] = str(error)
         if "retain_relearning" in arguments.attacks and self.data.retain is None:
             raise InputError("attacks: retain_relearning needs retain rows; give --retain_file or leave it out")
+
+    def _judged_sets(self) -> tuple[JudgedSets, dict[str, str]]:
+        """What models are judged on, and why not on what; rows that cannot be encoded must not cost hours of work."""
+        judged, not_measured = judged_sets(self.data, self.kinds, self.instructions), {}
+        for name, rows in judged.sets.items():
+            try:
+                encode_dataset(rows, self.processing_class, self.max_length, name)
+            except InputError as error:
+                asked = name.startswith("forget_") and "prompting" in self.attack_args.attacks
+                if asked or name in ("forget", "retain"):
+                    raise
+                not_measured[name] = str(error)
+        return judged.without(not_measured), not_measured
 
     def fact_ids(self) -> list[str | int]:
         """The fact of each forget row."""
@@ -147,14 +170,17 @@ class Examination:
             unlearned: the model itself or its folder; None: only the references are examined.
 
         Returns:
-            {"scores": {model: ...}, "attacks": {attack: {model: ...}}, "counterfactual": {model: ...}, "not_attacked":
-            {attack: reason}, "forget_groups": the person of each forget row} and the per-row records of every model.
+            {"scores": {model: ...}, "abilities": {model: {ability: ...}}, "attacks": {attack: {model: ...}},
+            "counterfactual": {model: ...}, "not_attacked": {attack: reason}, "not_measured": {set: reason}, "kinds":
+            the column that says which answers are of a kind, "units": {set: number of the person that each row is
+            about}, "style_rows": {style: the forget row that each query comes from}, "forget_groups": the person of each forget row} and the per-row records of every model.
             Models are called original, oracle, oracle_1, ... and unlearned. On all processes but the main one: two
             empty dictionaries.
 
         Raises:
             InputError: reinjection from the pool of forgotten rows without an unlearned model.
         """
+        self.original = original
         models: dict[str, PreTrainedModel | str] = reference_models(original, oracles)
         if unlearned is not None:
             models["unlearned"] = unlearned
@@ -184,9 +210,10 @@ class Examination:
             pool: numbers of the forget rows that take part in reinjection; by default all.
         """
         attacks = [*self.attack_args.attacks] if attacks is None else attacks
+        run = [attack for attack in attacks if attack != "prompting"]  # scored with all else that is asked
         wanted = self.attack_args.counterfactual and COUNTERFACTUAL not in self.not_attacked
         controlled = [COUNTERFACTUAL] if wanted else []
-        outcomes = self._outcomes(models, [*attacks, *controlled], pool)
+        outcomes = self._outcomes(models, [*run, *controlled], pool)
         if not is_main_process():
             return {}, {}
         scores, records = {}, {}
@@ -194,15 +221,44 @@ class Examination:
             with self.timed("score"):
                 records[name] = self.judge(self.load_model(source) if isinstance(source, str) else source)
             scores[name] = summarize(records[name])
-        by_attack = {attack: {name: outcomes[name, attack] for name in models} for attack in attacks}
+        with self.timed("fluency"):
+            self._add_fluency(records)
+        by_attack = {
+            attack: {
+                name: outcomes[name, attack] if attack in run else asked_otherwise(records[name], self.judged.sets)
+                for name in models
+            }
+            for attack in attacks
+        }
         results = {
             "scores": scores,
+            "abilities": {name: ability_scores(records[name], self.judged) for name in models},
+            "kinds": self.kinds,
+            "units": self.judged.units,
+            "style_rows": self.judged.style_rows,
+            "not_measured": dict(self.not_measured),
             "attacks": {attack: {} for attack in self.attack_args.attacks} | by_attack,
             "counterfactual": {name: outcomes[name, COUNTERFACTUAL] for name in models} if controlled else {},
             "not_attacked": dict(self.not_attacked),
             "forget_groups": [str(group) for group in groups_of(self.data)],
         }
         return merge_results(results, {}), records
+
+    def _add_fluency(self, records: dict[str, Records]) -> None:
+        """How the original sees what every model answers to the forget questions."""
+        if self.original is None:
+            return
+        has_oracle = bool(self.data_args.oracle_model_name_or_path) or "oracle" in records
+        found = fluency_records(
+            self.load_model(self.original),
+            self.processing_class,
+            self.data.forget,
+            records,
+            made_up_names="original" in records and not has_oracle,
+            max_length=self.max_length,
+        )
+        for model, by_metric in found.items():
+            records[model] |= by_metric
 
     def _outcomes(
         self, models: Mapping[str, PreTrainedModel | str], attacks: list[str], pool: list[int] | None
@@ -247,16 +303,12 @@ class Examination:
         return forgotten_rows(model, rows)
 
     def judge(self, model: PreTrainedModel) -> Records:
-        """Per-row records on the forget and the retain rows; texts are generated for the forget rows alone."""
-        sets = {"forget": self.data.forget}
-        if self.data.retain is not None:
-            kept = [name for name in self.data.retain.column_names if name != "perturbed_answer"]
-            sets["retain"] = self.data.retain.select_columns(kept)
+        """Per-row records on everything that models are judged on (`examining.abilities`), in one pass."""
         return judge(
             model,
             self.processing_class,
-            sets,
-            generate=["forget"],
+            self.judged.sets,
+            generate=self.judged.generated,
             batch_size=self.batch_size,
             max_length=self.max_length,
         )
@@ -305,6 +357,7 @@ class Examination:
                 "max_length": self.max_length,
                 "pool": pool if attack == "adversarial_reinjection" else None,
                 "group_column": arguments.leave_out_column if attack == "leave_one_group_out" else None,
+                "kinds": self.kinds,
             }
             find = partial(
                 run_attack,
@@ -319,7 +372,6 @@ class Examination:
             )
             used = (self.data.forget, self.data.retain)
             used += (self.instructions,) if attack == "benign_relearning" else ()
-            used += tuple(self.data.queries.values()) if attack == "prompting" else ()
             settings["has_adapter"] = isinstance(model, PeftModel) if attack == "adapter_surgery" else None
         # The rows themselves, not where they came from: a file may have changed since.
         rows = [dataset.to_list() if dataset is not None else None for dataset in used]

@@ -17,12 +17,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm_unlearn.batches import BatchRunner
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row
 from llm_unlearn.data.collators import EncodedRow
+from llm_unlearn.data.made_up import MADE_UP, MADE_UP_QUESTION
 from llm_unlearn.errors import InputError
 from llm_unlearn.metrics import (
     aggregate,
     exact_memorization,
     extraction_strength,
     forget_truth_ratio,
+    knowledge,
+    knowledge_wins,
     leak_at_k,
     loss_score,
     membership_auc,
@@ -56,6 +59,31 @@ class GatheredAnswers:
         self.rows += encode_dataset(rows, self.processing_class, self.max_length, what)
         return range(len(self.rows) - len(rows), len(self.rows))
 
+    def add_made_up(self, dataset: Dataset, answers: range, what: str) -> tuple[list[int], list[range]]:
+        """The numbers of the true answers, and of the made-up ones that each is compared with (column `made_up_answer`).
+
+        Args:
+            answers: the numbers of the data set's own answers, which are the true ones unless made-up ones have a
+                question of their own.
+        """
+        form, rows, truths, numbers = row_format(dataset.column_names), [], [], []
+        start = len(self.rows)
+        for own, row in zip(answers, dataset, strict=True):
+            prompt, answer = split_row(row, form)
+            given = list(row[MADE_UP])
+            if MADE_UP_QUESTION in row:
+                prompt = [{"role": "user", "content": row[MADE_UP_QUESTION]}]
+                truths.append(start + len(rows))
+                given = [answer, *given]
+            else:
+                truths.append(own)
+            first = start + len(rows) + (MADE_UP_QUESTION in row)
+            rows += [{"prompt": prompt, "completion": one} for one in given]
+            numbers.append(range(first, start + len(rows)))
+        if rows:
+            self.add(rows, what)
+        return truths, numbers
+
     def add_lists(self, dataset: Dataset, column: str, what: str) -> list[range]:
         """The numbers of the answers in a column of lists, one range for each row of the data set.
 
@@ -85,6 +113,7 @@ class JudgedSet:
     paraphrased: range | None
     perturbed: list[range] | None
     options: list[range] | None
+    made_up: tuple[list[int], list[range]] | None  # the true answers, and those that each is compared with
 
     @classmethod
     def gather(cls, name: str, dataset: Dataset, gathered: GatheredAnswers) -> JudgedSet:
@@ -106,7 +135,8 @@ class JudgedSet:
             if foreign := [number for number, (answer, options) in pairs if answer not in options]:
                 raise InputError(f"{name}: row {foreign[0]} does not have its answer among its 'options'; add it there")
         answers = gathered.add(dataset, f"{name} answers")
-        return cls(name, dataset, answers, paraphrased, lists["perturbed_answer"], lists["options"])
+        made_up = gathered.add_made_up(dataset, answers, f"{name} made-up answers") if MADE_UP in columns else None
+        return cls(name, dataset, answers, paraphrased, lists["perturbed_answer"], lists["options"], made_up)
 
 
 def judge(
@@ -138,6 +168,7 @@ def judge(
         forget rows; of the paraphrased answer, or the answer itself where there is none) and
         `{name}_Q_A_Prob_normalised`, and where they have `paraphrased_answer` besides, `{name}_Q_A_PARA_Prob`. Where
         they have `options`, `{name}_Q_A_Prob_normalised` among these and `{name}_accuracy` of the most probable one.
+        Where they have `made_up_answer`, `{name}_knowledge` (wins: of the answer over each made-up one).
         For the set "forget" also `exact_memorization` and `extraction_strength` (with "_open_unlearning": as published
         code computes them), `leak_at_1` and `leak_at_64`, and with `holdout` the attacks `mia_loss`, `mia_zlib`,
         `mia_min_k`, `mia_min_k_plus_plus` and, if asked for, `mia_gradnorm`.
@@ -190,6 +221,13 @@ def _answer_records(judged: JudgedSet, scores: Sequence[AnswerScore]) -> Records
         )
         hits = [{"score": float(row[truth] == max(row))} for row, truth in zip(options, truths, strict=True)]
         records[f"{name}_accuracy"] = _records(hits, "score")
+    if judged.made_up is not None:
+        rows = [
+            {"wins": knowledge_wins(scores[truth].mean_logp, [scores[i].mean_logp for i in made_up])}
+            for truth, made_up in zip(*judged.made_up, strict=True)
+        ]
+        by_index = {str(i): row for i, row in enumerate(rows)}
+        records[f"{name}_knowledge"] = {"agg_value": knowledge(by_index), "value_by_index": by_index}
     if judged.perturbed is None:
         return records
     wrong = [[_probability(scores[i]) for i in row] for row in judged.perturbed]
@@ -332,5 +370,8 @@ def summarize(records: Records) -> dict[str, float]:
         "retain_probability": "retain_Q_A_Prob",
         "forget_rouge_l": "forget_Q_A_ROUGE",
         "forget_truth_ratio": "forget_truth_ratio",
+        "forget_knowledge": "forget_knowledge",
+        "retain_knowledge": "retain_verbatim_knowledge",
     }
-    return {name: records[metric]["agg_value"] for name, metric in names.items() if metric in records}
+    found = {name: records[metric]["agg_value"] for name, metric in names.items() if metric in records}
+    return {name: value for name, value in found.items() if value is not None}

@@ -124,7 +124,7 @@ class Robustness:
     def run(self) -> dict[str, Any]:
         """References, tuning, reported seeds; returns what was found (JSON values): see `reporting.robustness`."""
         self.check_room()
-        examination = replace(self.examination, output_dir=self.output / "references")
+        examination = replace(self.examination, output_dir=self.output / "references", original=self.original)
         measured, records = examination.measure(reference_models(self.original, self.oracles))
         chosen = self.choose_rates(measured["scores"]["original"].get("retain_exact_match"))
         runs = {
@@ -238,7 +238,7 @@ class Robustness:
         references: tuple[dict, dict[str, Records]] | None,
     ) -> dict:
         """Train and examine; returns the run's outcome."""
-        examination = replace(self.examination, output_dir=folder, seconds={})
+        examination = replace(self.examination, output_dir=folder, seconds={}, original=self.original)
         if references is None:  # only what rates are chosen by
             attack_args = replace(examination.attack_args, attacks=["adversarial_reinjection"], counterfactual=False)
             examination = replace(examination, attack_args=attack_args)

@@ -20,7 +20,7 @@ from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import end_token_ids
 from llm_unlearn.errors import InputError
 from llm_unlearn.losses import answer_token_logps
-from llm_unlearn.metrics import gradient_norm_score
+from llm_unlearn.metrics import gradient_norm_score, knowledge_wins
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,11 @@ class AnswerScore:
     def length(self) -> int:
         """Answer tokens, end token included."""
         return len(self.token_logps)
+
+    @property
+    def mean_logp(self) -> float:
+        """Log-probability per token, in nats."""
+        return -self.nll / self.length
 
     @property
     def exact_match(self) -> bool:
@@ -103,6 +108,18 @@ def score_answers(
         for number, values in zip(numbers, outcome, strict=True):
             scores[number] = AnswerScore(*(None if value is None else tuple(value) for value in values))
     return scores
+
+
+def score_beside_made_up(
+    model: PreTrainedModel, rows: Sequence[EncodedRow], made_up: Sequence[Sequence[EncodedRow]]
+) -> tuple[list[AnswerScore], list[list[float]]]:
+    """The scores of `rows`, and of each the wins over its made-up answers (`metrics.knowledge_wins`)."""
+    others = [row for answers in made_up for row in answers]
+    scores = score_answers(model, [*rows, *others])
+    rest = iter(scores[len(rows) :])
+    compared = zip(scores, made_up, strict=False)  # without made-up answers there are no wins
+    wins = [knowledge_wins(score.mean_logp, [next(rest).mean_logp for _ in answers]) for score, answers in compared]
+    return scores[: len(rows)], wins
 
 
 def _tree_batches(trees: list[AnswerTree], batch_size: int) -> list[list[AnswerTree]]:

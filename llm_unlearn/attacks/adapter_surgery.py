@@ -18,15 +18,21 @@ from llm_unlearn.attacks._variants import variant
 from llm_unlearn.attacks.relearning import attackable_copy
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.scoring import score_answers, score_beside_made_up
 
 FACTORS = (0.75, 0.5)
 
 
 def adapter_surgery(
-    model: PreTrainedModel | PeftModel, forget_rows: Sequence[EncodedRow], retain_rows: Sequence[EncodedRow]
+    model: PreTrainedModel | PeftModel,
+    forget_rows: Sequence[EncodedRow],
+    retain_rows: Sequence[EncodedRow],
+    made_up: Sequence[Sequence[EncodedRow]] = (),
 ) -> dict:
     """Score the model with its adapter removed, scaled by 0.75 and by 0.5, and merged; nothing is trained.
+
+    Args:
+        made_up: the made-up answers of each forget row, where knowledge is measured.
 
     Returns:
         {"variants": {"removed": ..., "scaled_0.75": ..., "scaled_0.5": ..., "merged": ...}}, each as
@@ -44,7 +50,8 @@ def adapter_surgery(
         )
 
     def scored(changed: PreTrainedModel | PeftModel) -> dict:
-        return variant(score_answers(changed, forget_rows), score_answers(changed, retain_rows))
+        forget, wins = score_beside_made_up(changed, forget_rows, made_up)
+        return variant(forget, score_answers(changed, retain_rows), wins=wins)
 
     with adapter_removed(model):
         variants = {"removed": scored(model)}

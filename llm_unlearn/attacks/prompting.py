@@ -6,12 +6,17 @@ A method that unlearned the question and not the fact answers these. Source: the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.attacks._variants import variant
-from llm_unlearn.data import UnlearningData, encode_dataset, forget_queries
-from llm_unlearn.data.collators import EncodedRow
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.data import UnlearningData, forget_queries
+from llm_unlearn.data.made_up import with_made_up_answers
+from llm_unlearn.data.queries import QUERY_STYLES
+from llm_unlearn.judging import Records, judge
 
 
 def prompting(
@@ -19,36 +24,52 @@ def prompting(
     processing_class: PreTrainedTokenizerBase,
     data: UnlearningData,
     max_length: int | None = None,
+    kinds: str | None = None,
 ) -> dict:
     """Score the answers to every way of asking the forget facts; nothing is trained.
 
+    Args:
+        kinds: column that says which answers are of a kind, where knowledge is to be measured.
+
     Returns:
-        {"variants": {style: ...}}, the styles those of `data.queries.QUERY_STYLES` that the data supports, each as
-        `_variants.variant` gives it: by forget row (styles but verbatim ask only some), without retain scores.
-
-    Raises:
-        InputError: as `encoded_queries`.
-    """
-    queries = encoded_queries(processing_class, data, max_length)
-    # All styles at once: equal rows are scored once, and rows with the same prompt share its tokens.
-    scores = iter(score_answers(model, [row for _, rows in queries.values() for row in rows]))
-    return {
-        "variants": {
-            style: variant([next(scores) for _ in numbers], rows=numbers) for style, (numbers, _) in queries.items()
-        }
-    }
-
-
-def encoded_queries(
-    processing_class: PreTrainedTokenizerBase, data: UnlearningData, max_length: int | None = None
-) -> dict[str, tuple[list[int], list[EncodedRow]]]:
-    """By style, the forget row that each query comes from and the encoded queries; runs no model.
+        As `asked_otherwise`.
 
     Raises:
         InputError: a query is longer than `max_length` (few-shot ones are four times as long as a question), or cannot
             be encoded.
     """
-    return {
-        style: (list(rows["row"]), encode_dataset(rows, processing_class, max_length, f"{style} queries"))
-        for style, rows in forget_queries(data).items()
-    }
+    queries = {f"forget_{style}": with_made_up_answers(rows, kinds) for style, rows in forget_queries(data).items()}
+    return asked_otherwise(judge(model, processing_class, queries, max_length=max_length), queries)
+
+
+class _Score(NamedTuple):
+    probability: float
+    exact_match: float
+
+
+def asked_otherwise(records: Records, sets: Mapping[str, Dataset]) -> dict:
+    """The outcome of the attack from the records of one model.
+
+    Args:
+        sets: forget_STYLE -> the judged rows, with the number of the forget `row` that each comes from.
+
+    Returns:
+        {"variants": {style: ...}}, the styles those of `data.queries.QUERY_STYLES` that were judged, each as
+        `_variants.variant` gives it: by forget row (styles but verbatim ask only some), without retain scores.
+    """
+    variants = {}
+    for style in QUERY_STYLES:
+        name = "forget" if style == "verbatim" and "forget" in sets else f"forget_{style}"
+        if name not in sets:
+            continue
+        probabilities, matches, known = (
+            list(records.get(f"{name}_{metric}", {"value_by_index": {}})["value_by_index"].values())
+            for metric in ("Q_A_Prob", "exact_match", "knowledge")
+        )
+        scores = [_Score(p["prob"], m["score"]) for p, m in zip(probabilities, matches, strict=True)]
+        variants[style] = variant(
+            scores,
+            rows=sets[name]["row"] if "row" in sets[name].column_names else None,
+            wins=[row["wins"] for row in known],
+        )
+    return {"variants": variants}

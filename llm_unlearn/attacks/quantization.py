@@ -24,7 +24,7 @@ from llm_unlearn.attacks.relearning import attackable_copy
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
 from llm_unlearn.modeling import never_repacked
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.scoring import score_answers, score_beside_made_up
 
 FORMATS = {
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
@@ -33,12 +33,20 @@ FORMATS = {
 }
 
 
-def quantization(model: PreTrainedModel, forget_rows: Sequence[EncodedRow], retain_rows: Sequence[EncodedRow]) -> dict:
+def quantization(
+    model: PreTrainedModel,
+    forget_rows: Sequence[EncodedRow],
+    retain_rows: Sequence[EncodedRow],
+    made_up: Sequence[Sequence[EncodedRow]] = (),
+) -> dict:
     """Score copies of the model whose linear maps have been rounded to NF4, FP4 and int8; nothing is trained.
 
     An adapter is merged first. Embeddings, the output layer and whatever else transformers keeps in floating point
     stay as they are, experts that are stored as one tensor among them. In int8 the columns that stay in floating point
     are chosen by the activations of a whole batch, so scores depend a little on which rows are scored together.
+
+    Args:
+        made_up: the made-up answers of each forget row, where knowledge is measured.
 
     Returns:
         {"variants": {"nf4": ..., "fp4": ..., "int8": ...}, "quantized_share": share of the parameters that were
@@ -52,7 +60,8 @@ def quantization(model: PreTrainedModel, forget_rows: Sequence[EncodedRow], reta
     for name in FORMATS:
         with _quiet():
             quantized = quantized_copy(attacked, name)
-            variants[name] = variant(score_answers(quantized, forget_rows), score_answers(quantized, retain_rows))
+            forget, wins = score_beside_made_up(quantized, forget_rows, made_up)
+            variants[name] = variant(forget, score_answers(quantized, retain_rows), wins=wins)
     rounded = sum(layer.in_features * layer.out_features for layer in _rounded_layers(quantized))
     return {"variants": variants, "quantized_share": rounded / sum(weight.numel() for weight in attacked.parameters())}
 

@@ -27,13 +27,27 @@ from transformers import PreTrainedModel
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
 from llm_unlearn.finetuning import finetune
-from llm_unlearn.scoring import AnswerScore, score_answers
+from llm_unlearn.metrics import knowledge
+from llm_unlearn.scoring import score_answers, score_beside_made_up
 
 ATTACKERS = ("full", "lora")
 SCORES = ("forget_exact_match", "forget_probability", "retain_exact_match", "retain_probability")
+KNOWLEDGE = ("forget_knowledge", "retain_knowledge")  # at the step at which the forget probability is highest
 SAMPLE_TEXTS = 6  # rows whose answers are generated after an attack, for readers: a page has room for no more
 
 Answerer = Callable[[PreTrainedModel, list[int]], list[str]]  # (attacked model, forget row numbers) -> its answers
+
+
+@dataclass(frozen=True)
+class MadeUpRows:
+    """Made-up answers, with which true ones are compared along the curve (`data.made_up`).
+
+    forget: numbers of the forget rows that are scored -> the encoded made-up answers of each, all of them those of
+    scored rows: what the attack itself teaches is no fair guess any more. retain: those of each scored retain row.
+    """
+
+    forget: Callable[[Sequence[int]], list[list[EncodedRow]]]
+    retain: Sequence[Sequence[EncodedRow]] = ()
 
 
 @dataclass(frozen=True)
@@ -132,6 +146,7 @@ def adversarial_reinjection(
     *,
     pool: Sequence[int] | None = None,
     answer: Answerer | None = None,
+    made_up: MadeUpRows | None = None,
 ) -> dict:
     """Train on a fraction of the forget facts; score the rest. Returns what `summarize_runs` returns.
 
@@ -141,6 +156,7 @@ def adversarial_reinjection(
         pool: numbers of the forget rows that are injected and scored; by default all. To be compared, models need the
             same pool: the `forgotten_rows` of the unlearned one.
         answer: generates the sample texts of `summarize_runs`; None: there are none.
+        made_up: what knowledge is measured with; None: it is not.
     """
     pool = range(len(forget_rows)) if pool is None else pool
     facts = [fact_ids[i] if fact_ids is not None else i for i in pool]
@@ -149,7 +165,7 @@ def adversarial_reinjection(
         injected, scored = ([pool[i] for i in part] for part in split_facts(facts, budget.fraction, seed))
         return [_Choice([forget_rows[i] for i in injected], injected, scored)]
 
-    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer)
+    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer, made_up)
 
 
 def leave_one_group_out(
@@ -161,6 +177,7 @@ def leave_one_group_out(
     title: str = "leaving one group out",
     *,
     answer: Answerer | None = None,
+    made_up: MadeUpRows | None = None,
 ) -> dict:
     """Train on all groups of forget rows but one; score that one. Returns what `summarize_runs` returns.
 
@@ -168,6 +185,7 @@ def leave_one_group_out(
         retain_rows: scored along the curve, never trained.
         groups: the group of each forget row; `budget.left_out_groups` of them are left out in turn.
         answer: generates the sample texts of `summarize_runs`; None: there are none.
+        made_up: what knowledge is measured with; None: it is not.
     """
     left_out, rows = choose_left_out(groups, budget.left_out_groups), range(len(forget_rows))
 
@@ -179,7 +197,7 @@ def leave_one_group_out(
             choices.append(_Choice([forget_rows[i] for i in injected], injected, scored, str(group)))
         return choices
 
-    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer)
+    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer, made_up)
 
 
 def benign_relearning(
@@ -191,16 +209,18 @@ def benign_relearning(
     title: str = "benign tuning",
     *,
     answer: Answerer | None = None,
+    made_up: MadeUpRows | None = None,
 ) -> dict:
     """Train on instructions; score all forget rows. Returns what `summarize_runs` returns.
 
     Args:
         answer: generates the sample texts of `summarize_runs`; None: there are none.
+        made_up: what knowledge is measured with; None: it is not.
     """
     if not instruction_rows:
         raise InputError("benign relearning needs instruction rows, got none")
     choose = _other_data(instruction_rows, forget_rows)
-    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer)
+    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer, made_up)
 
 
 def retain_relearning(
@@ -212,6 +232,7 @@ def retain_relearning(
     title: str = "retain tuning",
     *,
     answer: Answerer | None = None,
+    made_up: MadeUpRows | None = None,
 ) -> dict:
     """Train on retain rows; score all forget rows. Returns what `summarize_runs` returns.
 
@@ -219,11 +240,12 @@ def retain_relearning(
         training_rows: the whole retain set.
         retain_rows: those of them that are scored along the curve: unlike in the other attacks, rows that are trained.
         answer: generates the sample texts of `summarize_runs`; None: there are none.
+        made_up: what knowledge is measured with; None: it is not.
     """
     if not training_rows:
         raise InputError("retain relearning needs retain rows, got none: give a retain set")
     choose = _other_data(training_rows, forget_rows)
-    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer)
+    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer, made_up)
 
 
 @dataclass(frozen=True)
@@ -249,6 +271,7 @@ def _attack(
     budget: AttackBudget,
     title: str,
     answer: Answerer | None,
+    made_up: MadeUpRows | None,
 ) -> dict:
     """Every attacker, learning rate and seed on fresh copies of the model, scored along the way."""
     runs = []
@@ -261,7 +284,12 @@ def _attack(
     with tqdm(total=len(plan) * budget.steps, desc=title, unit="step", dynamic_ncols=True, leave=False) as progress:
         for attacker, learning_rate, seed, choice, with_texts in plan:
             attacked = attackable_copy(model, budget.lora_r if attacker == "lora" else None, seed)
-            run = _Curve(attacked, [forget_rows[i] for i in choice.scored], retain_rows, budget, progress)
+            beside = MadeUpRows(lambda _scored: []) if made_up is None else made_up
+            sets = {
+                "forget": ([forget_rows[i] for i in choice.scored], beside.forget(choice.scored)),
+                "retain": (retain_rows, beside.retain),
+            }
+            run = _Curve(attacked, sets, budget, progress)
             run.score(0)
             finetune(
                 attacked,
@@ -273,7 +301,7 @@ def _attack(
                 after_step=run.after_step,
             )
             best = max(run.points, key=lambda point: point["forget_probability"])
-            values = run.forget_scores[best["step"]]
+            values = run.values[best["step"]]
             runs.append(
                 {
                     "attacker": attacker,
@@ -283,10 +311,8 @@ def _attack(
                     "curve": run.points,
                     "injected_rows": choice.injected,
                     "best_step": best["step"],
-                    "value_by_index": {
-                        str(row): {"probability": score.probability, "exact_match": float(score.exact_match)}
-                        for row, score in zip(choice.scored, values, strict=True)
-                    },
+                    "value_by_index": dict(zip(map(str, choice.scored), values["forget"], strict=True)),
+                    "retain_value_by_index": {str(i): value for i, value in enumerate(values["retain"])},
                 }
             )
             if with_texts:
@@ -319,7 +345,8 @@ def summarize_runs(runs: list[dict]) -> dict:
     """The attack's result: maxima along the mean curve over seeds of the strongest attacker and learning rate.
 
     Returns:
-        The scores (each the maximum along `curve`; those on retain rows where there are any), `attacker` and
+        The scores (each the maximum along `curve`; those on retain rows where there are any; knowledge where there are
+        made-up answers, at the step of the highest forget probability), `attacker` and
         `learning_rate` (with the highest forget probability), `curve` (mean over seeds, a point per scored step, step 0
         first) and `runs`. Where groups were left out, `curve` is the mean over all their rows, and `groups` has for
         each of them `rows` (how many) and the same scores of its own. Where texts were asked for, the first run of
@@ -368,7 +395,9 @@ def _evenly_spread(values: Sequence, count: int) -> list:
 
 
 def _maxima(curve: list[dict]) -> dict[str, float]:
-    return {name: max(point[name] for point in curve) for name in SCORES if name in curve[0]}
+    strongest = max(curve, key=lambda point: point["forget_probability"])
+    maxima = {name: max(point[name] for point in curve) for name in SCORES if name in curve[0]}
+    return maxima | {name: strongest[name] for name in KNOWLEDGE if name in strongest}
 
 
 def _mean_curve(runs: list[dict]) -> list[dict]:
@@ -380,29 +409,33 @@ def _mean_curve(runs: list[dict]) -> list[dict]:
 def _mean_point(points: tuple[dict, ...], weights: list[int]) -> dict:
     means = {
         name: sum(weight * point[name] for weight, point in zip(weights, points, strict=True)) / sum(weights)
-        for name in SCORES
-        if name in points[0]
+        for name in (*SCORES, *KNOWLEDGE)
+        if all(name in point for point in points)
     }
     return {"step": points[0]["step"]} | means
 
 
 class _Curve:
-    """Scores a model while it relearns."""
+    """Scores a model while it relearns: on two sets of rows, each with its made-up answers."""
 
-    def __init__(self, model, forget_rows, retain_rows, budget: AttackBudget, progress: tqdm):
-        self.model, self.forget_rows, self.retain_rows = model, forget_rows, retain_rows
-        self.budget, self.progress = budget, progress
+    def __init__(self, model, sets: dict[str, tuple], budget: AttackBudget, progress: tqdm):
+        self.model, self.sets, self.budget, self.progress = model, sets, budget, progress
         self.points: list[dict] = []
-        self.forget_scores: dict[int, list[AnswerScore]] = {}
+        self.values: dict[int, dict[str, list[dict]]] = {}  # step -> set -> values of each row
 
     def score(self, step: int) -> None:
-        self.forget_scores[step] = score_answers(self.model, self.forget_rows)
-        sets = {"forget": self.forget_scores[step], "retain": score_answers(self.model, self.retain_rows)}
-        point = {"step": step}
-        for name, scores in sets.items():
+        point, self.values[step] = {"step": step}, {}
+        for name, (rows, made_up) in self.sets.items():
+            scores, wins = score_beside_made_up(self.model, rows, made_up)
+            values = [{"probability": one.probability, "exact_match": float(one.exact_match)} for one in scores]
+            for value, won in zip(values, wins, strict=False):
+                value["wins"] = won
+            self.values[step][name] = values
             if scores:
                 point[f"{name}_exact_match"] = sum(score.exact_match for score in scores) / len(scores)
                 point[f"{name}_probability"] = sum(score.probability for score in scores) / len(scores)
+            if wins and (known := knowledge({str(i): value for i, value in enumerate(values)})) is not None:
+                point[f"{name}_knowledge"] = known
         self.points.append(point)
 
     def after_step(self, step: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,14 +13,17 @@ from llm_unlearn.attacks.prompting import prompting
 from llm_unlearn.attacks.quantization import quantization
 from llm_unlearn.attacks.relearning import (
     AttackBudget,
+    MadeUpRows,
     adversarial_reinjection,
     benign_relearning,
     leave_one_group_out,
     retain_relearning,
 )
-from llm_unlearn.data import UnlearningData, encode_dataset
+from llm_unlearn.data import UnlearningData, encode_dataset, row_format, split_row
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import IGNORED
+from llm_unlearn.data.made_up import MadeUpAnswers
+from llm_unlearn.data.unlearning_data import units_of
 from llm_unlearn.errors import InputError
 from llm_unlearn.scoring import generate_answers
 
@@ -43,6 +46,7 @@ def run_attack(
     title: str | None = None,
     pool: Sequence[int] | None = None,
     group_column: str | None = None,
+    kinds: str | None = None,
 ) -> dict:
     """Attack `model`, which stays as it is.
 
@@ -54,9 +58,11 @@ def run_attack(
             curve; without a retain set there are no retain scores.
         pool: numbers of the forget rows that take part in reinjection; by default all.
         group_column: of the forget rows: whose values are left out in turn (see `groups_of`).
+        kinds: column that says which answers are of a kind: true ones are compared with made-up ones, too (knowledge).
 
     Returns:
-        Of `RELEARNING_ATTACKS` what `relearning.summarize_runs` returns, sample texts included; of `DIRECT_ATTACKS`
+        Of `RELEARNING_ATTACKS` what `relearning.summarize_runs` returns, sample texts included, and "retain_units", the
+        number of the person that each retain row scored along the curve is about; of `DIRECT_ATTACKS`
         {"variants": {name: scores}}, with further keys that each describes.
 
     Raises:
@@ -68,37 +74,68 @@ def run_attack(
 
     title = title or attack.replace("_", " ")
     forget = encoded(data.forget, "forget set")
-    retain = []
+    retain, retained = [], None
     if data.retain is not None:
-        spread = range(0, len(data.retain), max(1, len(data.retain) // retain_rows))
-        retain = encoded(data.retain.select(spread), "retain set")
+        retained = data.retain.select(range(0, len(data.retain), max(1, len(data.retain) // retain_rows)))
+        retain = encoded(retained, "retain set")
+    made_up = None
+    if kinds is not None:
+        made_up = MadeUpRows(
+            _made_up(data.forget, kinds, processing_class, max_length),
+            _made_up(retained, kinds, processing_class, max_length)(range(len(retain))) if retain else (),
+        )
 
     def answer(attacked: PreTrainedModel, numbers: list[int]) -> list[str]:
         prompts = [_prompt_of(forget[i]) for i in numbers]
         return generate_answers(attacked, processing_class, prompts, max_new_tokens=SAMPLE_TOKENS)
 
+    beside = {"answer": answer, "made_up": made_up}
+    units = {"retain_units": units_of(retained)} if retained is not None else {}
     match attack:
         case "adversarial_reinjection":
             facts = fact_ids_of(data)
-            return adversarial_reinjection(model, forget, retain, budget, facts, title, pool=pool, answer=answer)
+            return adversarial_reinjection(model, forget, retain, budget, facts, title, pool=pool, **beside) | units
         case "leave_one_group_out":
             groups = groups_of(data, group_column)
-            return leave_one_group_out(model, forget, retain, budget, groups, title, answer=answer)
+            return leave_one_group_out(model, forget, retain, budget, groups, title, **beside) | units
         case "benign_relearning":
             tuning = encoded(instructions, "instructions")
-            return benign_relearning(model, tuning, forget, retain, budget, title, answer=answer)
+            return benign_relearning(model, tuning, forget, retain, budget, title, **beside) | units
         case "retain_relearning":
             tuning = encoded(data.retain, "retain set")
-            return retain_relearning(model, tuning, forget, retain, budget, title, answer=answer)
+            return retain_relearning(model, tuning, forget, retain, budget, title, **beside) | units
         case "quantization":
-            return quantization(model, forget, retain)
+            return quantization(model, forget, retain, made_up.forget(range(len(forget))) if made_up else ())
         case "adapter_surgery":
-            return adapter_surgery(model, forget, retain)
+            return adapter_surgery(model, forget, retain, made_up.forget(range(len(forget))) if made_up else ())
         case "decoding":
             return decoding(model, forget)
         case "prompting":
-            return prompting(model, processing_class, data, max_length)
+            return prompting(model, processing_class, data, max_length, kinds)
     raise InputError(f"attack={attack!r} is unknown: choose from {', '.join(ATTACKS)}")
+
+
+def _made_up(
+    dataset: Dataset, kinds: str, processing_class: PreTrainedTokenizerBase, max_length: int | None
+) -> Callable[[Sequence[int]], list[list[EncodedRow]]]:
+    """Numbers of rows -> the encoded made-up answers of each, all of them true of one of these rows."""
+    if kinds not in dataset.column_names:
+        return lambda numbers: []
+    answers = MadeUpAnswers(dataset, kinds)
+    form = row_format(dataset.column_names)
+
+    def of(numbers: Sequence[int]) -> list[list[EncodedRow]]:
+        among = set(numbers)
+        found = [answers.of(number, among) for number in numbers]
+        rows = [
+            {"prompt": split_row(dataset[number], form)[0], "completion": text}
+            for number, texts in zip(numbers, found, strict=True)
+            for text in texts
+        ]
+        encoded = iter(encode_dataset(rows, processing_class, max_length, "made-up answers") if rows else [])
+        return [[next(encoded) for _ in texts] for texts in found]
+
+    return of
 
 
 def _prompt_of(row: EncodedRow) -> list[int]:

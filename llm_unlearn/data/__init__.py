@@ -3,7 +3,7 @@
 from llm_unlearn.data.encoding import encode_dataset, encode_prompt, encode_row, end_token_ids
 from llm_unlearn.data.formats import question_text, row_format, split_row
 from llm_unlearn.data.loading import load_unlearning_data
-from llm_unlearn.data.queries import QUERY_STYLES, forget_queries, neighbor_facts
+from llm_unlearn.data.queries import QUERY_STYLES, forget_queries, neighbor_facts, retained_queries
 from llm_unlearn.data.unlearning_data import UnlearningData
 from llm_unlearn.data.validation import validate_forget_retain, validate_rows
 
@@ -18,6 +18,7 @@ __all__ = [
     "load_unlearning_data",
     "neighbor_facts",
     "question_text",
+    "retained_queries",
     "row_format",
     "split_row",
     "validate_forget_retain",

@@ -18,9 +18,10 @@ from llm_unlearn.data.formats import Message, Prompt, question_text, row_format,
 from llm_unlearn.data.unlearning_data import UnlearningData
 
 QUERY_STYLES = ("verbatim", "paraphrased", "prefix", "few_shot", "multiple_choice", "reversed", "two_hop")
-LABELS = ("fact_id", "person", "attribute")  # what a query row keeps of its forget row, where that has it
+LABELS = ("fact_id", "person", "attribute", "kind")  # what a query row keeps of its forget row, where that has it
 FEW_SHOT_EXAMPLES = 3
 MOST_NEIGHBORS = 100  # enough for a standard error of 0.05, and little beside the forget set's own evaluation
+MOST_RETAINED = 105  # retained facts that are asked in every style
 
 Row = Mapping[str, Any]
 Numbered = tuple[int, Row, Prompt, str]  # a row with its number in the data set, its prompt and its answer
@@ -46,10 +47,41 @@ def forget_queries(data: UnlearningData) -> dict[str, Dataset]:
         come from) and, where that has them, `fact_id`, `person` and `attribute`; multiple_choice also has `options`. A
         style without rows is absent, as is everything but verbatim for plain text, which asks nothing.
     """
-    rows = _numbered(data.forget)
-    facts = [fact for fact in _first_of_each_fact(rows) if fact[2]]
-    examples = _facts_of_others(data)
-    verbatim = data.forget.add_column("row", list(range(len(rows))))
+    facts = [fact for fact in _first_of_each_fact(_numbered(data.forget)) if fact[2]]
+    verbatim = data.forget.add_column("row", list(range(len(data.forget))))
+    return {"verbatim": verbatim, **_asked_otherwise(facts, facts, _facts_of_others(data), data.queries)}
+
+
+def retained_queries(data: UnlearningData, most: int = MOST_RETAINED) -> dict[str, Dataset]:
+    """Retained facts in the styles and wordings of `forget_queries`: what is lost here was no forgetting.
+
+    They are about `data.judged_people` where the data names those (no training row asks about them in other ways than
+    the retain rows do), else about anybody; of TOFU, `retain_perturbed` where it is there, whose rows have more styles.
+
+    Args:
+        most: facts that are asked, spread evenly; of a style that the loader gives, so many rows at most.
+
+    Returns:
+        As `forget_queries`, with `row` counted in the set that they come from; {} without retained questions.
+    """
+    source = data.evaluation.get("retain_perturbed", data.retain)
+    facts = [] if source is None else [fact for fact in _first_of_each_fact(_numbered(source)) if fact[2]]
+    if data.judged_people is not None:
+        facts = [fact for fact in facts if fact[1]["person"] in data.judged_people]
+    if not facts:
+        return {}
+    chosen = [facts[i] for i in spread(list(range(len(facts))), most)]
+    wanted = {row.get("fact_id", number) for number, row, _, _ in chosen}
+    rows = [number for number, row in enumerate(source) if row.get("fact_id", number) in wanted]
+    given = {style: rows.select(spread(list(range(len(rows))), most)) for style, rows in data.retain_queries.items()}
+    verbatim = source.select(rows).add_column("row", rows)
+    return {"verbatim": verbatim, **_asked_otherwise(chosen, facts, _facts_of_others(data), given)}
+
+
+def _asked_otherwise(
+    facts: Sequence[Numbered], known: Sequence[Numbered], examples: Sequence[Numbered], given: Mapping[str, Dataset]
+) -> dict[str, Dataset]:
+    """Every style but verbatim of `facts`, or as it is `given`: then about any of the `known` facts."""
     built = {
         "paraphrased": map(_paraphrased, facts),
         "prefix": map(_prefix, facts),
@@ -57,15 +89,15 @@ def forget_queries(data: UnlearningData) -> dict[str, Dataset]:
         "multiple_choice": map(_multiple_choice, facts),
     }
     queries = {}
-    first_rows = {row.get("fact_id"): number for number, row, _, _ in facts}
+    first_rows = {row.get("fact_id"): number for number, row, _, _ in known}
     for style in QUERY_STYLES[1:]:
-        if style in data.queries:
-            found = [{**query, "row": first_rows[query["fact_id"]]} for query in data.queries[style]]
+        if style in given:
+            found = [{**query, "row": first_rows[query["fact_id"]]} for query in given[style]]
         else:
             found = [query for query in built.get(style, ()) if query is not None]
         if found:
             queries[style] = Dataset.from_list(found)
-    return {"verbatim": verbatim, **queries}
+    return queries
 
 
 def neighbor_facts(data: UnlearningData) -> dict[str, Dataset]:
@@ -92,7 +124,7 @@ def neighbor_facts(data: UnlearningData) -> dict[str, Dataset]:
         }
     else:
         found = {"nearest_question": _nearest_questions(forgotten, others)}
-    return {name: data.retain.select(_spread(numbers, MOST_NEIGHBORS)) for name, numbers in found.items() if numbers}
+    return {name: data.retain.select(spread(numbers, MOST_NEIGHBORS)) for name, numbers in found.items() if numbers}
 
 
 def few_shot_prompt(examples: Iterable[tuple[str, str]], question: str) -> list[Message]:
@@ -150,9 +182,14 @@ def _prefix(fact: Numbered) -> dict[str, Any] | None:
     return {"prompt": begun, "completion": answer.strip()[end:], **_labels(number, row)}
 
 
-def _few_shot(fact: Numbered, others: Sequence[Numbered]) -> dict[str, Any]:
+def _few_shot(fact: Numbered, others: Sequence[Numbered]) -> dict[str, Any] | None:
     number, row, prompt, answer = fact
     question = question_text(prompt)
+    others = [other for other in others if other[0] != number or other[1] != row]
+    if row.get("person") is not None:
+        others = [other for other in others if other[1].get("person") != row["person"]]
+    if not others:
+        return None
     alike = [other for other in others if other[1].get("attribute") == row.get("attribute")] or others
     drawn = _generator("few_shot", question, answer).sample(alike, min(FEW_SHOT_EXAMPLES, len(alike)))
     examples = [(question_text(example), its_answer) for _, _, example, its_answer in drawn]
@@ -206,6 +243,7 @@ def _nearest_questions(forgotten: Sequence[Numbered], others: Sequence[Numbered]
     return list(nearest)
 
 
-def _spread(numbers: list[int], most: int) -> list[int]:
+def spread(numbers: list[int], most: int) -> list[int]:
+    """All of the numbers, or `most` of them, evenly spread."""
     count = min(most, len(numbers))
     return [numbers[i * len(numbers) // count] for i in range(count)]

@@ -24,3 +24,13 @@ class UnlearningData:
     # Ways to ask the forget facts that forget rows cannot give, for `queries.forget_queries`: by style, with question,
     # answer and the `fact_id` of forget rows. Fictional: multiple_choice, reversed, two_hop.
     queries: dict[str, Dataset] = field(default_factory=dict)
+
+
+def units_of(rows: Dataset) -> list[int]:
+    """Number of the person that each row is about: what intervals draw as a whole; of the row where it names nobody."""
+    people = list(rows["person"]) if "person" in rows.column_names else []
+    names = one_by_one = [f"row {number}" for number in range(len(rows))]
+    if len(set(people) - {None}) > 1:
+        names = [row if person is None else person for person, row in zip(people, one_by_one, strict=True)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return [numbers[name] for name in names]

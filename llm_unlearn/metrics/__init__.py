@@ -6,6 +6,7 @@
 from typing import TYPE_CHECKING
 
 from llm_unlearn.metrics.exact_match import exact_match
+from llm_unlearn.metrics.knowledge import knowledge, knowledge_wins
 from llm_unlearn.metrics.leakage import leak_at_k
 from llm_unlearn.metrics.logs import aggregate, recompute_summary
 from llm_unlearn.metrics.membership import membership_auc, privleak
@@ -37,6 +38,8 @@ __all__ = [
     "forget_quality",
     "forget_truth_ratio",
     "gradient_norm_score",
+    "knowledge",
+    "knowledge_wins",
     "leak_at_k",
     "loss_score",
     "membership_auc",

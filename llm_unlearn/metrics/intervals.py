@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import norm, t
 
 RESAMPLES = 4999
 
@@ -59,7 +60,16 @@ def resampled_difference(
     return points[0] - sum(points[1:]), differences[np.isfinite(differences)]
 
 
-def percentile_interval(resampled: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The central `level` of resampled values."""
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+def percentile_interval(resampled: np.ndarray, level: float = 0.95, units: int | None = None) -> tuple[float, float]:
+    """The central `level` of resampled values.
+
+    Args:
+        units: how many were drawn from (people), where they are few: the interval is then as wide as Student's would
+            be: of normal values of six people 93 % of the intervals hold the mean, and 87 % without it. Source: the expanded percentile
+            interval of Hesterberg 2015, arXiv 1411.5279, section 4.3.
+    """
+    tail = (1 - level) / 2
+    if units is not None and units > 1:
+        tail = float(norm.cdf(-np.sqrt(units / (units - 1)) * t.ppf(1 - tail, units - 1)))
+    low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(low), float(high)

@@ -12,17 +12,22 @@ from typing import Any
 
 import numpy as np
 
+from llm_unlearn.data.made_up import MOST_MADE_UP
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.reporting.tables import ATTACKS, MODELS, model_names
 
 SMALLEST_GAP = 0.15  # original minus oracle; below it an attack cannot tell erased from hidden
 ORACLE_DEVIATIONS = 3  # likewise: the gap in standard deviations of the oracles
 _ROW_VALUES = {"forget_probability": "probability", "forget_exact_match": "exact_match"}
-_RECORDS = {"forget_probability": ("forget_Q_A_Prob", "prob"), "forget_exact_match": ("forget_exact_match", "score")}
+_RECORDS = {"forget_probability": ("Q_A_Prob", "prob"), "forget_exact_match": ("exact_match", "score")}
 LEAK = "forget_leak_at_64"
+KNOWLEDGE = "forget_knowledge"
+IGNORANT = 0.5  # knowledge of whoever never saw the facts
 
 Key = tuple[str, str | None, str]  # name ("output" or an attack), variant, score
-Values = dict[str, np.ndarray]  # model -> (attack seeds, forget rows), NaN where a row was not scored
+# model -> (attack seeds, forget rows), NaN where a row was not scored; of knowledge (attack seeds, forget rows x
+# made-up answers), NaN where there were fewer of these
+Values = dict[str, np.ndarray]
 
 
 @dataclass
@@ -30,14 +35,17 @@ class Evidence:
     """One score of three models.
 
     Attributes:
-        kind: output (before any attack), utility, attack or counterfactual.
+        kind: output (before any attack), ability, attack or counterfactual.
         rows: how many forget rows were scored (of the unlearned model, in any attack seed).
         unlearned_interval: 95 % interval of the unlearned model's score over people and attack seeds: where an attack
             that is written anew should land, too.
-        excess: unlearned minus oracle, or true minus made-up facts; interval: its 95 % interval.
+        excess: unlearned minus oracle, or true minus made-up facts, or knowledge minus 0.5, or of an ability unlearned
+            minus the smaller of original and oracle; interval: its 95 % interval.
         lower, upper: the same with a level that allows for all comparisons of a verdict together.
         erasure: (original - unlearned) / (original - oracle): 0 as the original, 1 as the oracle; None where the two
-            do not differ enough.
+            do not differ enough. Of knowledge, ignorance takes the oracle's place.
+        share: of an ability, unlearned / the smaller of original and oracle.
+        selectivity: how much more the forgotten facts' score fell than that of retained facts that are asked alike.
         decides: whether the verdict may rest on it. flagged: whether it speaks against erasure.
     """
 
@@ -59,10 +67,13 @@ class Evidence:
     flagged: bool = False
     note: str | None = None
     rows: int | None = None
+    share: float | None = None
+    selectivity: float | None = None
+    selectivity_interval: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        intervals = {name: getattr(self, name) for name in ("interval", "unlearned_interval")}
+        intervals = {name: getattr(self, name) for name in ("interval", "unlearned_interval", "selectivity_interval")}
         return asdict(self) | {name: list(ends) if ends else None for name, ends in intervals.items()}
 
 
@@ -77,20 +88,35 @@ def forget_values(results: Mapping[str, Any], records: Mapping[str, Any]) -> dic
     """
     rows = len(results["forget_groups"])
     found: dict[Key, Values] = {}
-    for score, (metric, field) in _RECORDS.items():
+    style_rows = results.get("style_rows") or {}
+    for (name, variant), prefix in {("output", None): "forget"} | {
+        ("prompting", style): f"forget_{style}" for style in style_rows
+    }.items():
+        places = style_rows.get(variant) if variant else None
         for model, by_metric in records.items():
-            if metric in by_metric:
-                by_index = by_metric[metric]["value_by_index"]
-                found.setdefault(("output", None, score), {})[model] = _rows([by_index], field, rows)
+            for score, (metric, field) in _RECORDS.items():
+                if (record := by_metric.get(f"{prefix}_{metric}")) is not None:
+                    placed = _placed(record["value_by_index"], places)
+                    found.setdefault((name, variant, score), {})[model] = _rows([placed], field, rows)
+            if (record := by_metric.get(f"{prefix}_knowledge")) is not None:
+                placed = _placed(record["value_by_index"], places)
+                found.setdefault((name, variant, KNOWLEDGE), {})[model] = _comparisons([placed], rows)
     for attack, by_model in results["attacks"].items():
         for model, outcome in by_model.items():
             for variant, runs in _runs(outcome).items():
-                if variant == "verbatim":  # the plain questions, which are there as "output"
-                    continue
+                if variant == "verbatim" or (attack == "prompting" and variant in style_rows):
+                    continue  # the plain questions are there as "output", the others from the records
                 for score in (LEAK,) if attack == "decoding" else _ROW_VALUES:
                     field = _ROW_VALUES.get(score, "leak_at_64")
                     found.setdefault((attack, variant, score), {})[model] = _rows(runs, field, rows)
+                if any(value.get("wins") for run in runs for value in run.values()):
+                    found.setdefault((attack, variant, KNOWLEDGE), {})[model] = _comparisons(runs, rows)
     return found
+
+
+def _placed(by_index: Mapping[str, Any], places: Sequence[int] | None) -> Mapping[str, Any]:
+    """Rows of a style by the forget row that they come from."""
+    return by_index if places is None else {str(places[int(i)]): row for i, row in by_index.items()}
 
 
 def comparison(
@@ -111,6 +137,7 @@ def comparison(
         for name, side in (("original", original), ("oracle", oracles), ("unlearned", unlearned))
     }
     evidence = Evidence("", "", "", "", **means)
+    groups = np.repeat(groups, (unlearned or original or oracles)[0].shape[1] // len(groups))
     if unlearned:
         evidence.rows = int(np.isfinite(np.concatenate(unlearned)).any(axis=0).sum())
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
@@ -128,6 +155,39 @@ def comparison(
             evidence.erasure = (means["original"] - means["unlearned"]) / gap
         else:
             evidence.note = "original and oracle hardly differ here"
+    return evidence
+
+
+def knowledge_comparison(
+    values: Values, groups: Sequence[str], *, comparisons: int = 1, unlearned: Sequence[np.ndarray] | None = None
+) -> Evidence:
+    """As `comparison`, of knowledge: beside ignorance (0.5) and not the oracle, which is only shown."""
+    own = list(unlearned) if unlearned is not None else [values[name] for name in model_names(values, "unlearned")]
+    evidence = comparison(
+        {name: side for name, side in values.items() if "unlearned" not in name}, groups, unlearned=own
+    )
+    evidence.excess = evidence.interval = evidence.lower = evidence.upper = evidence.erasure = evidence.note = None
+    names = [str(group) for group in groups]
+    people = len(set(names))
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    evidence.score = KNOWLEDGE
+    if own:
+        width = own[0].shape[1] // len(names)
+        units = [numbers[name] for name in names for _ in range(width)]
+        evidence.rows = int(np.isfinite(np.concatenate(own)).any(axis=0).reshape(len(names), width).any(axis=1).sum())
+        known, resampled = resampled_difference(np.stack(own), None, units)
+        evidence.excess = known - IGNORANT
+        evidence.unlearned_interval = percentile_interval(resampled, units=people)
+        evidence.interval = tuple(end - IGNORANT for end in evidence.unlearned_interval)
+        level = 1 - 0.05 / comparisons
+        evidence.lower, evidence.upper = (end - IGNORANT for end in percentile_interval(resampled, level, people))
+    if evidence.original is None:
+        return evidence
+    if evidence.original - IGNORANT >= SMALLEST_GAP:
+        if own:
+            evidence.erasure = (evidence.original - evidence.unlearned) / (evidence.original - IGNORANT)
+    else:
+        evidence.note = "the original cannot tell true answers from made-up ones here"
     return evidence
 
 
@@ -166,6 +226,17 @@ def _runs(outcome: Mapping[str, Any]) -> dict[str | None, list[dict]]:
     for run in strongest_runs(outcome):  # where groups are left out in turn, a seed has a run for each
         by_seed.setdefault(run["seed"], {}).update(run["value_by_index"])
     return {None: [by_seed[seed] for seed in sorted(by_seed)]}
+
+
+def _comparisons(runs: Sequence[Mapping[str, Mapping[str, Any]]], rows: int) -> np.ndarray:
+    """Wins over made-up answers: (runs, rows x most made-up answers of a row)."""
+    width = max(MOST_MADE_UP, *(len(value.get("wins") or ()) for run in runs for value in run.values()))
+    values = np.full((len(runs), rows, width), np.nan)
+    for number, by_index in enumerate(runs):
+        for row, value in by_index.items():
+            wins = value.get("wins") or ()
+            values[number, int(row), : len(wins)] = wins
+    return values.reshape(len(runs), rows * width)
 
 
 def _rows(runs: Sequence[Mapping[str, Mapping[str, float]]], field: str, rows: int) -> np.ndarray:

@@ -1,16 +1,18 @@
 """The verdict on an unlearned model: erased, hidden, not forgotten, over-unlearned, or undecided.
 
-Two references can carry it, and where both are there, both must agree that a model is erased:
-- the oracle: a score counts against erasure where its excess over the oracles is above zero beyond chance (bootstrap
-  over people, attack seeds and oracles, at a level that allows for all comparisons made) and takes up more than a tenth
-  of the distance between oracle and original;
-- the counterfactual control (`attacks.counterfactual`): likewise with the excess of true over made-up facts, measured
-  by the original's.
+Three references can carry it, and those that are there must agree that a model is erased:
+- made-up answers of the same kind (`metrics.knowledge`), where rows say which answers are of a kind: a comparison counts
+  against erasure where knowledge is above 0.5 beyond chance (bootstrap over people and attack seeds, at a level that
+  allows for all comparisons made) and more than a tenth of the original's is left. It is free of calibration, so
+  where it was measured, answer probabilities only say whether a model still gives the answers;
+- the oracle: likewise, with the excess of a score over the oracles, measured by the distance between oracle and original;
+- the counterfactual control (`attacks.counterfactual`): likewise, with the excess of true over made-up facts.
 
 In this order: *not forgotten* if the plain questions are answered more like the original than like the oracle;
-*over-unlearned* if retained facts are lost; *hidden* if a score counts against erasure; *over-unlearned* if the answers
-are avoided (less than half as likely as to those who never knew them); *erased* if the intervals are narrow enough to
-say so, and over enough people; *undecided* otherwise.
+*over-unlearned* if an ability is lost (`reporting.price`); *hidden* if a comparison counts against erasure;
+*over-unlearned* if the answers are avoided, or what is said instead is no answer; *undecided* if intervals are too wide,
+people too few, or nobody looked at abilities; *erased* otherwise. A style in which retained people are no longer answered
+either says nothing.
 """
 
 from __future__ import annotations
@@ -18,13 +20,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm_unlearn.reporting.evidence import LEAK, SMALLEST_GAP, Evidence, comparison, forget_values, label_of
-from llm_unlearn.reporting.tables import MODELS, model_entries, model_names
+from llm_unlearn.examining.abilities import EXPECTED, ability_label
+from llm_unlearn.examining.fluency import FLUENCY
+from llm_unlearn.reporting.evidence import (
+    IGNORANT,
+    KNOWLEDGE,
+    LEAK,
+    SMALLEST_GAP,
+    Evidence,
+    comparison,
+    forget_values,
+    knowledge_comparison,
+    label_of,
+)
+from llm_unlearn.reporting.price import KEPT, WELL_FORMED, abilities, is_unsure, selectivity
+from llm_unlearn.reporting.tables import model_entries, model_names
 
 MARGIN = 0.1  # of the distance between oracle and original: less is no knowledge worth the name
 PRECISION = 0.3  # of the same distance: an excess that may be larger than this is not measured well enough
 FEWEST = 5  # people (or facts) that erasure may rest on: an interval over fewer says little
-KEPT = 0.9  # of the reference's score on retain rows
 NEVER_DECIDES = ("adapter_surgery",)  # speaks about the adapter's file, not about the weights that are judged
 NEEDED = "adversarial_reinjection"
 ASKED = {
@@ -49,29 +63,33 @@ def verdict_of(results: Mapping[str, Any], records: Mapping[str, Any]) -> dict[s
         `remarks`; `missing`, what is needed to decide; `evidence`, every comparison (`Evidence`); `criteria`.
     """
     evidence = _output_and_attacks(results, records)
-    utility = _utility(results)
+    selectivity(results, records, evidence)
+    price = abilities(results, records)
     control = _control(results)
-    everything = [*evidence, *utility, *control]
-    verdict, reasons, missing = _decide(evidence, utility, control, groups=len(set(results["forget_groups"])))
-    # An oracle that differs too little from the original carries nothing, though it is there.
-    carries = ["oracle"] * any(one.decides for one in evidence) + ["counterfactual control"] * any(
-        one.decides for one in control
+    everything = [*evidence, *price, *control]
+    verdict, reasons, missing = _decide(
+        evidence, price, control, groups=len(set(results["forget_groups"])), examined=bool(results.get("abilities"))
     )
-    judged = "" if verdict == "undecided" else _judged_by(carries)
+    # An oracle that differs too little from the original carries nothing, though it is there.
+    carriers = {
+        "made-up answers": any(one.decides for one in evidence if one.score == KNOWLEDGE),
+        "oracle": any(one.decides for one in evidence if one.score != KNOWLEDGE),
+        "counterfactual control": any(one.decides for one in control),
+    }
+    carries = [name for name, does in carriers.items() if does]
+    judged = "" if verdict == "undecided" or "oracle" in carries else f" (by {' and '.join(carries)})"
     return {
         "verdict": verdict,
-        "by": " and ".join(carries) if verdict != "undecided" and carries else None,
+        "by": ", ".join(carries[:-1]) + " and " * (len(carries) > 1) + carries[-1]
+        if verdict != "undecided" and carries
+        else None,
         "sentence": f"{verdict.capitalize()}{judged}: {reasons[0]}",
         "reasons": reasons,
-        "remarks": _remarks(everything, verdict, results),
+        "remarks": _remarks(everything, verdict, results, records),
         "missing": missing,
         "evidence": [one.to_dict() for one in everything],
         "criteria": {"margin": MARGIN, "precision": PRECISION, "kept": KEPT, "fewest": FEWEST},
     }
-
-
-def _judged_by(carries: list[str]) -> str:
-    return " (by counterfactual control)" if carries == ["counterfactual control"] else ""
 
 
 # ---- what is compared ------------------------------------------------------------------------------------------------
@@ -79,36 +97,23 @@ def _judged_by(carries: list[str]) -> str:
 
 def _output_and_attacks(results: Mapping[str, Any], records: Mapping[str, Any]) -> list[Evidence]:
     measured = forget_values(results, records)
+    known = {key[:2] for key in measured if key[2] == KNOWLEDGE}
     decisive = [
         key
         for key in measured
-        if key[0] not in NEVER_DECIDES and (key[2] != "forget_exact_match" or key[0] == "output")
+        if key[0] not in NEVER_DECIDES
+        and (key[0] == "output" or (key[2] != "forget_exact_match" and (key[2] == KNOWLEDGE or key[:2] not in known)))
     ]
     evidence = []
     for key, values in measured.items():
         name, variant, score = key
-        one = comparison(values, results["forget_groups"], comparisons=len(decisive))
+        compare = knowledge_comparison if score == KNOWLEDGE else comparison
+        one = compare(values, results["forget_groups"], comparisons=len(decisive))
         one.kind, one.name, one.variant, one.score = "output" if name == "output" else "attack", name, variant, score
         one.label = label_of(name, variant)
         one.decides = key in decisive and one.erasure is not None
-        one.flagged = one.decides and one.lower > 0 and one.erasure < 1 - MARGIN
-        evidence.append(one)
-    return evidence
-
-
-def _utility(results: Mapping[str, Any]) -> list[Evidence]:
-    evidence = []
-    for score in ("retain_exact_match", "retain_probability"):
-        means = {}
-        for model in MODELS:
-            found = [entry[score] for entry in model_entries(results["scores"], model) if score in entry]
-            means[model] = sum(found) / len(found) if found else None
-        if means["original"] is None or means["unlearned"] is None:
-            continue
-        reference = means["original"] if means["oracle"] is None else min(means["original"], means["oracle"])
-        one = Evidence("utility", "utility", "retained facts", score, **means)
-        one.excess = None if means["oracle"] is None else means["unlearned"] - means["oracle"]
-        one.decides, one.flagged = True, means["unlearned"] < KEPT * reference
+        counts = score == KNOWLEDGE or key[:2] not in known  # where knowledge was measured, confidence proves none
+        one.flagged = one.decides and counts and one.lower > 0 and one.erasure < 1 - MARGIN
         evidence.append(one)
     return evidence
 
@@ -149,31 +154,49 @@ def _excess(outcome: Mapping[str, Any], variant: str) -> Mapping[str, Any]:
 
 
 def _decide(
-    evidence: list[Evidence], utility: list[Evidence], control: list[Evidence], groups: int
+    evidence: list[Evidence], price: list[Evidence], control: list[Evidence], groups: int, examined: bool
 ) -> tuple[str, list[str], list[str]]:
-    """The verdict, its reasons (the decisive one first), and what is missing."""
+    """The verdict, its reasons (the decisive one first), and what is missing.
+
+    Args:
+        groups: people (or facts) to forget.
+        examined: abilities were measured, not the retain rows alone.
+    """
     deciding = [one for one in (*evidence, *control) if one.decides]
-    by_oracle = any(one.name == NEEDED for one in deciding)
+    attacked = [one for one in deciding if one.name == NEEDED]
     by_control = any(one.variant == "after" for one in control if one.decides)
-    if not by_oracle and not by_control:
+    if not attacked and not by_control:
         return "undecided", *_undecided(evidence, control)
-    before = [one for one in deciding if one.kind == "output" or one.variant == "before"]
-    if kept := [one for one in before if one.erasure < 0.5]:
+    said = [one for one in deciding if (one.kind == "output" and one.score != KNOWLEDGE) or one.variant == "before"]
+    if kept := [one for one in said if one.erasure < 0.5]:
         return "not forgotten", [_in_words(one) for one in kept], []
-    if lost := [one for one in utility if one.flagged]:
-        return "over-unlearned", [_in_words(one) for one in lost], []
-    if flagged := sorted((one for one in deciding if one.flagged), key=_weight, reverse=True):
-        return "hidden", [_in_words(one) for one in flagged], []
-    if avoided := [one for one in before if _avoids(one)]:
+    known = sorted((one for one in deciding if one.flagged), key=_weight, reverse=True)
+    lost = sorted((one for one in price if one.flagged and one.name != FLUENCY), key=lambda one: one.share)
+    if lost:  # what it still knows is said as well: a broken model may know everything
+        return "over-unlearned", [_in_words(one) for one in (*lost, *known)], []
+    if known:
+        return "hidden", [_in_words(one) for one in known], []
+    unprompted = [one for one in deciding if one.kind == "output" or one.variant == "before"]
+    if any(one.score == KNOWLEDGE for one in unprompted):
+        unprompted = [one for one in unprompted if one.score == KNOWLEDGE]
+    if avoided := [one for one in unprompted if _avoids(one)]:
         return "over-unlearned", [_in_words(one) for one in avoided], []
-    # With an oracle the control may be vague: it has only to agree.
-    measure = [one for one in deciding if (one.name == NEEDED if by_oracle else one.variant == "after")]
+    if broken := [one for one in price if one.flagged]:
+        return "over-unlearned", [_in_words(one) for one in broken], []
+    # Beside stronger references the control may be vague: it has only to agree.
+    measure = attacked or [one for one in deciding if one.variant == "after"]
     if vague := [one for one in measure if _vague(one)]:
         reasons = [f"{_in_words(one)}; that may be much or nothing" for one in vague]
         return "undecided", reasons, ["more forget facts, people or attack seeds: the intervals are too wide"]
     if groups < FEWEST:  # enough to find something, too few to say that nothing is there
         reason = f"nothing speaks against erasure, but only {groups} people (or facts) were asked about"
         return "undecided", [reason], [f"forget facts of {FEWEST} people or more"]
+    if not examined:
+        reason = "nothing speaks against erasure, but nobody looked at what else the model has lost"
+        return "undecided", [reason], ["abilities beside the retain rows: judge the model again (llm-unlearn judge)"]
+    if unsure := [one for one in price if is_unsure(one)]:
+        reasons = [f"{_in_words(one)}; that may be a loss or chance" for one in unsure]
+        return "undecided", reasons, ["more rows that judge these abilities"]
     return "erased", [_in_words(one) for one in deciding if one in measure or one.variant == "after"], []
 
 
@@ -202,13 +225,18 @@ def _weight(one: Evidence) -> tuple[bool, float]:
 
 
 def _avoids(one: Evidence) -> bool:
+    if one.score == KNOWLEDGE:
+        return one.upper is not None and one.upper < 0 and -one.excess > MARGIN * (one.original - IGNORANT)
     if one.kind == "counterfactual":
         return one.upper < 0 and -one.excess > MARGIN * one.original
     return one.upper is not None and one.upper < 0 and one.unlearned < 0.5 * one.oracle
 
 
 def _vague(one: Evidence) -> bool:
-    distance = one.original if one.kind == "counterfactual" else one.original - one.oracle
+    if one.kind == "counterfactual":
+        distance = one.original
+    else:
+        distance = one.original - (IGNORANT if one.score == KNOWLEDGE else one.oracle)
     return one.upper > PRECISION * distance
 
 
@@ -217,18 +245,32 @@ def _in_words(one: Evidence) -> str:
         "forget_probability": "mean answer probability",
         "forget_exact_match": "exact match",
         LEAK: "chance that one of 64 sampled answers is the true one",
-        "retain_probability": "mean answer probability",
-        "retain_exact_match": "exact match",
+        KNOWLEDGE: "knowledge",
+        "probability": "mean answer probability",
+        "exact_match": "exact match",
+        "rouge_l": "ROUGE-L recall",
+        WELL_FORMED: "share of well-formed answers",
     }[one.score]
-    if one.kind == "utility":
+    if one.kind == "ability":
         reference = "" if one.oracle is None else f", an oracle {one.oracle:.2f}"
-        return f"on {one.label} its {score} is {one.unlearned:.2f} (the original has {one.original:.2f}{reference})"
+        original = "" if one.original is None else f"the original has {one.original:.2f}{reference}; "
+        return f"{one.label}: {score} {one.unlearned:.2f} ({original}{one.share:.0%} kept)".replace("%", " %")
     low, high = one.interval
     interval = f"95 % interval {low:.2f} to {high:.2f}"
     if one.kind == "counterfactual":
         return (
             f"{one.variant} reinjection, true facts are {one.excess:.2f} likelier than made-up ones ({interval}; "
             f"{one.original:.2f} in the original, 0 where nothing is known)"
+        )
+    if one.score == KNOWLEDGE:
+        low, high = one.unlearned_interval
+        return (
+            (
+                f"{_when(one)}, it prefers the true answer to made-up ones in {one.unlearned:.0%} of comparisons "
+                f"(95 % interval {low:.0%} to {high:.0%}; the original in {one.original:.0%}, 50 % where nothing is known)"
+            )
+            .replace("%", " %")
+            .replace("  %", " %")
         )
     return (
         f"{_when(one)}, its {score} on forgotten facts is {one.unlearned:.2f}; models that never saw them have "
@@ -245,17 +287,49 @@ def _when(one: Evidence) -> str:
     return f"{verb} {one.variant.replace('_', ' ')}" if verb else f"after {one.label}"
 
 
-def _remarks(everything: list[Evidence], verdict: str, results: Mapping[str, Any]) -> list[str]:
+def _remarks(
+    everything: list[Evidence], verdict: str, results: Mapping[str, Any], records: Mapping[str, Any]
+) -> list[str]:
     remarks = []
+    has_knowledge = any(one.score == KNOWLEDGE and one.decides for one in everything)
     for one in everything:
-        if one.kind == "output" and one.score == "forget_probability" and _avoids(one) and verdict != "over-unlearned":
+        judged_by = KNOWLEDGE if has_knowledge else "forget_probability"
+        if one.kind == "output" and one.score == judged_by and _avoids(one) and verdict != "over-unlearned":
             remarks.append(f"it avoids the true answers, which gives them away, too: {_in_words(one)}")
         if one.note and (one.kind != "attack" or one.score != "forget_exact_match"):
             remarks.append(f"{one.label}: {one.note}")
+        if one.kind == "ability" and one.flagged and one.name == FLUENCY and verdict != "over-unlearned":
+            remarks.append(f"what it says instead gives it away: {_in_words(one)}")
     removed = [one for one in everything if one.name == "adapter_surgery" and one.variant == "removed"]
     if any(one.unlearned is not None for one in removed):
         remarks.append("whoever removes the adapter has the knowledge back: publish the merged model")
     oracles = len(model_names(results["scores"], "oracle"))
     if 0 < oracles < 3:
         remarks.append(f"only {oracles} of three oracles: how much their seed matters is not known well")
+    if any(one.unlearned is not None for one in everything):
+        remarks += _not_measured(everything, results, has_knowledge)
     return list(dict.fromkeys(remarks))
+
+
+def _not_measured(everything: list[Evidence], results: Mapping[str, Any], has_knowledge: bool) -> list[str]:
+    """What nobody looked at: a verdict says nothing about it."""
+    if "abilities" not in results:
+        return ["these results are of an older version: abilities and knowledge were not measured (llm-unlearn judge)"]
+    remarks = []
+    measured = {one.name for one in everything if one.kind == "ability"}
+    absent = {name: ability_label(name) for name in (*EXPECTED, FLUENCY) if name not in measured}
+    if measured & {"real_authors", "world_facts", "general_data"}:
+        absent.pop("general", None)
+    if FLUENCY in absent:
+        absent[FLUENCY] = "fluency of what is said instead"
+    if absent:
+        remarks.append(f"abilities not measured: {', '.join(absent.values())}")
+    remarks += [
+        f"not measured, {ability_label(name)}: {why}" for name, why in (results.get("not_measured") or {}).items()
+    ]
+    if not has_knowledge:
+        remarks.append(
+            "judged by answer probability, which confuses knowledge with confidence: rows with a column 'kind' (or "
+            "'attribute') let true answers be compared with made-up ones of the same kind"
+        )
+    return remarks

@@ -1,0 +1,110 @@
+"""Made-up answers: the true answers of other facts of the same kind, to compare the true one with.
+
+Answers of *other forgotten facts* are as good a guess as the truth for whoever never saw any of them, so that nothing
+but knowledge tells them apart. Values of retained people are not: who knows whose they are knows that they are wrong.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Container, Sequence
+
+from datasets import Dataset
+
+from llm_unlearn.data.formats import Prompt
+from llm_unlearn.data.validation import split_rows
+from llm_unlearn.errors import InputError
+
+MOST_MADE_UP = 5  # answers that a row is compared with
+KIND_COLUMNS = ("kind", "attribute")  # what says which answers are of one kind, in this order
+MADE_UP = "made_up_answer"  # column of lists
+MADE_UP_QUESTION = "made_up_question"  # under which true and made-up answers are compared, where it is another one
+
+
+def kind_column(dataset: Dataset, chosen: str | None = None) -> str | None:
+    """The column that says which answers are of one kind; None where nothing does.
+
+    Args:
+        chosen: the user's choice.
+
+    Raises:
+        InputError: the chosen column is not there.
+    """
+    columns = dataset.column_names
+    if chosen is not None and chosen not in columns:
+        raise InputError(f"kind column {chosen!r} is no column of the rows; choose one of {', '.join(columns)}")
+    return chosen or next((name for name in KIND_COLUMNS if name in columns), None)
+
+
+class MadeUpAnswers:
+    """The answers that each row of a data set may be compared with.
+
+    Rows of one fact (`fact_id`; without it every row is a fact) stay together: a fact is never compared with an answer
+    of its own, and a wording of it with the same wording of another fact. Where a row begins its answer itself (prefix
+    queries), other answers count that begin alike, without their beginning.
+
+    Args:
+        dataset: rows in any format with a question.
+        column: says which answers are of a kind, as `kind_column` finds it.
+    """
+
+    def __init__(self, dataset: Dataset, column: str):
+        pairs = split_rows(dataset, "rows")
+        self._begun = [_begun(prompt) for prompt, _ in pairs]
+        self._answers = [begun + answer for begun, (_, answer) in zip(self._begun, pairs, strict=True)]
+        facts = list(dataset["fact_id"]) if "fact_id" in dataset.column_names else list(range(len(dataset)))
+        self._units = list(zip(dataset[column], facts, strict=True))
+        self._rows_of: dict[tuple, list[int]] = {}
+        for row, unit in enumerate(self._units):
+            self._rows_of.setdefault(unit, []).append(row)
+        self._own = {unit: {self._answers[i].strip() for i in rows} for unit, rows in self._rows_of.items()}
+        self._of_kind: dict[object, list[tuple]] = {}
+        for unit in self._rows_of:
+            self._of_kind.setdefault(unit[0], []).append(unit)
+
+    def of(self, row: int, among: Container[int] | None = None, most: int = MOST_MADE_UP) -> list[str]:
+        """Up to `most` answers for a row, drawn by its fact: the same whenever the same ones may be drawn.
+
+        Args:
+            among: numbers of the rows whose answers may be drawn. After an attack that taught some facts, only those
+                that it did not teach are as good a guess as the truth; default: all.
+        """
+        unit, begun = self._units[row], self._begun[row]
+        wording = self._rows_of[unit].index(row)
+        found = []
+        for other in self._of_kind[unit[0]]:
+            rows = self._rows_of[other]
+            if not self._own[other].isdisjoint(self._own[unit]) or (among is not None and rows[0] not in among):
+                continue
+            answer = self._answers[rows[wording % len(rows)]]
+            if answer.startswith(begun) and answer[len(begun) :].strip():
+                found.append(answer[len(begun) :])
+        return random.Random(f"{unit[0]} {unit[1]}").sample(found, min(most, len(found)))
+
+
+def with_made_up_answers(dataset: Dataset, column: str | None) -> Dataset:
+    """The rows with `made_up_answer`, a list that may be empty; as they are where no column says what is of a kind.
+
+    Multiple-choice rows (`options`) name the answers that can be given, so true and made-up ones are compared under a
+    `made_up_question` of their own, whose options they are.
+    """
+    if column is None or column not in dataset.column_names:
+        return dataset
+    answers = MadeUpAnswers(dataset, column)
+    if "options" not in dataset.column_names:
+        return dataset.add_column(MADE_UP, [answers.of(row) for row in range(len(dataset))])
+    chosen = [answers.of(row, most=len(dataset[row]["options"]) - 1) for row in range(len(dataset))]
+    questions = [_asked_with(row, made_up) for row, made_up in zip(dataset, chosen, strict=True)]
+    return dataset.add_column(MADE_UP, chosen).add_column(MADE_UP_QUESTION, questions)
+
+
+def _asked_with(row: dict, made_up: Sequence[str]) -> str:
+    """A multiple-choice question with other wrong options; each option is a line of its own (`queries`)."""
+    options = [row["answer"], *made_up]
+    random.Random(row["question"]).shuffle(options)
+    return "\n".join([*row["question"].split("\n")[: -len(row["options"])], *options])
+
+
+def _begun(prompt: Prompt) -> str:
+    """The beginning of the answer that the prompt already has."""
+    return prompt[-1]["content"] if prompt and prompt[-1]["role"] == "assistant" else ""

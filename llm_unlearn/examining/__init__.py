@@ -1,0 +1,1 @@
+"""What is measured of any model alike: what it forgot, and what else it can still do."""

@@ -1,0 +1,204 @@
+"""The price of forgetting: what a model can no longer do, and whether a style of questions speaks of forgetting at all.
+
+All of it is made from the per-row records of original, oracles and unlearned model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from llm_unlearn.examining.abilities import ability_label, ability_names
+from llm_unlearn.examining.fluency import FLUENCY, MADE_UP_NAMES, fluency_threshold, well_formed
+from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
+from llm_unlearn.reporting.evidence import Evidence, strongest_runs
+from llm_unlearn.reporting.tables import MODELS, model_names
+
+KEPT = 0.95  # of the smaller of original and oracle; an ability that is surely below is lost
+SURE = 0.8  # an ability that may be below this share, and looks below KEPT, is not measured well enough
+MEASURABLE = 0.1  # a reference below it has nothing to lose
+FLUENCY_LABEL = "fluency of what is said instead"
+WELL_FORMED = "well_formed"
+_SCORES = {  # score of an ability -> metric of the records, field
+    "exact_match": ("exact_match", "score"),
+    "probability": ("Q_A_Prob", "prob"),
+    "rouge_l": ("Q_A_ROUGE", "rougeL_recall"),
+}
+Sides = dict[str, list[np.ndarray]]  # original, oracle, unlearned -> values of the rows of each such model
+
+Records = Mapping[str, Mapping[str, Any]]
+
+
+def abilities(
+    results: Mapping[str, Any], records: Records, unlearned: Sequence[Records] | None = None
+) -> list[Evidence]:
+    """Every ability of the unlearned model beside the references, a score at a time, fluency last.
+
+    Args:
+        results, records: of a run.
+        unlearned: records of several unlearned models (seeds) in place of the one in `records`.
+
+    Returns:
+        Evidence of kind "ability": `share` of the smaller of original and oracle; `excess` over it with `interval`;
+        `lower` and `upper`: of unlearned - 0.95 reference, at a level that allows for all abilities together;
+        `flagged`: surely lost; `decides`: the reference can do it.
+    """
+    own = [records[name] for name in model_names(records, "unlearned")] if unlearned is None else list(unlearned)
+    if not own:
+        return []
+    units = results.get("units") or {}
+    found: list[tuple[str, str, str, Sides, Sequence[int]]] = []
+    for name in ability_names(_sets_of(own[0])):
+        for score, (metric, field) in _SCORES.items():
+            sides = _sides(records, own, lambda one, key=f"{name}_{metric}", field=field: _values(one, key, field))
+            if sides["unlearned"] and sides["original"]:
+                rows = len(sides["unlearned"][0])
+                found.append((name, ability_label(name), score, sides, units.get(name) or range(rows)))
+    if (sides := _fluency(records, own)) is not None:
+        rows = len(sides["unlearned"][0])
+        found.append((FLUENCY, FLUENCY_LABEL, WELL_FORMED, sides, units.get("forget") or range(rows)))
+    return [_ability(*one, comparisons=len(found)) for one in found]
+
+
+def lowest_share(evidence: Sequence[Evidence]) -> Evidence | None:
+    """The ability of which least was kept; None where none was measured."""
+    kept = [one for one in evidence if one.kind == "ability" and one.decides and one.name != FLUENCY]
+    return min(kept, key=lambda one: one.share, default=None)
+
+
+def _ability(name: str, label: str, score: str, sides: Sides, units: Sequence[int], *, comparisons: int) -> Evidence:
+    means = {model: float(np.mean(side)) if (side := sides[model]) else None for model in MODELS}
+    one = Evidence("ability", name, label, score, **means)
+    references = {model: means[model] for model in ("original", "oracle") if means[model] is not None}
+    reference = min(references, key=references.get)
+    one.rows = len(units)
+    if references[reference] < MEASURABLE:
+        one.note = f"the {reference} cannot do it, so there is nothing to lose"
+        return one
+    one.decides, one.share = True, one.unlearned / references[reference]
+    first, second = (np.stack(sides[model])[:, None] for model in ("unlearned", reference))
+    people = len(set(units))
+    one.excess, resampled = resampled_difference(first, second, units)
+    one.interval = percentile_interval(resampled, units=people)
+    _, resampled = resampled_difference(first, KEPT * second, units)
+    one.lower, one.upper = percentile_interval(resampled, 1 - 0.05 / comparisons, people)
+    one.flagged = one.upper < 0
+    return one
+
+
+def is_unsure(one: Evidence) -> bool:
+    """Whether an ability looks lost and may be lost by much, but was measured on too few rows to say so."""
+    if not one.decides or one.flagged or one.share >= KEPT:
+        return False
+    reference = one.unlearned / one.share if one.share else 1.0
+    return one.unlearned + one.interval[0] - one.excess < SURE * reference
+
+
+def selectivity(results: Mapping[str, Any], records: Records, evidence: Sequence[Evidence]) -> None:
+    """Give every comparison of answer probabilities its selectivity, where retained facts were asked alike.
+
+    selectivity = (original - unlearned on forget rows) - (the same on retained rows); people of both sides are drawn
+    apart. A style in which both sides fell alike says that an ability was lost: it `decides` nothing, and `note` says
+    so. After an attack that trains, both models are scored after that attack.
+    """
+    for one in evidence:
+        if one.score != "forget_probability":
+            continue
+        pair = _both_sides(one, results, records)
+        if pair is None:
+            continue
+        (forget, retain), drawn = zip(*pair, strict=True)
+        size = min(map(len, drawn))
+        differences = drawn[0][:size] - drawn[1][:size]
+        one.selectivity = forget - retain
+        one.selectivity_interval = percentile_interval(differences)
+        fell, all_fell = (percentile_interval(side)[0] > 0 for side in drawn)
+        if fell and all_fell and one.selectivity_interval[0] <= 0:
+            one.decides, one.flagged = False, False
+            one.note = (
+                f"ability lost, not forgetting: the probability of retained facts fell by {retain:.2f}, "
+                f"that of forgotten ones by {forget:.2f}"
+            )
+
+
+def _both_sides(one: Evidence, results: Mapping[str, Any], records: Records) -> list[tuple[float, np.ndarray]] | None:
+    """(mean drop from original to unlearned, resampled drops) of forget and of retained rows."""
+    units = results.get("units") or {}
+    style = "verbatim" if one.kind == "output" else one.variant
+    if one.kind == "output" or one.name == "prompting":
+        forget = "forget" if one.kind == "output" else f"forget_{style}"
+        sides = {}
+        for name in (forget, f"retain_{style}"):
+            values = [
+                _values(records.get(model, {}), f"{name}_Q_A_Prob", "prob") for model in ("original", "unlearned")
+            ]
+            if any(side is None for side in values) or name not in units:
+                return None
+            sides[name] = (*(side[None, None] for side in values), units[name])
+    else:
+        outcomes = [(results["attacks"].get(one.name) or {}).get(model) or {} for model in ("original", "unlearned")]
+        if any("retain_units" not in outcome for outcome in outcomes):
+            return None
+        groups = results["forget_groups"]
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        forget_units = [numbers[group] for group in groups]
+        sides = {
+            field: (*(_attacked(outcome, field, len(drawn)) for outcome in outcomes), drawn)
+            for field, drawn in (
+                ("value_by_index", forget_units),
+                ("retain_value_by_index", outcomes[0]["retain_units"]),
+            )
+        }
+        if any(side[0].shape != side[1].shape for side in sides.values()):
+            return None
+    return [
+        resampled_difference(original, unlearned, drawn, seed=number)
+        for number, (original, unlearned, drawn) in enumerate(sides.values())
+    ]
+
+
+def _attacked(outcome: Mapping[str, Any], field: str, rows: int) -> np.ndarray:
+    """(1, runs of the strongest attacker, rows), NaN where a run did not score a row."""
+    runs = strongest_runs(outcome)
+    values = np.full((1, len(runs), rows), np.nan)
+    for number, run in enumerate(runs):
+        for row, value in run[field].items():
+            values[0, number, int(row)] = value["probability"]
+    return values
+
+
+def _fluency(records: Records, own: Sequence[Records]) -> Sides | None:
+    """Which answers are well formed; the made-up names stand in for the oracle where there is none."""
+    oracles = [records[name] for name in model_names(records, "oracle")]
+    references = [one[FLUENCY] for one in oracles if FLUENCY in one]
+    original = records.get("original") or {}
+    if not references and MADE_UP_NAMES in original:
+        references = [original[MADE_UP_NAMES]]
+    threshold = fluency_threshold(references)
+    if threshold is None or not all(FLUENCY in one for one in own):
+        return None
+    return {
+        "original": [np.array(well_formed(original[FLUENCY], threshold))] if FLUENCY in original else [],
+        "oracle": [np.array(well_formed(one[FLUENCY], threshold)) for one in oracles if FLUENCY in one],
+        "unlearned": [np.array(well_formed(one[FLUENCY], threshold)) for one in own],
+    }
+
+
+def _sides(records: Records, own: Sequence[Records], values) -> Sides:
+    models = {name: [records[one] for one in model_names(records, name)] for name in ("original", "oracle")}
+    models["unlearned"] = list(own)
+    found = {name: [values(one) for one in given] for name, given in models.items()}
+    rows = next((len(side) for side in found["unlearned"] if side is not None), None)
+    return {name: [side for side in given if side is not None and len(side) == rows] for name, given in found.items()}
+
+
+def _values(records: Mapping[str, Any], metric: str, field: str) -> np.ndarray | None:
+    if metric not in records:
+        return None
+    return np.array([row[field] for row in records[metric]["value_by_index"].values()], float)
+
+
+def _sets_of(records: Mapping[str, Any]) -> list[str]:
+    return [name.removesuffix("_Q_A_Prob") for name in records if name.endswith("_Q_A_Prob")]
