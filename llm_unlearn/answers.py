@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from llm_unlearn.data.collators import FORGET, RETAIN
+from llm_unlearn.data.collators import FORGET, GENERAL, RETAIN
 from llm_unlearn.errors import InputError
 from llm_unlearn.losses import answer_token_logps
 
@@ -24,9 +24,9 @@ class Answers:
         logits: (N, vocabulary), row after row; None where they were made and dropped in chunks.
         labels: (N,) the answer tokens.
         token_rows: (N,) the row of each token.
-        roles: (R,) FORGET, RETAIN or PADDING.
+        roles: (R,) FORGET, RETAIN, GENERAL or PADDING.
         reference_logps: (R,) answer log-probs under the reference model, where the method needs one.
-        reference_logits: (N, vocabulary), where the retain loss needs them.
+        reference_logits: (N, vocabulary), where the retain or the general loss needs them.
     """
 
     logits: torch.Tensor | None
@@ -60,6 +60,11 @@ class Answers:
     def retain(self) -> Answers:
         """The retain rows alone."""
         return self.with_role(RETAIN)
+
+    @cached_property
+    def general(self) -> Answers:
+        """The general rows alone, those that protect abilities."""
+        return self.with_role(GENERAL)
 
     def with_role(self, role: int) -> Answers:
         """The rows of a role alone."""

@@ -82,8 +82,9 @@ def check_checkpoint(checkpoint: Path, now: dict[str, Any]) -> None:
     if then["method"] != now["method"]:
         _refuse(checkpoint, f"another method ({then['method']}, now {now['method']})")
     _check_settings(checkpoint, then["settings"], now["settings"])
-    for name in ("forget_dataset", "retain_dataset", "model"):
-        if then[name] != now[name] and (then[name] or name != "model"):  # a digest is there where saving was foreseen
+    for name in ("forget_dataset", "retain_dataset", "general_dataset", "model"):
+        before = then.get(name)  # of general rows, earlier versions said nothing: they had none
+        if before != now[name] and (before or name != "model"):  # a digest is there where saving was foreseen
             _refuse(checkpoint, f"another {name}")
 
 

@@ -166,7 +166,11 @@ class WholeCheckpoints:
 
     def _record(self) -> dict[str, Any]:
         """What this run is trained with (JSON values)."""
-        rows = {"forget_dataset": self.forget_rows, "retain_dataset": self.retain_rows}
+        rows = {
+            "forget_dataset": self.forget_rows,
+            "retain_dataset": self.retain_rows,
+            "general_dataset": self.general_rows,
+        }
         return {
             "method": self.method_name,
             "model": self._starting_model,
@@ -180,6 +184,8 @@ class WholeCheckpoints:
         own = {field.name for field in fields(self.args)} - of_transformers - NOT_OF_A_STEP
         wanted = [*STEP_SETTINGS, *sorted(name for name in own if not name.startswith("stop_at_"))]
         arguments = self.args.to_dict()
+        if self.general_rows is None:  # then their weight and loss decide about nothing
+            wanted = [name for name in wanted if name not in ("general_weight", "general_loss")]
         settings = {name: arguments.get(name) for name in wanted}
         settings |= {"num_processes": self.accelerator.num_processes, "sharding": sharding_of(self)}
         settings["optimizer"] = self._optimizer_class().__name__

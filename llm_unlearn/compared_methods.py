@@ -23,7 +23,9 @@ class Method:
 
 
 METHODS = {
-    "gradient_ascent": Method(GradientAscentTrainer, GradientAscentConfig, {"retain_loss": "none"}),
+    "gradient_ascent": Method(
+        GradientAscentTrainer, GradientAscentConfig, {"retain_loss": "none", "general_weight": 0.0}
+    ),
     "grad_diff": Method(GradientAscentTrainer, GradientAscentConfig),
     "npo": Method(NPOTrainer, NPOConfig),
     "sam": Method(SAMTrainer, SAMConfig, {"backbone": "npo"}),

@@ -16,6 +16,7 @@ from transformers.utils import is_liger_kernel_available
 from llm_unlearn.ranges import BELOW_ONE, COUNT, COUNT_OR_NONE, LENGTH, NOT_NEGATIVE, POSITIVE, SEED, check_ranges
 
 RETAIN_LOSSES = ("nll", "kl", "none")
+GENERAL_LOSSES = ("nll", "kl")
 BACKBONES = ("npo", "gradient_ascent")
 VARIANTS = ("neuron", "published", "exact")
 REFERENCES = ("zero", "previous", "original")
@@ -53,9 +54,10 @@ STOPPING_SCORES = ("exact_match", "probability", "rouge_l")
 class UnlearnConfig(TrainingArguments):
     """Arguments of `UnlearnTrainer`; every field of `TrainingArguments` works as users know it.
 
-    Total loss: `forget_weight * forget + retain_weight * retain + regularizer`. Each part is a mean over the global
-    batch (all processes, all accumulation steps). One epoch is one pass over the forget set, each forget row with one
-    retain row beside it, so the effective batch is 2 x `per_device_train_batch_size` rows per process and step.
+    Total loss: `forget_weight * forget + retain_weight * retain + general_weight * general + regularizer`. Each part is
+    a mean over the global batch (all processes, all accumulation steps). One epoch is one pass over the forget set,
+    each forget row with one retain row beside it and, where there are general rows (those that protect abilities), one
+    of them, so the effective batch is 2 or 3 x `per_device_train_batch_size` rows per process and step.
     """
 
     output_dir: str | None = field(default="outputs", metadata={"help": "Folder that receives everything written."})
@@ -66,6 +68,17 @@ class UnlearnConfig(TrainingArguments):
         metadata={
             "help": "nll (cross-entropy on retain rows), kl (stay close to the reference on retain rows) or none.",
             "choices": list(RETAIN_LOSSES),
+        },
+    )
+    general_weight: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the general loss, which protects abilities; 0: no general rows are drawn."},
+    )
+    general_loss: str = field(
+        default="nll",
+        metadata={
+            "help": "nll (cross-entropy on general rows) or kl (stay close to the reference on general rows).",
+            "choices": list(GENERAL_LOSSES),
         },
     )
     max_length: int | None = field(
@@ -104,7 +117,7 @@ class UnlearnConfig(TrainingArguments):
         },
     )
     max_retain_nll: float | None = field(
-        default=None, metadata={"help": "The same for retain answers; default: 3 log(vocabulary)."}
+        default=None, metadata={"help": "The same for retain and for general answers; default: 3 log(vocabulary)."}
     )
     # Defaults that differ from TrainingArguments.
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
@@ -138,13 +151,18 @@ class UnlearnConfig(TrainingArguments):
         self._check_liger()
         if self.retain_loss not in RETAIN_LOSSES:
             raise ValueError(f"retain_loss={self.retain_loss!r} is unknown; choose one of {', '.join(RETAIN_LOSSES)}")
+        if self.general_loss not in GENERAL_LOSSES:
+            raise ValueError(
+                f"general_loss={self.general_loss!r} is unknown; choose one of {', '.join(GENERAL_LOSSES)}"
+            )
         if self.push_to_hub and (HubStrategy(self.hub_strategy) != HubStrategy.END or self.hub_always_push):
             raise ValueError(
                 f"hub_strategy={HubStrategy(self.hub_strategy).value} and hub_always_push upload checkpoints during "
                 "training, which hold states and paths that nobody has checked for forget data; use hub_strategy=end, "
                 "and hub_always_push=false"
             )
-        check_ranges(self, {"forget_weight": NOT_NEGATIVE, "retain_weight": NOT_NEGATIVE, "forget_check_steps": COUNT})
+        weights = ("forget_weight", "retain_weight", "general_weight")
+        check_ranges(self, dict.fromkeys(weights, NOT_NEGATIVE) | {"forget_check_steps": COUNT})
         for score, limit in self.stopping_thresholds.items():
             if not 0 <= limit <= 1:
                 raise ValueError(f"stop_at_forget_{score}={limit} must lie between 0 and 1")
@@ -153,11 +171,12 @@ class UnlearnConfig(TrainingArguments):
             if bound is not None and not bound > 0:
                 raise ValueError(f"{name}={bound} must be above 0 (inf: no bound), or null for the default")
         check_ranges(self, {"max_length": LENGTH, "logits_chunk_size": COUNT})
-        if self.logits_chunk_size is not None and self.retain_loss == "kl":
-            raise ValueError(
-                f"logits_chunk_size={self.logits_chunk_size} keeps no logits, which retain_loss='kl' compares; use "
-                "retain_loss='nll', or leave logits_chunk_size out"
-            )
+        for name in ("retain_loss", "general_loss"):
+            if self.logits_chunk_size is not None and getattr(self, name) == "kl":
+                raise ValueError(
+                    f"logits_chunk_size={self.logits_chunk_size} keeps no logits, which {name}='kl' compares; use "
+                    f"{name}='nll', or leave logits_chunk_size out"
+                )
         if self.activation_checkpointing:
             # Reentrant checkpointing lets data-parallel ranks diverge silently with LoRA.
             kwargs = dict(self.activation_checkpointing_kwargs or {})

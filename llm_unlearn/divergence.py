@@ -20,10 +20,13 @@ FORGET_BOUND, RETAIN_BOUND = 5.0, 3.0
 
 
 def nll_bounds(args: UnlearnConfig, vocabulary: int) -> dict[str, float]:
-    """Answer negative log-likelihood per token (nats) above which a run has diverged: of forget and of retain rows."""
+    """Answer negative log-likelihood per token (nats) above which a run has diverged, by part of the loss."""
     guess = math.log(vocabulary)
-    given = {"forget": (args.max_forget_nll, FORGET_BOUND), "retain": (args.max_retain_nll, RETAIN_BOUND)}
-    return {name: factor * guess if bound is None else bound for name, (bound, factor) in given.items()}
+    forget, retain = (
+        factor * guess if bound is None else bound
+        for bound, factor in ((args.max_forget_nll, FORGET_BOUND), (args.max_retain_nll, RETAIN_BOUND))
+    )
+    return {"forget": forget, "retain": retain, "general": retain}
 
 
 def count_not_finite(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
@@ -38,7 +41,7 @@ def why_diverged(not_finite: float, nll: dict[str, float], args: UnlearnConfig, 
 
     Args:
         not_finite: how many gradients hold NaN or infinity.
-        nll: negative log-likelihood per answer token of this step's rows: forget and retain.
+        nll: negative log-likelihood per answer token of this step's rows: forget, retain, general.
     """
     lower = f"lower learning_rate (now {args.learning_rate:g}), raise retain_weight or set a stop_at_forget_* threshold"
     if not_finite:
@@ -46,8 +49,9 @@ def why_diverged(not_finite: float, nll: dict[str, float], args: UnlearnConfig, 
     bounds = nll_bounds(args, vocabulary)
     for name, value in nll.items():
         if not value <= bounds[name]:  # NaN is past any bound
+            bound = "max_forget_nll" if name == "forget" else "max_retain_nll"
             return (
-                f"{name} answers have a negative log-likelihood of {value:.3g} nats per token, above max_{name}_nll "
+                f"{name} answers have a negative log-likelihood of {value:.3g} nats per token, above {bound} "
                 f"({bounds[name]:.3g}; a blind guess has {math.log(vocabulary):.3g}); {lower}"
             )
     return None

@@ -79,6 +79,7 @@ _COMMON = {
     "lora_r": 64,
     "lora_alpha": 128,
     "retain_weight": 30.0,
+    "general_weight": 30.0,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 64,
     "num_train_epochs": 60,
@@ -102,6 +103,7 @@ RECIPE_DEFAULTS = {
         "beta": 0.5,
         "regularizer_weight": 100.0,
         "retain_weight": 60.0,
+        "general_weight": 60.0,
         "num_train_epochs": 120,
     },
 }

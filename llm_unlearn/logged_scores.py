@@ -8,7 +8,7 @@ import torch
 
 from llm_unlearn.answers import Answers
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row
-from llm_unlearn.data.collators import FORGET, RETAIN
+from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.metrics import rouge_scores
 from llm_unlearn.scoring import generate_answers, score_answers
@@ -83,9 +83,9 @@ class LoggedScores:
         """Add this micro-batch's share to what the next log line shows."""
         for name, value in parts.items():
             self.add_to_log(f"{name}/loss", value.detach())
-        for name, role in (("forget", FORGET), ("retain", RETAIN)):
-            part = answers.forget if role == FORGET else answers.retain
+        for name, role in PART_ROLES.items():
             if name in parts:  # also where this process has none of those rows: log() sums over processes by name
+                part = getattr(answers, name)
                 probability = (part.logps.detach() / part.lengths).exp().sum() / counts[role][0]
                 self.add_to_log(f"{name}/probability", probability)
                 nll = -part.token_logps.detach().sum() / counts[role][1]

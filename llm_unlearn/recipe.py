@@ -6,6 +6,7 @@ A recipe is `Recipe.from_command_line(...)`, a trainer made of `trainer_argument
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from rich.markup import escape
 from llm_unlearn.all_processes import failing_together
 from llm_unlearn.arguments import arguments_to_dict, is_main_process
 from llm_unlearn.config import UnlearnConfig
-from llm_unlearn.data.collators import FORGET
+from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import Examination, reference_models
 from llm_unlearn.hub.edition import weight_digests
@@ -122,6 +123,7 @@ class Recipe:
             "args": self.args,
             "forget_dataset": self.examination.data.forget,
             "retain_dataset": self.examination.data.retain,
+            "general_dataset": self.examination.data.general,
             "processing_class": self.examination.processing_class,
             "peft_config": self.adapter_args.peft_config(),
         }
@@ -144,13 +146,21 @@ class Recipe:
         total = trainer.model.num_parameters()  # weights in 4 bits, too, which are stored in pairs
         args, data = self.args, self.examination.data
         rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        longest = max(len(row["input_ids"]) for row in [*trainer.forget_rows, *(trainer.retain_rows or [])])
-        retain_count = len(data.retain) if data.retain is not None else 0
+        sets = {"forget": trainer.forget_rows, "retain": trainer.retain_rows, "general": trainer.general_rows}
+        drawn = {name: rows for name, rows in sets.items() if rows}
+        longest = max(len(row["input_ids"]) for row in itertools.chain(*drawn.values()))
+        counts = [f"{len(data.forget)} forget", f"{len(data.retain) if data.retain is not None else 0} retain"]
+        counts += [f"{len(trainer.general_rows)} general"] if trainer.general_rows else []
         limits = ", ".join(f"forget {name} <= {limit:g}" for name, limit in args.stopping_thresholds.items())
         self._say(f"[bold]{trainer.method_name}[/] on {escape(self.model_path)}")
-        self._say(f"  data       {escape(data.source)}: {len(data.forget)} forget, {retain_count} retain rows")
+        self._say(f"  data       {escape(data.source)}: {', '.join(counts)} rows")
+        if not trainer.general_rows:
+            fix = "--general_data FILE" if data.general is None else "general_weight is 0"
+            self._say(f"  general    none: abilities beyond the retain rows are not protected; {fix}")
         self._say(f"  trainable  {trainable:,} of {total:,} parameters ({trainable / total:.1%}), {args.device}")
-        self._say(f"  batch      {rows} forget + {rows} retain rows a step, longest row {longest} tokens")
+        self._say(
+            f"  batch      {' + '.join(f'{rows} {name}' for name in drawn)} rows a step, longest row {longest} tokens"
+        )
         self._say(f"  reference  {reference_words(trainer)}")
         self._say(f"  memory     {memory_words(trainer)}")
         self._say(f"  stops at   {limits or 'no forget threshold'}, or after {args.num_train_epochs:g} epochs")
@@ -161,12 +171,13 @@ class Recipe:
         console.print("First batch: [bold]answer tokens, on which the loss is taken, in brackets[/]\n", soft_wrap=True)
         batch = next(iter(trainer.get_train_dataloader()))
         decode = self.examination.processing_class.decode
+        names = {role: name for name, role in PART_ROLES.items()}
         for role, ids, labels, mask in zip(
             batch["roles"], batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True
         ):
             pairs = zip(ids[mask].tolist(), labels[mask].tolist(), strict=True)
             text = "".join(f"[{decode([token])}]" if label != -100 else decode([token]) for token, label in pairs)
-            name = "forget" if role == FORGET else "retain"
+            name = names[int(role)]
             console.print(f"{name}  {text!r}", markup=False, soft_wrap=True)
         self.banner(trainer)
 

@@ -45,6 +45,21 @@ class DataArguments:
         default=None, metadata={"help": "Your own rows to forget: JSON, JSON lines, CSV or Parquet; instead of --data."}
     )
     retain_file: str | None = field(default=None, metadata={"help": "Your own rows to keep; goes with --forget_file."})
+    general_data: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows that protect abilities in training: embedded (default in the fictional world: instructions, "
+            "and retained facts asked in other ways), none (default elsewhere), a file with instructions or rows like "
+            "those to forget, or a data set on the hub (tatsu-lab/alpaca). A fifth of your own rows only judges."
+        },
+    )
+    general_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Your own rows that judge what a model knows besides, never trained on (in the fictional world "
+            "instead of its own)."
+        },
+    )
     dtype: str = field(
         default="auto",
         metadata={"help": "Weights' type.", "choices": ["auto", "float32", "bfloat16", "float16"]},
@@ -64,13 +79,15 @@ class DataArguments:
     )
 
     def load_data(self) -> UnlearningData:
-        """Load and validate the forget and retain rows."""
+        """Load and validate the forget, retain and general rows."""
         return load_unlearning_data(
             self.data,
             forget_split=self.forget_split,
             retain_split=self.retain_split,
             forget_file=self.forget_file,
             retain_file=self.retain_file,
+            general_data=self.general_data,
+            general_file=self.general_file,
         )
 
     def model_paths(self) -> tuple[str, list[str]]:

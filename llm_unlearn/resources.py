@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import tempfile
@@ -89,7 +90,7 @@ def bytes_to_write(trainer: UnlearnTrainer) -> int:
 def reference_words(trainer: UnlearnTrainer) -> str:
     """Where the losses that compare with the model before training take it from."""
     sources = ["log-probabilities of the forget rows, computed once"] * trainer.needs_reference_logps
-    if trainer.args.retain_loss == "kl":
+    if trainer.compares_logits:
         sources.append("the adapter switched off" if trainer._adapter_is_fresh else "a frozen copy")
     return "; ".join(sources) or "none"
 
@@ -114,9 +115,10 @@ def estimated_memory(trainer: UnlearnTrainer) -> dict[str, int]:
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     trainable = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
     weights = _bytes(model.parameters()) + _bytes(model.buffers())
-    frozen_copy = args.retain_loss == "kl" and not trainer._adapter_is_fresh
-    rows = [*trainer.forget_rows, *(trainer.retain_rows or [])]
-    at_once = args.per_device_train_batch_size * (2 if trainer.retain_rows else 1)
+    frozen_copy = trainer.compares_logits and not trainer._adapter_is_fresh
+    row_sets = [rows for rows in (trainer.forget_rows, trainer.retain_rows, trainer.general_rows) if rows]
+    rows = [*itertools.chain(*row_sets)]
+    at_once = args.per_device_train_batch_size * len(row_sets)
     tokens = at_once * max(len(row["input_ids"]) for row in rows)
     answers = at_once * max(sum(label != -100 for label in row["labels"]) for row in rows)
     size = 2 if args.bf16 or args.fp16 else next(model.parameters()).element_size()

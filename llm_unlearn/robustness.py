@@ -215,7 +215,8 @@ class Robustness:
         shown = arguments_to_dict(config, self.adapter_args, self.examination.attack_args)
         for group in shown.values():
             group.pop("output_dir", None)  # a folder that was moved holds the same runs
-        rows = [dataset and dataset.to_list() for dataset in (data.forget, data.retain)]
+        trained = (data.forget, data.retain, data.general if config.general_weight else None)
+        rows = [dataset and dataset.to_list() for dataset in trained]
         key = [name, shown, rows, self.original, self.oracles if references else None]
 
         def compute() -> dict:
@@ -276,6 +277,7 @@ class Robustness:
             args=config,
             forget_dataset=self.examination.data.forget,
             retain_dataset=self.examination.data.retain,
+            general_dataset=self.examination.data.general,
             processing_class=self.examination.processing_class,
             peft_config=self.adapter_args.peft_config(),
         )

@@ -1,5 +1,5 @@
-"""`UnlearnTrainer`: the one training loop. A method is a forget loss; the rest (batches, references, retain loss,
-logging, stopping, correctness under accumulation and data parallelism) is here."""
+"""`UnlearnTrainer`: the one training loop. A method is a forget loss; the rest (batches, references, retain and general
+loss, logging, stopping, correctness under accumulation and data parallelism) is here."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ from llm_unlearn.checked_uploads import CheckedUploads
 from llm_unlearn.checkpoint_folders import last_checkpoint
 from llm_unlearn.checkpoints import WholeCheckpoints
 from llm_unlearn.config import UnlearnConfig
-from llm_unlearn.data import encode_dataset, validate_forget_retain, validate_rows
-from llm_unlearn.data.collators import FORGET, RETAIN, PairedDataset, PairSampler, UnlearnCollator
+from llm_unlearn.data import encode_dataset
+from llm_unlearn.data.collators import FORGET, GENERAL, PART_ROLES, RETAIN, PairedDataset, PairSampler, UnlearnCollator
+from llm_unlearn.data.validation import validate_trained
 from llm_unlearn.divergence import count_not_finite, why_diverged
 from llm_unlearn.errors import DivergenceError, InputError, as_input_errors
 from llm_unlearn.logged_scores import LoggedScores
@@ -57,6 +58,8 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
         args: an `UnlearnConfig`.
         forget_dataset: rows as question/answer, prompt/completion, messages, or text.
         retain_dataset: likewise; needed unless `retain_loss="none"`.
+        general_dataset: likewise: rows that protect abilities rather than facts, such as instructions; None: no such
+            part. With `general_weight=0` none of them is drawn.
         eval_dataset: one more data set (or a dict of them) that `evaluate()` scores beside the forget set.
         processing_class: the tokenizer; by default the one in the model's folder.
         peft_config: e.g. `LoraConfig(r=16)`; without `target_modules`, every linear map of the blocks is adapted.
@@ -79,6 +82,7 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
         args: UnlearnConfig | None = None,
         forget_dataset: Dataset | None = None,
         retain_dataset: Dataset | None = None,
+        general_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
@@ -96,7 +100,7 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
             args.dataloader_pin_memory = False  # pinning is for transfers to a GPU, and warns where there is none
             if args.fp16:
                 raise InputError("fp16 needs a GPU; on a CPU use --bf16, or leave both out")
-        self._check_datasets(args, forget_dataset, retain_dataset)
+        validate_trained(forget_dataset, retain_dataset, general_dataset, args.retain_loss)
         if processing_class is None:
             name_or_path = model if isinstance(model, str) else model.config._name_or_path
             if not name_or_path:
@@ -105,9 +109,11 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
         with_pad_token(processing_class)
         encode = {"processing_class": processing_class, "max_length": args.max_length}
         self.forget_rows = encode_dataset(forget_dataset, name="forget_dataset", **encode)
-        self.retain_rows = None
+        self.retain_rows = self.general_rows = None
         if args.retain_loss != "none":
             self.retain_rows = encode_dataset(retain_dataset, name="retain_dataset", **encode)
+        if general_dataset is not None and args.general_weight:
+            self.general_rows = encode_dataset(general_dataset, name="general_dataset", **encode)
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
         if eval_dataset is not None and not isinstance(eval_dataset, dict):
             eval_dataset = {"eval": eval_dataset}
@@ -131,7 +137,8 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
             raise InputError(
                 "quantized weights cannot be trained; pass peft_config=LoraConfig(...), or load them whole"
             )
-        rows = [*self.forget_rows, *(self.retain_rows or []), *itertools.chain(*self._eval_rows.values())]
+        trained = [*self.forget_rows, *(self.retain_rows or []), *(self.general_rows or [])]
+        rows = [*trained, *itertools.chain(*self._eval_rows.values())]
         check_rows_fit(model.config, rows, processing_class.pad_token_id, f"model {model.config._name_or_path!r}")
 
         with as_input_errors(ValueError, ImportError, OSError):  # a missing package, a device without bf16, ...
@@ -139,7 +146,7 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
                 model=model,
                 args=args,
                 data_collator=UnlearnCollator(processing_class.pad_token_id),
-                train_dataset=PairedDataset(self.forget_rows, self.retain_rows),
+                train_dataset=PairedDataset(self.forget_rows, self.retain_rows, self.general_rows),
                 eval_dataset=eval_datasets or forget_dataset,  # evaluate() always scores the forget set
                 processing_class=processing_class,
                 callbacks=[*(callbacks or []), UnlearnCallback(self)],
@@ -151,7 +158,7 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
                 f"fsdp: Accelerate shards over several GPUs, not {args.world_size} x {args.device.type}; leave FSDP out"
             )
         check_saves_whole(self)
-        live_reference = args.retain_loss == "kl" and peft_config is None
+        live_reference = self.compares_logits and peft_config is None
         if (self.needs_reference_logps or live_reference) and is_partitioned(model):
             raise InputError(
                 "model: ZeRO 3 has sharded it at loading, and the reference needs it whole; pass its id or folder, or "
@@ -184,7 +191,9 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
     @property
     def part_weights(self) -> dict[str, float]:
         """Weight of each part of the total loss."""
-        return {"forget": self.args.forget_weight, "retain": self.args.retain_weight, "regularizer": 1.0}
+        args = self.args
+        weights = {"forget": args.forget_weight, "retain": args.retain_weight, "general": args.general_weight}
+        return weights | {"regularizer": 1.0}
 
     def observe_parts(self, parts: dict[str, torch.Tensor]) -> None:
         """Called with the parts of the loss before the backward, for methods that log more (see `add_to_log`)."""
@@ -198,10 +207,11 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
 
     def retain_loss(self, answers: Answers) -> torch.Tensor:
         """The loss on `answers.retain`: one value per answer token."""
-        retain = answers.retain
-        if self.args.retain_loss == "kl":
-            return kl_loss(retain.logits, retain.reference_logits, reduction="none")
-        return nll_loss(retain.token_logps, reduction="none")
+        return _keeping_loss(answers.retain, self.args.retain_loss)
+
+    def general_loss(self, answers: Answers) -> torch.Tensor:
+        """The loss on `answers.general`, rows that protect abilities: one value per answer token."""
+        return _keeping_loss(answers.general, self.args.general_loss)
 
     def compute_answers(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> Answers:
         """The one wrapped forward of a step."""
@@ -211,7 +221,7 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
     # ---- loss ------------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """forget_weight * forget + retain_weight * retain + regularizer, each a mean over the global batch."""
+        """The weighted sum of forget, retain and general loss and regularizer, each a mean over the global batch."""
         answers = self.compute_answers(model, inputs)
         self._add_references(answers, inputs)
         counts = num_items_in_batch if num_items_in_batch is not None else self._count_items([inputs])
@@ -219,6 +229,8 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
         parts = {"forget": self._global_mean(self.forget_loss(answers), answers.forget, counts[FORGET])}
         if self.retain_rows is not None:
             parts["retain"] = self._global_mean(self.retain_loss(answers), answers.retain, counts[RETAIN])
+        if self.general_rows is not None:
+            parts["general"] = self._global_mean(self.general_loss(answers), answers.general, counts[GENERAL])
         penalty = self.regularizer(answers)
         if penalty is not None:
             parts["regularizer"] = self._global_mean(penalty, answers.forget, counts[FORGET])
@@ -257,11 +269,11 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
         return batches, self._count_items(batches) if batches else None
 
     def _count_items(self, batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-        """[[forget rows, forget tokens], [retain rows, retain tokens]] over all micro-batches and processes, (2, 2)."""
-        counts = torch.zeros(2, 2, device=self.args.device)
+        """Rows and answer tokens of forget, retain and general over all micro-batches and processes, (3, 2)."""
+        counts = torch.zeros(len(PART_ROLES), 2, device=self.args.device)
         for batch in batches:
             tokens = (batch["labels"][:, 1:] != -100).sum(1)
-            for role in (FORGET, RETAIN):
+            for role in PART_ROLES.values():
                 of_role = batch["roles"] == role
                 counts[role] += torch.stack([of_role.sum(), tokens[of_role].sum()]).to(counts)
         return self.accelerator.reduce(counts, "sum").clamp(min=1)
@@ -271,11 +283,16 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
             known = self._cached_reference_logps()
             indices = inputs["indices"].clamp(min=0)
             answers.reference_logps = torch.where(inputs["roles"] == FORGET, known[indices % len(known)], 0.0)
-        if self.args.retain_loss == "kl":
+        if self.compares_logits:
             with torch.no_grad(), self._reference() as reference:
                 answers.reference_logits = forward_answers(reference, inputs).logits
 
     # ---- reference policy ------------------------------------------------------------------------------------------
+
+    @property
+    def compares_logits(self) -> bool:
+        """Whether a loss compares what the model says with what it said before training."""
+        return self.args.retain_loss == "kl" or (self.general_rows is not None and self.args.general_loss == "kl")
 
     def _cached_reference_logps(self) -> torch.Tensor:
         """Answer log-probs of all forget rows, (forget rows,), under the model as it was before training."""
@@ -313,7 +330,7 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
         # Before a checkpoint is loaded: the reference is the model as it was given.
         if self.needs_reference_logps:
             self._cached_reference_logps()
-        if self.args.retain_loss == "kl" and not self._adapter_is_fresh and self._reference_model is None:
+        if self.compares_logits and not self._adapter_is_fresh and self._reference_model is None:
             # A model that will be sharded has been left on the CPU.
             self._reference_model = copy.deepcopy(self.model).requires_grad_(False).eval().to(self.args.device)
         look_for_unused_parameters_if_there_are(self)
@@ -359,9 +376,9 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> PairSampler:
         processes = self.accelerator.num_processes
-        retain_count = None if self.retain_rows is None else len(self.retain_rows)
+        retain_count, general_count = (rows and len(rows) for rows in (self.retain_rows, self.general_rows))
         multiple = self._train_batch_size * processes if processes > 1 else 1
-        self._sampler = PairSampler(len(self.forget_rows), retain_count, self.args.seed, multiple)
+        self._sampler = PairSampler(len(self.forget_rows), retain_count, self.args.seed, multiple, general_count)
         return self._sampler
 
     def set_sampler_epoch(self, epoch: int) -> None:
@@ -372,22 +389,14 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
         """Make the logits of one row in chunks: some models cannot."""
         if self.args.sharded_by:
             raise InputError(f"logits_chunk_size needs whole weights; leave it out, or {self.args.sharded_by}")
-        batch = self.data_collator([self.train_dataset[0, 0]])
+        batch = self.data_collator([self.train_dataset[0, 0, 0]])
         with torch.no_grad(), evaluation_mode(self.model):
             batch = {name: value.to(self.args.device) for name, value in batch.items()}
             forward_answers(self.model, batch, chunk_size=self.args.logits_chunk_size)
 
-    @staticmethod
-    def _check_datasets(args: UnlearnConfig, forget_dataset: Dataset | None, retain_dataset: Dataset | None) -> None:
-        if forget_dataset is None:
-            raise InputError("forget_dataset is missing; pass the rows to forget")
-        validate_rows(forget_dataset, "forget_dataset")
-        if retain_dataset is None:
-            if args.retain_loss != "none":
-                raise InputError(
-                    f"retain_loss={args.retain_loss!r} needs a retain_dataset; pass one, or retain_loss='none' to "
-                    "forget without protecting anything"
-                )
-            return
-        validate_rows(retain_dataset, "retain_dataset")
-        validate_forget_retain(forget_dataset, retain_dataset)
+
+def _keeping_loss(part: Answers, kind: str) -> torch.Tensor:
+    """Cross-entropy, or (`kind` "kl") how far the model is from what it was: one value per answer token."""
+    if kind == "kl":
+        return kl_loss(part.logits, part.reference_logits, reduction="none")
+    return nll_loss(part.token_logps, reduction="none")

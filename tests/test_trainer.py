@@ -41,7 +41,7 @@ METHODS = {
 AT_REFERENCE = 2 / 0.1 * math.log(2)  # NPO's loss at the reference, beta 0.1
 
 
-def build(method, folder, *, model=None, lora=True, forget=11, retain=14, **changes):
+def build(method, folder, *, model=None, lora=True, forget=11, retain=14, general=0, **changes):
     """A trainer of a method (a name in METHODS, or a Trainer class) on a tiny model."""
     trainer_class, config_class = METHODS.get(method) or (method, UnlearnConfig)
     return trainer_class(
@@ -49,6 +49,7 @@ def build(method, folder, *, model=None, lora=True, forget=11, retain=14, **chan
         args=arguments(config_class, folder, **changes),
         forget_dataset=qa_rows(forget),
         retain_dataset=qa_rows(retain, start=20),
+        general_dataset=qa_rows(general, start=16) if general else None,
         processing_class=tiny_tokenizer(),
         peft_config=lora_config() if lora else None,
     )
@@ -147,10 +148,10 @@ def test_equal_seeds_give_equal_runs_whatever_ran_before(tmp_path):
 # ---- accumulation ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize(("lora", "general"), [(True, 0), (False, 0), (True, 5)])
 @pytest.mark.parametrize("forget", [16, 11])  # 11: the last step has 3 rows, in micro-batches of 2 and 1
 @pytest.mark.parametrize("method", METHODS)
-def test_accumulating_four_batches_of_two_equals_one_batch_of_eight(method, forget, lora, tmp_path):
+def test_accumulating_four_batches_of_two_equals_one_batch_of_eight(method, forget, lora, general, tmp_path):
     runs = []
     for batch, accumulate in ((8, 1), (2, 4)):
         trainer = build(
@@ -158,6 +159,7 @@ def test_accumulating_four_batches_of_two_equals_one_batch_of_eight(method, forg
             tmp_path,
             lora=lora,
             forget=forget,
+            general=general,
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulate,
             learning_rate=1e-3,
@@ -274,6 +276,8 @@ def test_the_reference_has_no_dropout(tmp_path):
         ("ssiuu", {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}),
         ("npo", {"lora": False, "lr_scheduler_type": "linear"}),
         ("grad_diff", {"lora": False, "retain_loss": "kl"}),
+        ("npo", {"general": 7}),
+        ("npo", {"general": 7, "general_loss": "kl", "lora": False}),
     ],
 )
 def test_resuming_equals_the_uninterrupted_run_bit_for_bit(method, options, tmp_path):

@@ -131,9 +131,11 @@ def test_retain_answers_that_are_lost_end_the_run_and_an_earlier_checkpoint_is_n
 
 
 def test_bounds_are_multiples_of_a_blind_guess_unless_they_are_given(tmp_path):
-    assert nll_bounds(UnlearnConfig(), 1000) == pytest.approx({"forget": 34.5388, "retain": 20.7233}, rel=1e-5)
+    assert nll_bounds(UnlearnConfig(), 1000) == pytest.approx(
+        {"forget": 34.5388, "retain": 20.7233, "general": 20.7233}, rel=1e-5
+    )
     given = UnlearnConfig(max_forget_nll=math.inf, max_retain_nll=3.0)
-    assert nll_bounds(given, 1000) == {"forget": math.inf, "retain": 3.0}
+    assert nll_bounds(given, 1000) == {"forget": math.inf, "retain": 3.0, "general": 3.0}
     with pytest.raises(ValueError, match=r"max_retain_nll=0 must be above 0 \(inf: no bound\), or null"):
         UnlearnConfig(max_retain_nll=0)
 

@@ -1,7 +1,7 @@
-"""From encoded rows to one padded batch in which forget and retain rows travel together, each with its role.
+"""From encoded rows to one padded batch in which forget, retain and general rows travel together, each with its role.
 
-Pairing is a deterministic function of (seed, epoch, position), so that a resumed run sees the same batches and no two
-processes draw the same retain rows.
+Which rows meet is a deterministic function of (seed, epoch, position), so that a resumed run sees the same batches and
+no two processes draw the same retain or general rows.
 """
 
 from __future__ import annotations
@@ -11,41 +11,56 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Dataset, Sampler
 
-FORGET, RETAIN, PADDING = 0, 1, -1
+FORGET, RETAIN, GENERAL, PADDING = 0, 1, 2, -1
+PART_ROLES = {"forget": FORGET, "retain": RETAIN, "general": GENERAL}  # by name, in the order of a batch
 EncodedRow = dict[str, list[int]]  # input_ids, labels (-100 where no answer token is)
 
 
 class PairedDataset(Dataset):
-    """Forget rows with their retain partners; indexed by the pairs that `PairSampler` yields."""
+    """Forget rows with their retain and general partners; indexed by what `PairSampler` yields."""
 
-    def __init__(self, forget_rows: Sequence[EncodedRow], retain_rows: Sequence[EncodedRow] | None):
-        self.forget_rows, self.retain_rows = forget_rows, retain_rows
+    def __init__(
+        self,
+        forget_rows: Sequence[EncodedRow],
+        retain_rows: Sequence[EncodedRow] | None,
+        general_rows: Sequence[EncodedRow] | None = None,
+    ):
+        self.forget_rows = forget_rows
+        self._row_sets = {"forget": forget_rows, "retain": retain_rows, "general": general_rows}
 
     def __len__(self) -> int:
         return len(self.forget_rows)
 
-    def __getitem__(self, pair: tuple[int, int] | None) -> dict:
-        if pair is None:  # filler that evens out the last batch over processes; it carries no answer token
+    def __getitem__(self, indices: tuple[int, int, int] | None) -> dict:
+        if indices is None:  # filler that evens out the last batch over processes; it carries no answer token
             first = self.forget_rows[0]["input_ids"][:1]
             return {"forget": {"input_ids": first, "labels": [-100], "role": PADDING, "index": -1}}
-        forget_index, retain_index = pair
-        item = {"forget": {**self.forget_rows[forget_index], "role": FORGET, "index": forget_index}}
-        if self.retain_rows is not None:
-            item["retain"] = {**self.retain_rows[retain_index], "role": RETAIN, "index": retain_index}
-        return item
+        return {
+            name: {**rows[index], "role": PART_ROLES[name], "index": index}
+            for (name, rows), index in zip(self._row_sets.items(), indices, strict=True)
+            if rows is not None
+        }
 
 
 class PairSampler(Sampler):
-    """Yields (forget index, retain index): every forget row once an epoch, retain rows in passes without repetition.
+    """Yields (forget index, retain index, general index): every forget row once an epoch, the others in passes without
+    repetition; -1 where there are no such rows.
 
-    `multiple`: the number of pairs is filled up (with None) to a multiple of this, so that Accelerate never has to
+    `multiple`: their number is filled up (with None) to a multiple of this, so that Accelerate never has to
     repeat rows to even out processes. Repeated rows would weigh double, and k processes would no longer equal one
     process that accumulates k batches.
     """
 
-    def __init__(self, forget_count: int, retain_count: int | None, seed: int, multiple: int = 1):
-        self.forget_count, self.retain_count = forget_count, retain_count
-        self.seed, self.multiple, self.epoch = seed, multiple, 0
+    def __init__(
+        self,
+        forget_count: int,
+        retain_count: int | None,
+        seed: int,
+        multiple: int = 1,
+        general_count: int | None = None,
+    ):
+        self.forget_count, self.seed, self.multiple, self.epoch = forget_count, seed, multiple, 0
+        self._partners = [_Passes(retain_count, seed + 1), _Passes(general_count, seed + 2)]
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -53,22 +68,30 @@ class PairSampler(Sampler):
     def __len__(self) -> int:
         return -(-self.forget_count // self.multiple) * self.multiple
 
-    def __iter__(self) -> Iterator[tuple[int, int] | None]:
+    def __iter__(self) -> Iterator[tuple[int, int, int] | None]:
         order = _permutation(self.forget_count, self.seed, self.epoch)
         for position, forget_index in enumerate(order):
-            yield forget_index, self._retain_index(self.epoch * self.forget_count + position)
+            draw = self.epoch * self.forget_count + position
+            retain_index, general_index = (rows.index(draw) for rows in self._partners)
+            yield forget_index, retain_index, general_index
         yield from [None] * (len(self) - self.forget_count)
 
-    def _retain_index(self, draw: int) -> int:
-        """The `draw`-th retain row of the whole run: pass after pass over the retain set, each newly shuffled."""
-        if self.retain_count is None:
+
+class _Passes:
+    """The rows of a set in the order of a whole run: pass after pass over it, each newly shuffled."""
+
+    def __init__(self, count: int | None, seed: int):
+        self.count, self.seed = count, seed
+        self._shuffled: tuple[int, list[int]] = (-1, [])  # the pass at hand and its order: one for all of its rows
+
+    def index(self, draw: int) -> int:
+        """The `draw`-th row of the run; -1 where there is no such set."""
+        if self.count is None:
             return -1
-        completed_passes, position = divmod(draw, self.retain_count)
-        key = (completed_passes, self.retain_count)
-        if getattr(self, "_cached_key", None) != key:  # one permutation per pass, not one per row
-            self._cached_key = key
-            self._cached_order = _permutation(self.retain_count, self.seed + 1, completed_passes)
-        return self._cached_order[position]
+        completed_passes, position = divmod(draw, self.count)
+        if self._shuffled[0] != completed_passes:
+            self._shuffled = completed_passes, _permutation(self.count, self.seed, completed_passes)
+        return self._shuffled[1][position]
 
 
 def _permutation(count: int, seed: int, pass_number: int) -> list[int]:
@@ -77,7 +100,7 @@ def _permutation(count: int, seed: int, pass_number: int) -> list[int]:
 
 
 class UnlearnCollator:
-    """One right-padded batch: forget rows first, then retain rows.
+    """One right-padded batch: forget rows first (and filler), then retain rows, then general rows.
 
     Returns `input_ids`, `attention_mask` and `labels`, shape (rows, length), `roles` and `indices`, shape (rows,).
     Masks come from lengths, never from `ids != pad`: many tokenizers pad with their end token.
@@ -87,7 +110,7 @@ class UnlearnCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
-        rows = [item["forget"] for item in items] + [item["retain"] for item in items if "retain" in item]
+        rows = [item[name] for name in PART_ROLES for item in items if name in item]
         batch = pad_rows(rows, self.pad_token_id)
         batch["roles"] = torch.tensor([row["role"] for row in rows])
         batch["indices"] = torch.tensor([row["index"] for row in rows])

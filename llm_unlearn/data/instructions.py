@@ -36,18 +36,35 @@ def load_instructions(spec: str = "embedded", size: str = "small", rows: int = 1
     Raises:
         InputError: no such file, a data set that the hub does not have or that cannot be reached, or other columns.
     """
-    if spec == "embedded":
-        found: Iterable[dict] = build_world(size).splits["instructions"]
-    elif (path := Path(spec).expanduser()).is_file():
-        found = _questions(read_rows(path), spec)
-    elif _may_be_hub_id(spec) and not path.exists():
-        found = _questions(_from_hub(spec), spec)
-    else:
-        raise InputError(f"--benign_data {spec!r} is none of {ACCEPTED} (looked for a file at {path.absolute()})")
-    found = list(found)
+    flag = "--benign_data"
+    found = (
+        build_world(size).splits["instructions"]
+        if spec == "embedded"
+        else as_questions(rows_of(spec, flag), spec, flag)
+    )
     if len(found) > rows:
         found = [found[i] for i in sorted(random.Random(seed).sample(range(len(found)), rows))]
     return Dataset.from_list(found)
+
+
+def rows_of(spec: str, flag: str) -> list[dict]:
+    """The rows of a file or of a hub data set's train split, as they are; `flag` is what errors call `spec`.
+
+    Raises:
+        InputError: no such file, one that cannot be read, or a data set that the hub does not have or that cannot be
+            reached.
+    """
+    path = Path(spec).expanduser()
+    if path.is_file():
+        return read_rows(path)
+    if _may_be_hub_id(spec) and not path.exists():
+        return _from_hub(spec, flag)
+    raise InputError(f"{flag} {spec!r} is none of {ACCEPTED} (looked for a file at {path.absolute()})")
+
+
+def are_instructions(columns: Iterable[str]) -> bool:
+    """Whether these are the columns of Alpaca or Dolly."""
+    return any({instruction, answer} <= set(columns) for instruction, _, answer in FORMATS)
 
 
 def _may_be_hub_id(spec: str) -> bool:
@@ -55,19 +72,23 @@ def _may_be_hub_id(spec: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*/[\w.-]+", spec) is not None and Path(spec).suffix not in FILE_SUFFIXES
 
 
-def _from_hub(spec: str) -> list[dict]:
+def _from_hub(spec: str, flag: str) -> list[dict]:
     try:
         return datasets.load_dataset(spec, split="train").to_list()
     except Exception as error:  # offline, unknown, private, without such a split: each has its own kinds of errors
         reason = " ".join(str(error).split())
         raise InputError(
-            f"--benign_data {spec!r} is no file here and cannot be loaded from the hub ({reason}); check its name, or, "
+            f"{flag} {spec!r} is no file here and cannot be loaded from the hub ({reason}); check its name, or, "
             "offline, give a file with the columns instruction and output, or 'embedded'"
         ) from error
 
 
-def _questions(rows: list[dict], spec: str) -> list[dict[str, str]]:
-    """The rows of any of the accepted forms with `question` and `answer`."""
+def as_questions(rows: list[dict], spec: str, flag: str) -> list[dict[str, str]]:
+    """The rows of any of the accepted forms with `question` and `answer`.
+
+    Raises:
+        InputError: they have other columns, or a text is missing.
+    """
     columns = set(rows[0]) if rows else set()
     for instruction, context, answer in FORMATS:
         if {instruction, answer} <= columns:
@@ -81,7 +102,7 @@ def _questions(rows: list[dict], spec: str) -> list[dict[str, str]]:
     else:
         if not {"question", "answer"} <= columns:
             raise InputError(
-                f"--benign_data {spec!r} has the columns {', '.join(sorted(columns)) or '(none)'}; needed are "
+                f"{flag} {spec!r} has the columns {', '.join(sorted(columns)) or '(none)'}; needed are "
                 "instruction and output (Alpaca), instruction and response (Dolly), or question and answer"
             )
     validate_rows(rows, "instruction data")

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -13,8 +14,9 @@ from datasets import Dataset
 
 from llm_unlearn.data.fictional import build_world
 from llm_unlearn.data.formats import FILE_SUFFIXES, read_rows
+from llm_unlearn.data.general import fictional_abilities, read_general_data, split_by_content
 from llm_unlearn.data.unlearning_data import UnlearningData
-from llm_unlearn.data.validation import Rows, validate_forget_retain, validate_rows
+from llm_unlearn.data.validation import Rows, validate_apart, validate_forget_retain, validate_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.hub_lookup import check_on_hub
 
@@ -42,6 +44,8 @@ def load_unlearning_data(
     retain_split: str | None = None,
     forget_file: Source | None = None,
     retain_file: Source | None = None,
+    general_data: Source | None = None,
+    general_file: Source | None = None,
 ) -> UnlearningData:
     """Load and validate the data of an unlearning task.
 
@@ -54,6 +58,11 @@ def load_unlearning_data(
         forget_file: forget rows instead of `spec`: a Dataset, or the path of a .json (array or lines), .jsonl, .csv or
             .parquet file.
         retain_file: retain rows that go with `forget_file`, in the same forms.
+        general_data: rows that protect abilities in training: "embedded" (of the fictional world, its default), "none"
+            (the default elsewhere), or a file, a hub id or a Dataset with instructions (Alpaca's or Dolly's columns) or
+            rows like those to forget. Of these a fifth is not trained on but judges, as evaluation["general_data"].
+        general_file: rows that judge what a model knows besides, as evaluation["general"], in the forms of
+            `forget_file`; they are not trained on.
 
     Returns:
         TOFU's and the fictional world's forget rows also have `paraphrased_question`, `paraphrased_answer` and
@@ -63,8 +72,20 @@ def load_unlearning_data(
 
     Raises:
         InputError: the data cannot be found or read, arguments exclude each other, a set is empty, a text is missing or
-            blank, or a row is in both the forget and the retain set.
+            blank, or a row is in two sets that exclude each other: forget and any other, or what is trained on and what
+            judges abilities.
     """
+    data = _with_general_data(_load(spec, forget_split, retain_split, forget_file, retain_file), general_data)
+    return data if general_file is None else _with_general_file(data, general_file)
+
+
+def _load(
+    spec: Source | tuple[Dataset, Dataset | None] | None,
+    forget_split: str | None,
+    retain_split: str | None,
+    forget_file: Source | None,
+    retain_file: Source | None,
+) -> UnlearningData:
     if forget_file is not None or retain_file is not None:
         if spec is not None:
             raise InputError(f"give either --data or --forget_file and --retain_file, not both (data is {spec!r})")
@@ -100,13 +121,20 @@ def _fictional(spec: str, forget_split: str | None, retain_split: str | None) ->
     forget, retain = _choose_splits(forget_split, retain_split)
     forgotten = {row["fact_id"] for row in splits[forget]}
     queries = {style: [row for row in rows if row["fact_id"] in forgotten] for style, rows in world.queries.items()}
-    return _checked(
+    abilities = fictional_abilities(world, retain)
+    data = _checked(
         forget=splits[forget],
         retain=splits[retain],
         holdout=splits["holdout"],
-        evaluation={name: splits[name] for name in ("general", "instructions")},
+        evaluation={name: splits[name] for name in ("general", "instructions")} | {"chat": abilities.chat},
         source=f"{spec} ({forget}, {retain})",
         queries=queries,
+    )
+    return replace(
+        data,
+        general=_dataset(abilities.general, "general rows"),
+        retain_queries={style: _dataset(rows, f"retained {style}") for style, rows in abilities.queries.items()},
+        judged_people=abilities.judged_people,
     )
 
 
@@ -150,6 +178,34 @@ def _user_rows(
         f"a Dataset of {len(rows)} rows" if isinstance(rows, Dataset) else str(rows) for rows in (forget, retain)
     ]
     return _checked(_read(forget), _read(retain), None, {}, f"forget: {sources[0]}, retain: {sources[1]}")
+
+
+def _with_general_data(data: UnlearningData, general_data: Source | None) -> UnlearningData:
+    """The data with the general rows that are wanted; so far it has those of its own world, if any."""
+    if general_data is None or (general_data == "embedded" and data.general is not None):
+        return data
+    if general_data == "embedded":
+        raise InputError(
+            f"general_data='embedded' is of the fictional world, and the data is another one ({data.source}): give a "
+            "file or a hub data set with instructions (such as tatsu-lab/alpaca), or none"
+        )
+    if general_data == "none":
+        return replace(data, general=None)
+    rows = read_general_data(general_data if isinstance(general_data, Dataset) else os.fspath(general_data))
+    validate_apart(forget=data.forget, general_data=rows)
+    if data.retain is not None:
+        validate_apart(retain=data.retain, general_data=rows)  # where they judge, they would have been trained on
+    train, judge = split_by_content(rows, "general data")
+    evaluation = data.evaluation | {"general_data": _dataset(judge, "general data")}
+    return replace(data, general=_dataset(train, "general data"), evaluation=evaluation)
+
+
+def _with_general_file(data: UnlearningData, general_file: Source) -> UnlearningData:
+    rows = _dataset(_read(general_file), "general file")
+    for name, others in (("forget", data.forget), ("retain", data.retain), ("general", data.general)):
+        if others is not None:
+            validate_apart(**{name: others, "general_file": rows})
+    return replace(data, evaluation=data.evaluation | {"general": rows})
 
 
 def _read(rows: Source | None) -> Rows | None:

@@ -17,13 +17,18 @@ class UnlearningData:
     forget: Dataset
     retain: Dataset | None  # None: only methods without a retain loss can run
     holdout: Dataset | None  # never trained on by any model: the non-members of membership inference
-    evaluation: dict[
-        str, Dataset
-    ]  # TOFU: real_authors, world_facts, retain_perturbed; fictional: general, instructions
+    # Judge abilities and are never trained on. TOFU: real_authors, world_facts, retain_perturbed; fictional: general,
+    # instructions, chat; with the user's general data, general_data, and with a general file, general.
+    evaluation: dict[str, Dataset]
     source: str  # what was asked for, with the splits that were taken; for reports
     # Ways to ask the forget facts that forget rows cannot give, for `queries.forget_queries`: by style, with question,
     # answer and the `fact_id` of forget rows. Fictional: multiple_choice, reversed, two_hop.
     queries: dict[str, Dataset] = field(default_factory=dict)
+    general: Dataset | None = None  # rows that training may protect abilities with, see `general.py`
+    # As `queries`, about retained people whose facts are trained in no other form than as retain rows (fictional), and
+    # the names of these people; None: nobody is known to be one.
+    retain_queries: dict[str, Dataset] = field(default_factory=dict)
+    judged_people: list[str] | None = None
 
 
 def units_of(rows: Dataset) -> list[int]:

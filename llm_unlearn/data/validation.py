@@ -26,24 +26,57 @@ def validate_rows(dataset: Rows, name: str) -> None:
 def validate_forget_retain(forget: Rows, retain: Rows | None) -> None:
     """Check that no row (same question, same answer, outer whitespace aside) is both to be forgotten and retained.
 
-    Duplicates inside one set are fine: they only weigh more. `retain` may be None: some methods have no retain loss.
+    `retain` may be None: some methods have no retain loss.
+
+    Raises:
+        InputError: as `validate_apart`.
+    """
+    if retain is not None:
+        validate_apart(forget=forget, retain=retain)
+
+
+def validate_apart(**sets: Rows) -> None:
+    """Check that two sets, given by their names, share no row (same question, same answer, outer whitespace aside).
+
+    Duplicates inside one set are fine: they only weigh more.
 
     Raises:
         InputError: rows occur in both sets; the message has their count and the first row numbers in each set.
     """
-    if retain is None:
-        return
-    retained: dict[tuple, int] = {}
-    for number, key in enumerate(_row_keys(retain, "retain set")):
-        retained.setdefault(key, number)
-    shared = [(number, retained[key]) for number, key in enumerate(_row_keys(forget, "forget set")) if key in retained]
+    (first, first_rows), (second, second_rows) = ((name.replace("_", " "), rows) for name, rows in sets.items())
+    places: dict[tuple, int] = {}
+    for number, key in enumerate(row_keys(second_rows, f"{second} set")):
+        places.setdefault(key, number)
+    keys = row_keys(first_rows, f"{first} set")
+    shared = [(number, places[key]) for number, key in enumerate(keys) if key in places]
     if shared:
-        forget_rows, retain_rows = (", ".join(map(str, numbers[:5])) for numbers in zip(*shared, strict=True))
+        in_first, in_second = (", ".join(map(str, numbers[:5])) for numbers in zip(*shared, strict=True))
         more = ", ..." if len(shared) > 5 else ""
         raise InputError(
-            f"rows of the forget set that are in the retain set too: {len(shared)} (forget rows {forget_rows}{more}; "
-            f"retain rows {retain_rows}{more}); remove them from one of the two"
+            f"rows of the {first} set that are in the {second} set too: {len(shared)} ({first} rows {in_first}{more}; "
+            f"{second} rows {in_second}{more}); remove them from one of the two"
         )
+
+
+def validate_trained(forget: Dataset | None, retain: Dataset | None, general: Dataset | None, retain_loss: str) -> None:
+    """Check the data sets of an `UnlearnTrainer` with this retain loss.
+
+    Raises:
+        InputError: one that is needed is missing, one is empty or malformed, or a row that is to be forgotten is in
+            another of them.
+    """
+    if forget is None:
+        raise InputError("forget_dataset is missing; pass the rows to forget")
+    validate_rows(forget, "forget_dataset")
+    if retain is None and retain_loss != "none":
+        raise InputError(
+            f"retain_loss={retain_loss!r} needs a retain_dataset; pass one, or retain_loss='none' to forget without "
+            "protecting anything"
+        )
+    for name, rows in (("retain", retain), ("general", general)):
+        if rows is not None:
+            validate_rows(rows, f"{name}_dataset")
+            validate_apart(**{"forget": forget, name: rows})
 
 
 def split_rows(dataset: Rows, name: str) -> list[tuple[Prompt, str]]:
@@ -88,7 +121,8 @@ def _check_labels(row: Mapping[str, Any]) -> None:
             raise InputError(f"column {column!r} holds {row[column]!r}; it must be a string or a number")
 
 
-def _row_keys(dataset: Rows, name: str) -> list[tuple]:
+def row_keys(dataset: Rows, name: str) -> list[tuple]:
+    """What each row says, outer whitespace aside: rows with equal keys are one row; `name` is for errors."""
     return [
         (*((message["role"], message["content"].strip()) for message in prompt), answer.strip())
         for prompt, answer in split_rows(dataset, name)

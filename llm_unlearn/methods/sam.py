@@ -2,7 +2,8 @@
 
 gradient = forget_weight * grad L_forget(theta + rho g / |g|) + retain_weight * grad L_retain(theta), with
 g = grad L_forget(theta): one step up the forget loss is one step of relearning, so what is minimized is the forget loss
-after the worst step of length rho. Any forget loss may be wrapped; norms are over all trainable parameters.
+after the worst step of length rho. General rows are treated as retain rows are. Any forget loss may be wrapped; norms
+are over all trainable parameters.
 
 Source: Fan et al. 2025, "Towards LLM Unlearning Resilient to Relearning Attacks: A Sharpness-Aware Minimization
 Perspective and Beyond", arXiv 2502.05374 (rho 0.01).
@@ -18,7 +19,7 @@ from torch import nn
 
 from llm_unlearn.answers import Answers
 from llm_unlearn.config import SAMConfig
-from llm_unlearn.data.collators import FORGET, RETAIN
+from llm_unlearn.data.collators import FORGET, GENERAL, RETAIN
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods.backbones import BackboneTrainer
 
@@ -31,10 +32,10 @@ class SAMTrainer(BackboneTrainer):
     step, before the first micro-batch. `forget/loss` and `forget/probability` are logged at theta; `forget/sam_loss` is
     the forget loss at theta + rho g / |g|, and it is this one that is part of `loss`.
 
-    Cost: forget rows have two forwards and two backwards a step, retain rows one of each as without SAM: 1.5 times
-    the backbone's operations, and more of its time (docs/results/speed.md). Memory: two more copies of the trainable
-    parameters. Dropout draws anew in every pass, so with it g is that of another subnetwork; LoRA's is off unless asked
-    for.
+    Cost: forget rows have two forwards and two backwards a step, all others one of each as without SAM: 1.5 times
+    the backbone's operations (with general rows 1.33 times), and more of its time (docs/results/speed.md). Memory: two
+    more copies of the trainable parameters. Dropout draws anew in every pass, so with it g is that of another
+    subnetwork; LoRA's is off unless asked for.
 
     Too large a rho forgets nothing: `forget/sam_loss` is then below `forget/loss`, where it should be above.
 
@@ -72,19 +73,19 @@ class SAMTrainer(BackboneTrainer):
         return self._batches, counts
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Forward and backward of a micro-batch: its retain rows at theta, its forget rows at theta + rho g / |g|."""
+        """Forward and backward of a micro-batch: its forget rows at theta + rho g / |g|, all others at theta."""
         if not self.args.rho:
             return super().training_step(model, inputs, num_items_in_batch)
         if self._batches:  # the first micro-batch of a step; not earlier: a resumed run restores its random state late
             self._step_up = self._find_step_up(model, num_items_in_batch)
             self._batches = []
         loss = 0.0
-        if self.retain_rows is not None:
+        if self.retain_rows is not None or self.general_rows is not None:
             # Processes exchange gradients once, in the backward below, which every micro-batch has.
             with self.accelerator.no_sync(model):
-                loss = super().training_step(model, without_role(inputs, FORGET), num_items_in_batch)
+                loss = super().training_step(model, without_roles(inputs, FORGET), num_items_in_batch)
         with self._perturbed():
-            return loss + super().training_step(model, without_role(inputs, RETAIN), num_items_in_batch)
+            return loss + super().training_step(model, without_roles(inputs, RETAIN, GENERAL), num_items_in_batch)
 
     def _find_step_up(self, model: nn.Module, counts: torch.Tensor) -> list[torch.Tensor] | None:
         """rho g / |g| of the global batch, or None where g is zero."""
@@ -92,7 +93,7 @@ class SAMTrainer(BackboneTrainer):
         unwrapped = self.accelerator.unwrap_model(model)  # a wrapped one would reduce gradients of its own accord
         gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
         for batch in self._batches:
-            inputs = self._prepare_inputs(without_role(batch, RETAIN))
+            inputs = self._prepare_inputs(without_roles(batch, RETAIN, GENERAL))
             with self.compute_loss_context_manager():
                 loss = self.compute_loss(unwrapped, inputs, num_items_in_batch=counts)
             # A parameter that is in use on one process alone (a mixture's expert) must have a gradient on all.
@@ -128,7 +129,7 @@ class SAMTrainer(BackboneTrainer):
             super()._sum_up(parts, answers, counts)
 
 
-def without_role(batch: dict[str, torch.Tensor], role: int) -> dict[str, torch.Tensor]:
-    """The rows of a batch but those of one role; filler stays, so that every process has a row to run."""
-    rows = batch["roles"] != role
+def without_roles(batch: dict[str, torch.Tensor], *roles: int) -> dict[str, torch.Tensor]:
+    """The rows of a batch but those of some roles; filler stays, so that every process has a row to run."""
+    rows = ~torch.isin(batch["roles"], batch["roles"].new_tensor(roles))
     return {name: value[rows] for name, value in batch.items()}

@@ -44,12 +44,14 @@ def error_of(*arguments, **named_arguments):
 def fake_world(monkeypatch):
     splits = {"holdout": rows("Zoe"), "general": [{"question": "1 + 1?", "answer": "2", "perturbed_answer": ["3"]}]}
     splits["instructions"] = [{"question": "Count.", "answer": "1, 2"}]
+    splits["chat"] = [{"question": f"Add {n} and 1.", "answer": f"{n + 1}"} for n in (1, 2, 3)]
     for forget, retain in (("forget01", "retain99"), ("forget05", "retain95"), ("forget10", "retain90")):
         splits[forget] = rows("Ann", fact_id="Ann/city", perturbed_answer=["Wrong.", "Wronger."])
-        splits[retain] = rows(f"Bob of {retain}", "Cid", fact_id="x/city")
-    world = SimpleNamespace(splits=splits, queries={"reversed": rows("Ann", "Bob")})
-    for row in world.queries["reversed"]:
-        row["fact_id"] = f"{row['question'][7:-1]}/city"
+        splits[retain] = [row | {"person": row["question"][7:10]} for row in rows(f"Bob of {retain}", "Cid")]
+    asked = [row | {"person": row["question"][7:-1]} for row in rows("Ann", "Bob", "Cid")]
+    queries = {"reversed": [row | {"fact_id": f"{row['person']}/city"} for row in asked]}
+    shown = {"prompt": [{"role": "user", "content": "Who? Dan. Who?"}], "completion": "Bob.", "person": "Bob"}
+    world = SimpleNamespace(splits=splits, queries=queries, practice=[*queries["reversed"], shown])
     sizes = []
     monkeypatch.setattr(llm_unlearn.data.loading, "build_world", lambda size: sizes.append(size) or world)
     return sizes
@@ -62,10 +64,28 @@ def test_the_fictional_world_is_the_default(fake_world):
     assert data.forget.to_list() == rows("Ann", fact_id="Ann/city", perturbed_answer=["Wrong.", "Wronger."])
     assert data.retain["question"][:] == ["Who is Bob of retain90?", "Who is Cid?"]
     assert data.holdout.column_names == ["question", "answer"]  # no fact_id is made up
-    assert {name: len(rows) for name, rows in data.evaluation.items()} == {"general": 1, "instructions": 1}
-    assert {name: found.to_list() for name, found in data.queries.items()} == {
-        "reversed": rows("Ann", fact_id="Ann/city")  # Bob is not forgotten
-    }
+    counts = {name: len(rows) for name, rows in data.evaluation.items()}
+    assert counts == {"general": 1, "instructions": 1, "chat": 1}
+    (asked,) = data.queries["reversed"].to_list()  # Bob is not forgotten
+    assert asked == rows("Ann", fact_id="Ann/city", person="Ann")[0]
+
+
+def test_of_the_retained_people_every_second_one_and_of_the_instructions_every_second_one_judges(fake_world):
+    """Bob is practiced and Cid judged; Ann is forgotten."""
+    data = load_unlearning_data()
+    assert [(row["prompt"][0]["content"], row["completion"], row["person"]) for row in data.general] == [
+        ("Who is Bob?", "I know Bob.", "Bob"),
+        ("Who? Dan. Who?", "Bob.", "Bob"),
+        ("Add 1 and 1.", "2", None),
+        ("Add 3 and 1.", "4", None),
+    ]
+    assert data.general["fact_id"][:] == ["Bob/city", None, None, None]
+    assert data.evaluation["chat"].to_list() == [{"question": "Add 2 and 1.", "answer": "3"}]
+    assert data.retain_queries["reversed"]["question"][:] == ["Who is Cid?"]
+    assert data.judged_people == ["Cid"]
+    without = load_unlearning_data(general_data="none")
+    assert without.general is None and without.judged_people == ["Cid"]
+    assert without.evaluation["chat"].to_list() == data.evaluation["chat"].to_list()
 
 
 @pytest.mark.parametrize(("forget", "retain"), [("forget01", "retain99"), ("forget05", "retain95")])
