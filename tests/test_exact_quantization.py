@@ -76,7 +76,7 @@ def test_a_weight_is_its_entry_in_the_table_times_the_scale_of_its_block():
     assert torch.equal(dequantized(packed, state, torch.float32), expected)
 
 
-@pytest.mark.parametrize("shape", [(3, 64), (7, 13), (5, 50), (2, 576)])
+@pytest.mark.parametrize("shape", [(3, 64), (7, 12), (5, 50), (2, 576)])
 @pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize("name", ["nf4", "fp4"])
 def test_the_table_gives_what_the_library_gives_where_its_kernel_is_right(name, twice, shape):
