@@ -121,7 +121,11 @@ def _whole_model(name_or_path: str, revision: str | None, **kwargs) -> PreTraine
             f"{missing[0]}; take both from one model"
         )
     check_finite(model.named_parameters(), f"model {name_or_path!r}")
-    return never_repacked(model)
+    if getattr(model, "is_loaded_in_4bit", False):
+        from llm_unlearn.exact_quantization import exact_where_kernels_are_wrong  # needs bitsandbytes
+
+        exact_where_kernels_are_wrong(never_repacked(model))
+    return model
 
 
 def _check_adapter(model: PeftModel, folder: Path) -> None:

@@ -101,7 +101,10 @@ def quantized_copy(model: PreTrainedModel, name: str) -> PreTrainedModel:
     """A copy of `model` (no adapter) in one of `FORMATS`, on its device; tensors that are not rounded are shared.
 
     It goes through no folder: `save_pretrained` writes on the first process only, and any process may be attacking.
+    Scores are the same on every processor: `exact_quantization`.
     """
+    from llm_unlearn.exact_quantization import exact_where_kernels_are_wrong  # needs bitsandbytes
+
     quantized, loading = type(model).from_pretrained(
         None,
         config=copy.deepcopy(model.config),
@@ -114,7 +117,7 @@ def quantized_copy(model: PreTrainedModel, name: str) -> PreTrainedModel:
     )
     if lost := sorted(loading["missing_keys"] | loading["mismatched_keys"]):  # they would have got random values
         raise RuntimeError(f"weights were lost on the way to {name}: {', '.join(map(str, lost[:5]))}")
-    return never_repacked(quantized).eval()
+    return exact_where_kernels_are_wrong(never_repacked(quantized)).eval()
 
 
 def _rounded_layers(quantized: PreTrainedModel) -> list[nn.Linear]:
