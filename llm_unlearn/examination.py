@@ -173,7 +173,8 @@ class Examination:
             {"scores": {model: ...}, "abilities": {model: {ability: ...}}, "attacks": {attack: {model: ...}},
             "counterfactual": {model: ...}, "not_attacked": {attack: reason}, "not_measured": {set: reason}, "kinds":
             the column that says which answers are of a kind, "units": {set: number of the person that each row is
-            about}, "style_rows": {style: the forget row that each query comes from}, "forget_groups": the person of each forget row} and the per-row records of every model.
+            about}, "style_rows": {style: the forget row that each query comes from}, "forget_groups": the person of
+            each forget row} and the per-row records of every model.
             Models are called original, oracle, oracle_1, ... and unlearned. On all processes but the main one: two
             empty dictionaries.
 

@@ -60,7 +60,7 @@ class GatheredAnswers:
         return range(len(self.rows) - len(rows), len(self.rows))
 
     def add_made_up(self, dataset: Dataset, answers: range, what: str) -> tuple[list[int], list[range]]:
-        """The numbers of the true answers, and of the made-up ones that each is compared with (column `made_up_answer`).
+        """The numbers of the true answers, and of the made-up ones that each is compared with (column made_up_answer).
 
         Args:
             answers: the numbers of the data set's own answers, which are the true ones unless made-up ones have a

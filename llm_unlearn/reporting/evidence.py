@@ -163,9 +163,8 @@ def knowledge_comparison(
 ) -> Evidence:
     """As `comparison`, of knowledge: beside ignorance (0.5) and not the oracle, which is only shown."""
     own = list(unlearned) if unlearned is not None else [values[name] for name in model_names(values, "unlearned")]
-    evidence = comparison(
-        {name: side for name, side in values.items() if "unlearned" not in name}, groups, unlearned=own
-    )
+    references = {name: side for name, side in values.items() if not name.startswith("unlearned")}
+    evidence = comparison(references, groups, unlearned=own)
     evidence.excess = evidence.interval = evidence.lower = evidence.upper = evidence.erasure = evidence.note = None
     names = [str(group) for group in groups]
     people = len(set(names))

@@ -1,18 +1,18 @@
 """The verdict on an unlearned model: erased, hidden, not forgotten, over-unlearned, or undecided.
 
 Three references can carry it, and those that are there must agree that a model is erased:
-- made-up answers of the same kind (`metrics.knowledge`), where rows say which answers are of a kind: a comparison counts
-  against erasure where knowledge is above 0.5 beyond chance (bootstrap over people and attack seeds, at a level that
-  allows for all comparisons made) and more than a tenth of the original's is left. It is free of calibration, so
-  where it was measured, answer probabilities only say whether a model still gives the answers;
-- the oracle: likewise, with the excess of a score over the oracles, measured by the distance between oracle and original;
+- made-up answers (`metrics.knowledge`), where rows say which answers are of a kind: a comparison counts against erasure
+  where knowledge is above 0.5 beyond chance (bootstrap over people and attack seeds, at a level that allows for all
+  comparisons made) and more than a tenth of the original's is left. It is free of calibration, so where it was
+  measured, answer probabilities only say whether a model still gives the answers;
+- the oracle: likewise, with the excess of a score over the oracles, by the distance between oracle and original;
 - the counterfactual control (`attacks.counterfactual`): likewise, with the excess of true over made-up facts.
 
 In this order: *not forgotten* if the plain questions are answered more like the original than like the oracle;
 *over-unlearned* if an ability is lost (`reporting.price`); *hidden* if a comparison counts against erasure;
-*over-unlearned* if the answers are avoided, or what is said instead is no answer; *undecided* if intervals are too wide,
-people too few, or nobody looked at abilities; *erased* otherwise. A style in which retained people are no longer answered
-either says nothing.
+*over-unlearned* if the answers are avoided, or what is said instead is no answer; *undecided* if intervals are too
+wide, people too few, or nobody looked at abilities; *erased* otherwise. A style in which retained people are no longer
+answered either says nothing.
 """
 
 from __future__ import annotations
@@ -263,14 +263,10 @@ def _in_words(one: Evidence) -> str:
             f"{one.original:.2f} in the original, 0 where nothing is known)"
         )
     if one.score == KNOWLEDGE:
-        low, high = one.unlearned_interval
+        low, high, own, original = (100 * value for value in (*one.unlearned_interval, one.unlearned, one.original))
         return (
-            (
-                f"{_when(one)}, it prefers the true answer to made-up ones in {one.unlearned:.0%} of comparisons "
-                f"(95 % interval {low:.0%} to {high:.0%}; the original in {one.original:.0%}, 50 % where nothing is known)"
-            )
-            .replace("%", " %")
-            .replace("  %", " %")
+            f"{_when(one)}, it prefers the true answer to made-up ones in {own:.0f} % of comparisons (95 % interval "
+            f"{low:.0f} to {high:.0f} %; the original in {original:.0f} %, 50 % where nothing is known)"
         )
     return (
         f"{_when(one)}, its {score} on forgotten facts is {one.unlearned:.2f}; models that never saw them have "
@@ -324,9 +320,8 @@ def _not_measured(everything: list[Evidence], results: Mapping[str, Any], has_kn
         absent[FLUENCY] = "fluency of what is said instead"
     if absent:
         remarks.append(f"abilities not measured: {', '.join(absent.values())}")
-    remarks += [
-        f"not measured, {ability_label(name)}: {why}" for name, why in (results.get("not_measured") or {}).items()
-    ]
+    skipped = results.get("not_measured") or {}
+    remarks += [f"not measured, {ability_label(name)}: {why}" for name, why in skipped.items()]
     if not has_knowledge:
         remarks.append(
             "judged by answer probability, which confuses knowledge with confidence: rows with a column 'kind' (or "
