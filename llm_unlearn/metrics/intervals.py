@@ -65,7 +65,7 @@ def percentile_interval(resampled: np.ndarray, level: float = 0.95, units: int |
 
     Args:
         units: how many were drawn from (people), where they are few: the interval is then about as wide as Student's.
-            Of normal values of six people, 93 % of the intervals hold the mean, and 87 % without it. Source: the expanded
+            Of normal values of six people, 93 % of the intervals hold the mean, 87 % without it. Source: the expanded
             percentile interval of Hesterberg 2015, arXiv 1411.5279, section 4.3.
     """
     tail = (1 - level) / 2
