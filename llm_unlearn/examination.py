@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from llm_unlearn.attacks.quantization import check_quantization
 from llm_unlearn.attacks.relearning import attackable_copy, choose_left_out, forgotten_rows
 from llm_unlearn.attacks.run import fact_ids_of, groups_of
 from llm_unlearn.data import UnlearningData, encode_dataset, row_format
+from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.data.instructions import load_instructions
 from llm_unlearn.data.made_up import kind_column
 from llm_unlearn.embedded import outcomes_folder
@@ -42,6 +43,7 @@ from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 from llm_unlearn.sharding import whole_models
 
 COUNTERFACTUAL = "counterfactual_control"
+MOST_NEW_TOKENS = 200  # as TOFU has it
 
 
 def reference_models(original: str, oracles: list[str]) -> dict[str, str]:
@@ -136,6 +138,15 @@ class Examination:
                     raise
                 not_measured[name] = str(error)
         return judged.without(not_measured), not_measured
+
+    @cached_property
+    def _max_new_tokens(self) -> int:
+        """Of generated answers: twice the longest true one, for a model that no longer stops, and never over 200."""
+        longest = 0
+        for name in self.judged.generated:
+            rows = encode_dataset(self.judged.sets[name], self.processing_class, self.max_length, name)
+            longest = max(longest, *(sum(label != IGNORED for label in row["labels"]) for row in rows))
+        return min(MOST_NEW_TOKENS, 2 * longest + 16)
 
     def fact_ids(self) -> list[str | int]:
         """The fact of each forget row."""
@@ -257,6 +268,7 @@ class Examination:
             records,
             made_up_names="original" in records and not has_oracle,
             max_length=self.max_length,
+            max_new_tokens=self._max_new_tokens,
         )
         for model, by_metric in found.items():
             records[model] |= by_metric
@@ -310,6 +322,7 @@ class Examination:
             self.processing_class,
             self.judged.sets,
             generate=self.judged.generated,
+            max_new_tokens=self._max_new_tokens,
             batch_size=self.batch_size,
             max_length=self.max_length,
         )

@@ -89,9 +89,8 @@ def forget_values(results: Mapping[str, Any], records: Mapping[str, Any]) -> dic
     rows = len(results["forget_groups"])
     found: dict[Key, Values] = {}
     style_rows = results.get("style_rows") or {}
-    for (name, variant), prefix in {("output", None): "forget"} | {
-        ("prompting", style): f"forget_{style}" for style in style_rows
-    }.items():
+    prefixes = {("output", None): "forget"} | {("prompting", style): f"forget_{style}" for style in style_rows}
+    for (name, variant), prefix in prefixes.items():
         places = style_rows.get(variant) if variant else None
         for model, by_metric in records.items():
             for score, (metric, field) in _RECORDS.items():

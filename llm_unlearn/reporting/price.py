@@ -19,6 +19,7 @@ from llm_unlearn.reporting.tables import MODELS, model_names
 KEPT = 0.95  # of the smaller of original and oracle; an ability that is surely below is lost
 SURE = 0.8  # an ability that may be below this share, and looks below KEPT, is not measured well enough
 MEASURABLE = 0.1  # a reference below it has nothing to lose
+SELECTIVE = 0.1  # of the drop on forget rows: if less of it is theirs alone, it was an ability that was lost
 FLUENCY_LABEL = "fluency of what is said instead"
 WELL_FORMED = "well_formed"
 _SCORES = {  # score of an ability -> metric of the records, field
@@ -62,6 +63,12 @@ def abilities(
     return [_ability(*one, comparisons=len(found)) for one in found]
 
 
+def lost_abilities(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """The abilities that are surely lost, each once, by the score of which least was kept; fluency is none of them."""
+    lost = sorted((one for one in evidence if one.flagged and one.name != FLUENCY), key=lambda one: one.share)
+    return list({one.name: one for one in reversed(lost)}.values())[::-1]
+
+
 def lowest_share(evidence: Sequence[Evidence]) -> Evidence | None:
     """The ability of which least was kept; None where none was measured."""
     kept = [one for one in evidence if one.kind == "ability" and one.decides and one.name != FLUENCY]
@@ -100,8 +107,8 @@ def selectivity(results: Mapping[str, Any], records: Records, evidence: Sequence
     """Give every comparison of answer probabilities its selectivity, where retained facts were asked alike.
 
     selectivity = (original - unlearned on forget rows) - (the same on retained rows); people of both sides are drawn
-    apart. A style in which both sides fell alike says that an ability was lost: it `decides` nothing, and `note` says
-    so. After an attack that trains, both models are scored after that attack.
+    apart. A style in which both sides fell (nearly) alike says that an ability was lost: it `decides` nothing, and
+    `note` says so. After an attack that trains, both models are scored after that attack.
     """
     for one in evidence:
         if one.score != "forget_probability":
@@ -115,7 +122,7 @@ def selectivity(results: Mapping[str, Any], records: Records, evidence: Sequence
         one.selectivity = forget - retain
         one.selectivity_interval = percentile_interval(differences)
         fell, all_fell = (percentile_interval(side)[0] > 0 for side in drawn)
-        if fell and all_fell and one.selectivity_interval[0] <= 0:
+        if fell and all_fell and one.selectivity_interval[0] <= SELECTIVE * forget:
             one.decides, one.flagged = False, False
             one.note = (
                 f"ability lost, not forgetting: the probability of retained facts fell by {retain:.2f}, "

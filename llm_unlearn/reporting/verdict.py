@@ -33,7 +33,7 @@ from llm_unlearn.reporting.evidence import (
     knowledge_comparison,
     label_of,
 )
-from llm_unlearn.reporting.price import KEPT, WELL_FORMED, abilities, is_unsure, selectivity
+from llm_unlearn.reporting.price import KEPT, WELL_FORMED, abilities, is_unsure, lost_abilities, selectivity
 from llm_unlearn.reporting.tables import model_entries, model_names
 
 MARGIN = 0.1  # of the distance between oracle and original: less is no knowledge worth the name
@@ -171,7 +171,7 @@ def _decide(
     if kept := [one for one in said if one.erasure < 0.5]:
         return "not forgotten", [_in_words(one) for one in kept], []
     known = sorted((one for one in deciding if one.flagged), key=_weight, reverse=True)
-    lost = sorted((one for one in price if one.flagged and one.name != FLUENCY), key=lambda one: one.share)
+    lost = lost_abilities(price)
     if lost:  # what it still knows is said as well: a broken model may know everything
         return "over-unlearned", [_in_words(one) for one in (*lost, *known)], []
     if known:
