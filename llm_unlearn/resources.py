@@ -138,6 +138,10 @@ def attack_memory(trainer: UnlearnTrainer, budget: AttackBudget) -> dict[str, in
       activation checkpointing, of one block alone.
     - activations, logits: of `micro_batch_size` rows as long as the longest forget or retain row.
 
+    Of a Llama of 4 M parameters (8 rows of 83 tokens) activations, logits and matrices in 16 bits came to 0.94 times
+    what the backward kept of the full attacker in float32, to 0.77 times in bfloat16, and to 1.2 times of the lora
+    attacker on bfloat16.
+
     Left out, besides what is left out there: instructions that are longer than those rows, the scoring along the curve,
     and what is left over from training on the device.
     """
@@ -159,7 +163,7 @@ def attack_memory(trainer: UnlearnTrainer, budget: AttackBudget) -> dict[str, in
             matrices = [sum(map(math.prod, block)) for block in shapes]
             cast = max(matrices) if budget.activation_checkpointing else sum(matrices)
             weights += (cast + model.get_output_embeddings().weight.numel()) * computing.itemsize
-        size = computing.itemsize if in_float32 else stored.itemsize
+        size = computing.itemsize if attacker == "full" else 4  # an adapter takes what enters a map in float32
         parts = {"weights": weights, "gradients": 4 * trained, "optimizer": ADAM_STATES * 4 * trained}
         estimates.append(parts | _of_rows(trainer, at_once, blocks, size, budget.activation_checkpointing))
     return max(estimates, key=lambda parts: sum(parts.values()))
