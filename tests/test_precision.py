@@ -10,6 +10,7 @@ from builders import (
     arguments,
     encoded_rows,
     largest_difference,
+    qa_rows,
     tiny_model,
     tiny_tokenizer,
     trainable,
@@ -80,6 +81,21 @@ def test_a_model_in_float32_stays_as_it_is():
     assert stored_dtype(model) == computing_dtype(attacked) == torch.float32
     double = attackable_copy(tiny_model().double())
     assert types(double) == {torch.float64}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_was_trained_in_mixed_precision_is_attacked_as_one_from_a_folder(tmp_path, dtype):
+    rows = {"forget_dataset": qa_rows(8), "retain_dataset": qa_rows(8, 8), "processing_class": tiny_tokenizer()}
+    tiny_model().to(dtype).save_pretrained(tmp_path / "first")
+    trainer = NPOTrainer(str(tmp_path / "first"), arguments(NPOConfig, tmp_path, bf16=True, max_steps=1), **rows)
+    trainer.train()
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    trainer.save_model(tmp_path / "saved")
+    loaded = load_model(str(tmp_path / "saved"))
+    assert "_original_forward" in vars(trained) and loaded.dtype == dtype
+    for lora_r in (None, 2):
+        assert torch.equal(logits(attackable_copy(trained, lora_r)), logits(attackable_copy(loaded, lora_r)))
+    assert "_original_forward" in vars(trained)
 
 
 def test_a_lora_attacker_has_a_float32_adapter_on_weights_as_they_are_stored():

@@ -331,7 +331,7 @@ def relearn(
 
 def merged_copy(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """A copy in the type that the model is stored in; an adapter that it has is merged, as an attacker would."""
-    copied = copy.deepcopy(model)
+    copied = _copy(model)
     return copied.merge_and_unload() if isinstance(copied, PeftModel) else copied
 
 
@@ -346,7 +346,7 @@ def attackable_copy(model: PreTrainedModel, lora_r: int | None = None, seed: int
             weight is trained.
         seed: of the new adapter's first weights, which change nothing before the first step.
     """
-    attacked, stored = copy.deepcopy(model), stored_dtype(model)
+    attacked, stored = _copy(model), stored_dtype(model)
     # Gradients would leave the range of float16, also those of an adapter on it.
     in_float32 = stored == torch.float16 or (stored == torch.bfloat16 and lora_r is None)
     if in_float32:
@@ -361,6 +361,17 @@ def attackable_copy(model: PreTrainedModel, lora_r: int | None = None, seed: int
     with torch.random.fork_rng(devices=[]):  # adapters get their first weights on the processor
         torch.default_generator.manual_seed(seed)
         return get_peft_model(attacked, adapter)
+
+
+def _copy(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
+    """A copy without the autocast that Accelerate put around a model that was trained in mixed precision.
+
+    Else the unlearned model would be attacked in another precision than the original, which comes from its files.
+    """
+    copied = copy.deepcopy(model)
+    if vars(copied).pop("_original_forward", None) is not None:
+        del copied.forward
+    return copied
 
 
 def summarize_runs(runs: list[dict]) -> dict:
