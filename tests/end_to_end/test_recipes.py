@@ -1,6 +1,7 @@
 """Recipes and benchmarks as a user types them: through the command line, on the tiny fictional world and on files."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ def test_dry_run_shows_a_batch_and_trains_nothing(cache, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "retain_weight: 30.0" in done.stdout and "<|end|>]" in done.stdout and "trainable" in done.stdout
     assert not list(tmp_path.rglob("results.json"))
+    # the lines of the banner: the attacker trains every weight, with two states of AdamW for each
+    size = re.search(
+        r"  attacks +about .+ a device \(weights .+, gradients (.+), optimizer (.+), activations .+", done.stdout
+    )
+    gradients, states = (float(text.split()[0]) for text in size.groups())
+    assert states == pytest.approx(2 * gradients, rel=0.2) and size[0].endswith("computing in float32")
 
 
 def test_a_run_on_ones_own_model_and_rows_has_the_folder_of_its_method(cache, tmp_path, monkeypatch):

@@ -42,6 +42,7 @@ def test_the_banner(printed):
     assert [name for name, _, _ in named] == ["weights", "gradients", "optimizer", "activations", "logits"]
     megabytes = sum(float(value) / (1 if unit == "MB" else 1024) for _, value, unit in named)
     assert float(parts[1]) == pytest.approx(megabytes, abs=0.3)
+    assert "attacks" not in lines  # there are none
     assert lines["stops"].startswith("  stops at   forget exact_match <= 0, forget probability <= 0.45, or after ")
 
 
