@@ -71,10 +71,6 @@ def test_methods_have_general_rows_unless_their_name_says_otherwise(name, weight
     ("values", "message"),
     [
         ({"methods": ["ssiuu:bet=1"]}, "unknown field bet in --methods ssiuu:bet=1; did you mean beta"),
-        (
-            {"methods": ["ssiuu:learning_rate=1"]},
-            "is set for all methods alike; use --learning_rates",
-        ),
         ({"methods": ["npo:seed=1"]}, "seed in 'npo:seed=1' is set for all methods alike; use --seeds"),
         ({"methods": ["ssiuu:beta"]}, "'ssiuu:beta' has 'beta' where field=value is wanted"),
         ({"methods": ["ssiuu:beta=x"]}, "beta: 'x' in --methods ssiuu:beta=x is not valid; give a number"),
