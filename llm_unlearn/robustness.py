@@ -68,8 +68,8 @@ class RobustnessArguments:
     learning_rates: list[float] = field(
         default_factory=lambda: [1e-5, 3e-5, 1e-4],
         metadata={
-            "help": "Rates that every method may choose from; a single one needs no tuning, nor does a method that fixes "
-            "its own (npo:learning_rate=1e-4)."
+            "help": "Rates that every method may choose from; a single one needs no tuning, nor does a method that "
+            "fixes its own (npo:learning_rate=1e-4)."
         },
     )
 
@@ -154,7 +154,7 @@ class Robustness:
     # ---- learning rates --------------------------------------------------------------------------------------------
 
     def choose_rates(self, original_retain: float | None) -> dict[str, dict[str, Any]]:
-        """Method -> {learning_rate, why, tried: what each rate gave on the tuning seeds}; given rates are not tried."""
+        """Method -> {learning_rate, why, tried: what each rate gave on the tuning seeds}; given ones are not tried."""
         arguments, rates = self.arguments, self.arguments.learning_rates
         given = {name: method_of(name).fixed.get("learning_rate") for name in arguments.methods}
         if len(rates) == 1:
