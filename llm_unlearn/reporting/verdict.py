@@ -183,7 +183,7 @@ def _decide(
         return "over-unlearned", [_in_words(one) for one in avoided], []
     if broken := [one for one in price if one.flagged]:
         return "over-unlearned", [_in_words(one) for one in broken], []
-    # One precise reference is enough, the others have only to agree: few facts leave few made-up answers to compare with.
+    # One precise reference is enough, the others have only to agree: few facts have few made-up answers beside them.
     measure = attacked or [one for one in deciding if one.variant == "after"]
     candidates = [one for one in evidence if one.name == NEEDED and one.score != "forget_exact_match"]
     candidates += [one for one in control if one.variant == "after" and one.decides]
