@@ -42,7 +42,7 @@ def abilities(
         unlearned: records of several unlearned models (seeds) in place of the one in `records`.
 
     Returns:
-        Evidence of kind "ability": `share` of the weakest reference (original, each oracle); `excess` over it with `interval`;
+        Evidence of kind "ability": `share` of the weakest of original and oracles; `excess` over it with `interval`;
         `lower` and `upper`: of unlearned - 0.95 reference, at a level that allows for all abilities together;
         `flagged`: surely lost; `decides`: the reference can do it.
     """
