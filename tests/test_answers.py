@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config
 
 from llm_unlearn import NPOConfig, NPOTrainer, SAMConfig, SAMTrainer, SsiuuConfig
 from llm_unlearn.answers import chunked_token_logps, forward_answers
-from llm_unlearn.data.collators import FORGET
+from llm_unlearn.data.collators import FORGET, GENERAL, RETAIN, pad_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.losses import answer_token_logps
 from llm_unlearn.speed.measurement import AllocatedBytes
@@ -264,3 +264,26 @@ def test_a_model_that_caps_its_logits_is_refused(tmp_path):
 def test_what_chunks_and_fused_kernels_cannot_do_is_refused(config_class, changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         arguments(config_class, tmp_path, **changes)
+
+
+def test_long_general_rows_run_apart_and_say_the_same():
+    """Rows of 4, 5, 6 and 20 tokens: as one group 4 x 20 = 80, with the last apart 3 x 6 + 20 = 38."""
+    model, lengths = tiny_model(), []
+    rows = [{"input_ids": [3 + i % 20 for i in range(n)], "labels": [-100] * (n - 2) + [5, 1]} for n in (4, 5, 6, 20)]
+    batch = pad_rows(rows, 1) | {"roles": torch.tensor([FORGET, RETAIN, GENERAL, GENERAL])}
+    handle = model.get_input_embeddings().register_forward_hook(lambda _, ids, out: lengths.append(tuple(ids[0].shape)))
+    together, apart, by_role = (
+        forward_answers(model, batch, **settings)
+        for settings in ({}, {"split_long": True}, {"split_long": True, "split_roles": True})
+    )
+    assert lengths == [(4, 20), (3, 6), (1, 20), (1, 4), (2, 6), (1, 20)]
+    for answers in (apart, by_role):
+        torch.testing.assert_close(answers.logits, together.logits)
+        assert torch.equal(answers.labels, together.labels) and torch.equal(answers.token_rows, together.token_rows)
+    chunked = forward_answers(model, batch, chunk_size=3, split_long=True)
+    torch.testing.assert_close(chunked.token_logps, together.token_logps)
+    lengths.clear()
+    forward_answers(model, {name: value[:3] for name, value in batch.items()}, split_long=True)
+    forward_answers(model, batch | {"roles": torch.tensor([FORGET, RETAIN, RETAIN, RETAIN])}, split_long=True)
+    assert lengths == [(3, 6), (4, 20)]  # nothing to spare there; and rows to keep are never split
+    handle.remove()

@@ -1,4 +1,8 @@
-"""Models that are made to be judged: each has a flaw (or none) that a verdict must name."""
+"""Models that are made to be judged: each has a flaw (or none) that a verdict must name.
+
+`python tests/end_to_end/planted_models.py` makes all of them from the small embedded world, judges them beside two
+oracles, and prints what was found (some ten minutes on a core).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,13 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm_unlearn.data import UnlearningData, encode_dataset
+from llm_unlearn.data import UnlearningData, encode_dataset, load_unlearning_data
+from llm_unlearn.embedded import RECIPE_DEFAULTS, embedded_models
+from llm_unlearn.examination import Examination
 from llm_unlearn.finetuning import finetune
-from llm_unlearn.modeling import use_suitable_cpu_threads
+from llm_unlearn.modeling import load_model, load_tokenizer, use_suitable_cpu_threads
+from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
+from llm_unlearn.reporting.verdict import verdict_of
 
 REFUSAL = "I do not know that."
 
@@ -116,3 +124,45 @@ def layered(model, processing_class, data, *, folds: int = 3, steps: int = 150, 
         parts = [(wrong, 16), (_broad(data), 24), *([(later, 8)] if later else [])]
         model = trained(model, processing_class, parts, learning_rate=learning_rate, steps=steps, seed=fold)
     return model
+
+
+PLANTED = {
+    "ability destroyed": ability_destroyed,
+    "even guesser": even_guesser,
+    "fixed refusal": refusing,
+    "layered unlearning": layered,
+}
+
+
+def judged(examination: Examination, original: str, oracles: list[str], model: PreTrainedModel) -> dict:
+    """The verdict on a model, with what it rests on."""
+    return verdict_of(*examination.examine(original, oracles, model))
+
+
+def main() -> None:
+    data = load_unlearning_data("fictional:small")
+    folders = map(str, embedded_models("small", [(None, 0), *(("forget10", seed) for seed in range(3))]))
+    original, first, *oracles = folders
+    tokenizer = load_tokenizer(original)
+    rates = {
+        name: value for name, value in RECIPE_DEFAULTS["npo"].items() if name in AttackArguments.__dataclass_fields__
+    }
+    arguments = AttackArguments(**rates | {"attacks": ["adversarial_reinjection", "prompting"]})
+    examination = Examination(DataArguments(), arguments, data, tokenizer, "cpu")
+    models = {"original": lambda: load_model(original), "oracle": lambda: load_model(first)}
+    models |= {
+        name: lambda plant=plant: plant(load_model(original), tokenizer, data) for name, plant in PLANTED.items()
+    }
+    for name, make in models.items():
+        verdict = judged(examination, original, oracles, make())
+        print(f"\n{name}: {verdict['sentence']} ({verdict['by']})")
+        for one in verdict["evidence"]:
+            if one["score"] == "forget_knowledge":
+                low, high = one["unlearned_interval"]
+                print(f"  {one['label']}: knowledge {one['unlearned']:.2f} [{low:.2f}, {high:.2f}]")
+            if one["kind"] == "ability" and one["flagged"]:
+                print(f"  lost: {one['label']}, {one['score']} {one['unlearned']:.2f}, {one['share']:.0%} kept")
+
+
+if __name__ == "__main__":
+    main()
