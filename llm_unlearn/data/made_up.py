@@ -32,7 +32,9 @@ def kind_column(dataset: Dataset, chosen: str | None = None) -> str | None:
     """
     columns = dataset.column_names
     if chosen is not None and chosen not in columns:
-        raise InputError(f"kind column {chosen!r} is no column of the rows; choose one of {', '.join(columns)}")
+        raise InputError(
+            f"counterfactual_group_by={chosen!r} is no column of the forget rows; choose one of {', '.join(columns)}"
+        )
     return chosen or next((name for name in KIND_COLUMNS if name in columns), None)
 
 
