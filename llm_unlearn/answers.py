@@ -93,6 +93,7 @@ def forward_answers(
     unwrapped: nn.Module | None = None,
     split_roles: bool = False,
     chunk_size: int | None = None,
+    split_long: bool = False,
 ) -> Answers:
     """One call of `model` (possibly wrapped by DDP and the like) that computes logits at answer positions only.
 
@@ -104,13 +105,18 @@ def forward_answers(
             respect to the activations of forget rows do not travel through the retain rows.
         chunk_size: make the logits of so many answer tokens at a time and keep their log-probabilities alone; the
             backward makes them once more.
+        split_long: run long general rows apart likewise where that spares a third of the tokens, padding included: a
+            few of them (questions after examples) would have all rows padded to their length. Not where each call of a
+            block is a meeting of all processes.
 
     Raises:
         InputError: `chunk_size` with a model that changes its logits after the output embedding.
     """
     labels, roles = batch["labels"], batch["roles"]
     groups = [roles == FORGET, roles != FORGET] if split_roles else [torch.ones_like(roles, dtype=torch.bool)]
-    # Row groups keep the order of tokens because forget rows come first, as the collator puts them.
+    if split_long and (roles == GENERAL).any():
+        groups[-1:] = _by_length(groups[-1], roles == GENERAL, batch["attention_mask"].sum(1))
+    # Row groups keep the order of tokens because the collator puts forget rows first, and long general rows last.
     token_rows, positions = torch.nonzero(labels[:, 1:] != -100, as_tuple=True)
     answer_tokens = labels[token_rows, positions + 1]
     with _answer_positions_only(unwrapped or model, answer_tokens, chunk_size):
@@ -122,6 +128,22 @@ def forward_answers(
     answers = Answers(None, answer_tokens, token_rows, roles)
     answers.__dict__["token_logps"] = said  # fills the cached property
     return answers
+
+
+def _by_length(rows: torch.Tensor, general: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
+    """The rows of a group as they are, or without their last general rows and these apart; all are masks, (rows,)."""
+    numbers, sizes = torch.nonzero(rows).flatten().tolist(), lengths.tolist()
+    whole = len(numbers) * max(sizes[i] for i in numbers)
+    cost, cut = whole, 0
+    for position in range(1, len(numbers)):
+        if general[numbers[position]]:
+            first, last = numbers[:position], numbers[position:]
+            padded = len(first) * max(sizes[i] for i in first) + len(last) * max(sizes[i] for i in last)
+            cost, cut = min((cost, cut), (padded, numbers[position]))
+    if cost > 2 / 3 * whole:
+        return [rows]
+    is_before = torch.arange(len(rows), device=rows.device) < cut
+    return [rows & is_before, rows & ~is_before]
 
 
 @contextlib.contextmanager

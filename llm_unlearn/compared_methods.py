@@ -39,7 +39,7 @@ METHODS = {
 }
 
 
-SET_BY_THE_BENCHMARK = {"learning_rate": "--learning_rates", "seed": "--seeds", "output_dir": "--output_dir"}
+SET_BY_THE_BENCHMARK = {"seed": "--seeds", "output_dir": "--output_dir"}
 
 
 def method_of(name: str) -> Method:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from llm_unlearn.attacks import (
 from llm_unlearn.attacks.counterfactual import PERTURBED
 from llm_unlearn.attacks.prompting import asked_otherwise
 from llm_unlearn.attacks.quantization import check_quantization
-from llm_unlearn.attacks.relearning import attackable_copy, choose_left_out, forgotten_rows
+from llm_unlearn.attacks.relearning import choose_left_out, forgotten_rows, merged_copy
 from llm_unlearn.attacks.run import fact_ids_of, groups_of
 from llm_unlearn.data import UnlearningData, encode_dataset, row_format
 from llm_unlearn.data.encoding import IGNORED
@@ -148,6 +148,25 @@ class Examination:
             rows = encode_dataset(self.judged.sets[name], self.processing_class, self.max_length, name)
             longest = max(longest, *(sum(label != IGNORED for label in row["labels"]) for row in rows))
         return min(MOST_NEW_TOKENS, 2 * longest + 16)
+
+    @property
+    def trains_attackers(self) -> bool:
+        """Whether any attack, or the control, trains copies of the models."""
+        return self.attack_args.counterfactual or not set(self.attack_args.attacks) <= set(DIRECT_ATTACKS)
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Find out before anything is trained whether models like this one can be attacked as was asked for.
+
+        Raises:
+            InputError: it has no activation checkpointing.
+        """
+        wanted = self.attack_args.attack_activation_checkpointing and self.trains_attackers
+        if wanted and not model.supports_gradient_checkpointing:
+            bare = model.get_base_model() if isinstance(model, PeftModel) else model
+            raise InputError(
+                f"attack_activation_checkpointing=True: {type(bare).__name__} has none; leave it out, or spare memory "
+                "with --attack_micro_batch_size"
+            )
 
     def fact_ids(self) -> list[str | int]:
         """The fact of each forget row."""
@@ -293,7 +312,7 @@ class Examination:
                 path = source if isinstance(source, str) else None
                 model = self.load_model(source) if path else source
                 shared = outcomes_folder(path) if path else None
-                identity = path if shared else weights_digest(attackable_copy(model))
+                identity = path if shared else weights_digest(merged_copy(model))
                 for attack in missing:
                     known = outcomes.get((name, "adversarial_reinjection")) if pool is None else None
                     outcome = self.attack(attack, model, name, identity, shared, pool, known, wait=wait)
@@ -390,7 +409,7 @@ class Examination:
             settings["has_adapter"] = isinstance(model, PeftModel) if attack == "adapter_surgery" else None
         # The rows themselves, not where they came from: a file may have changed since.
         rows = [dataset.to_list() if dataset is not None else None for dataset in used]
-        key = [attack, identity, rows, self.processing_class.chat_template, budget and asdict(budget), settings]
+        key = [attack, identity, rows, self.processing_class.chat_template, budget and budget.key, settings]
         if shared is not None:
             find = partial(remember, shared / f"{digest_of(key)}.json", key, find, wait=wait)
         if self.output_dir is not None:

@@ -13,6 +13,8 @@ from llm_unlearn.data.collators import RETAIN, EncodedRow, pad_rows
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.errors import DivergenceError, InputError
 
+WATCHED_WEIGHTS = 100_000  # by which lost updates are estimated: enough for shares of 1e-4
+
 
 def finetune(
     model: nn.Module,
@@ -26,18 +28,27 @@ def finetune(
     warmup_steps: int = 0,
     weight_decay: float = 0.0,
     max_grad_norm: float = 1.0,
+    micro_batch_size: int | None = None,
+    activation_checkpointing: bool = False,
     row_orders: Callable[[int], list[int]] | None = None,
     after_step: Callable[[int], None] | None = None,
-) -> None:
+) -> float:
     """Train `model` in place on the answers of `rows` with AdamW; the loss is the token mean of the batch.
+
+    Weights change in the type that they have: a model in 16 bits needs `precision.with_master_weights` first.
 
     Args:
         rows: encoded rows (input_ids, labels).
+        micro_batch_size: rows that are run at once, by default the whole batch. The gradient is that of the batch.
+        activation_checkpointing: keep only what enters each block, and compute the block again in the backward.
         row_orders: epoch -> order of row numbers; by default a new seeded shuffle every epoch.
         after_step: called with the number of steps taken, after each.
 
+    Returns:
+        The share of updates that were lost in the last step: see `_lost_updates`.
+
     Raises:
-        InputError: `rows` is empty.
+        InputError: `rows` is empty, or the model has no activation checkpointing.
         DivergenceError: the loss became NaN or infinite.
     """
     if not rows:
@@ -51,15 +62,18 @@ def finetune(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
     schedule = get_scheduler(scheduler, optimizer, warmup_steps, steps)
     device = next(model.parameters()).device
+    checkpointing_here = activation_checkpointing and not model.is_activation_checkpointing
+    if checkpointing_here:
+        _checkpoint_activations(model)
     model.train()
-    step, epoch = 0, 0
+    step, epoch, lost = 0, 0, 0.0
     while step < steps:
         order = row_orders(epoch)
         epoch += 1
         for start in range(0, len(order), batch_size):
             batch_rows = [rows[i] for i in order[start : start + batch_size]]
             answer_tokens = sum(label != IGNORED for row in batch_rows for label in row["labels"])
-            for similar_rows in _by_length(batch_rows):
+            for similar_rows in _micro_batches(batch_rows, micro_batch_size or batch_size):
                 batch = pad_rows(similar_rows, pad_token_id=0)
                 batch["roles"] = torch.full((len(similar_rows),), RETAIN)
                 answers = forward_answers(model, {name: value.to(device) for name, value in batch.items()})
@@ -70,7 +84,10 @@ def finetune(
                     )
                 loss.backward()
             nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-            optimizer.step()
+            if step + 1 == steps:
+                lost = _lost_updates(optimizer)
+            else:
+                optimizer.step()
             schedule.step()
             optimizer.zero_grad()
             step += 1
@@ -78,7 +95,48 @@ def finetune(
                 after_step(step)
             if step == steps:
                 break
+    if checkpointing_here:
+        model.activation_checkpointing_disable()
     model.eval()
+    return lost
+
+
+def _checkpoint_activations(model: nn.Module) -> None:
+    try:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise InputError(f"activation checkpointing: {error} Train this model without it") from error
+    # Transformers lets embeddings require gradients then, which only reentrant checkpointing needs.
+    model.disable_input_require_grads()
+
+
+@torch.no_grad()
+def _lost_updates(optimizer: torch.optim.AdamW) -> float:
+    """Take a step; of the way that AdamW wants weights to go, the share on which they stayed where they were.
+
+    A weight does not move where its update is less than half of its last digit. Updates count by their size: those of
+    weights whose gradients cancel are as small as one likes, and none of them would be missed. Looks at
+    `WATCHED_WEIGHTS` of the weights, evenly spread.
+    """
+    group = optimizer.param_groups[0]
+    (beta1, beta2), epsilon, learning_rate = group["betas"], group["eps"], group["lr"]
+    stride = -(-sum(parameter.numel() for parameter in group["params"]) // WATCHED_WEIGHTS) | 1  # odd: every column
+    before = [parameter.flatten()[::stride].clone() for parameter in group["params"]]
+    optimizer.step()
+    wanted = lost = 0.0
+    for parameter, old in zip(group["params"], before, strict=True):
+        if state := optimizer.state.get(parameter):  # else it had no gradient
+            mean, square = (state[name].flatten()[::stride].float() for name in ("exp_avg", "exp_avg_sq"))
+            mean, square = mean / (1 - beta1 ** int(state["step"])), square / (1 - beta2 ** int(state["step"]))
+            update = learning_rate * mean.abs() / (square.sqrt() + epsilon)
+            wanted += float(update.sum(dtype=torch.float64))
+            lost += float(update[parameter.flatten()[::stride] == old].sum(dtype=torch.float64))
+    return lost / wanted if wanted else 0.0
+
+
+def _micro_batches(rows: list[EncodedRow], size: int) -> list[list[EncodedRow]]:
+    """A batch in parts that run one after the other, of `size` rows at most."""
+    return [part[start : start + size] for part in _by_length(rows) for start in range(0, len(part), size)]
 
 
 def _by_length(rows: list[EncodedRow]) -> list[list[EncodedRow]]:

@@ -33,7 +33,14 @@ from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results
 from llm_unlearn.reporting.verdict import verdict_of
 from llm_unlearn.reporting.verdict_table import print_verdict
-from llm_unlearn.resources import bytes_to_write, check_free_space, check_output_dir, memory_words, reference_words
+from llm_unlearn.resources import (
+    attack_memory_words,
+    bytes_to_write,
+    check_free_space,
+    check_output_dir,
+    memory_words,
+    reference_words,
+)
 from llm_unlearn.run_files import absolute, pinned, write_json, write_rows
 from llm_unlearn.trainer import UnlearnTrainer
 
@@ -133,6 +140,7 @@ class Recipe:
         if self.examination.data_args.dry_run:
             return self.dry_run(trainer)
         self.banner(trainer)
+        self.examination.check_model(trainer.model)
         check_free_space(self.args.output_dir, bytes_to_write(trainer))
         with self.examination.timed("unlearn"):
             trainer.train(resume_from_checkpoint=self.args.resume_from_checkpoint)
@@ -163,6 +171,9 @@ class Recipe:
         )
         self._say(f"  reference  {reference_words(trainer)}")
         self._say(f"  memory     {memory_words(trainer)}")
+        if self.examination.trains_attackers:
+            budget = self.examination.attack_args.budget("adversarial_reinjection")
+            self._say(f"  attacks    {attack_memory_words(trainer, budget)}")
         self._say(f"  stops at   {limits or 'no forget threshold'}, or after {args.num_train_epochs:g} epochs")
 
     def dry_run(self, trainer: UnlearnTrainer) -> None:

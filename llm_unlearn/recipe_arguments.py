@@ -249,6 +249,14 @@ class AttackArguments:
     )
     attack_steps: int = field(default=60, metadata={"help": "Optimizer steps of each attack."})
     attack_batch_size: int = field(default=8, metadata={"help": "Rows per step of an attack."})
+    attack_micro_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "So many of them are run at once: less memory, the same attack. Default: all."},
+    )
+    attack_activation_checkpointing: bool = field(
+        default=False,
+        metadata={"help": "Attacks compute blocks again in the backward instead of keeping them: less memory, slower."},
+    )
     attack_score_every: int = field(default=10, metadata={"help": "Steps between two points of the recovery curve."})
     attack_seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of the reinjected facts and the order of rows."}
@@ -287,6 +295,7 @@ class AttackArguments:
         rates = [name for name in self.__dataclass_fields__ if name.endswith("learning_rates")]
         counts = ["attack_lora_r", "attack_steps", "attack_batch_size", "attack_score_every", "attack_retain_rows"]
         check_ranges(self, dict.fromkeys(rates, NOT_NEGATIVE) | dict.fromkeys([*counts, "left_out_groups"], COUNT))
+        check_ranges(self, {"attack_micro_batch_size": COUNT})
         check_ranges(self, {"attack_seeds": SEED, "derangement_seeds": SEED})
         check_each_once(self, ["attack_seeds", "derangement_seeds"])
         if "none" in self.attacks and len(self.attacks) > 1:
@@ -320,6 +329,8 @@ class AttackArguments:
             lora_learning_rates=tuple(lora),
             lora_r=self.attack_lora_r,
             left_out_groups=self.left_out_groups,
+            micro_batch_size=self.attack_micro_batch_size,
+            activation_checkpointing=self.attack_activation_checkpointing,
         )
 
 

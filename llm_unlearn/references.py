@@ -38,6 +38,7 @@ from llm_unlearn.embedded import (
 from llm_unlearn.errors import InputError
 from llm_unlearn.model_files import check_model_path, config_of
 from llm_unlearn.modeling import DTYPES, load_model
+from llm_unlearn.precision import HALVES, stored_dtype, with_master_weights
 from llm_unlearn.ranges import COUNT, COUNT_OR_NONE, LENGTH, POSITIVE, SEED, check_ranges
 from llm_unlearn.recipe import prepare_process
 from llm_unlearn.recipe_arguments import DataArguments
@@ -67,7 +68,7 @@ class ReferenceTrainingArguments(DataArguments):
     dtype: str = field(
         default="float32",
         metadata={
-            "help": "Weights' type in training and as saved; small updates are lost in 16 bits.",
+            "help": "Weights' type as saved; in training they are in float32, and 16 bits are what is computed in.",
             "choices": ["auto", "float32", "bfloat16", "float16"],
         },
     )
@@ -255,8 +256,11 @@ def _train_once(
         started = time.monotonic()
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # of dropout, which some base models have
-            model = _base_model(arguments, tokenizer, recipe, seed)
+            model, stored = _base_model(arguments, tokenizer, recipe, seed)
             train_on_known(model, rows, known, recipe, seed, f"{name} (seed {seed})")
+        if stored in HALVES:
+            model.to(stored)
+            model.config.dtype = stored
         save_model_folder(model, tokenizer, folder)
         write_json(folder / DESCRIPTION, {"trained": description, "seconds": time.monotonic() - started})
 
@@ -267,11 +271,19 @@ def _train_once(
 
 def _base_model(
     arguments: ReferenceTrainingArguments, tokenizer: PreTrainedTokenizerBase, recipe: EmbeddedRecipe, seed: int
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, torch.dtype]:
+    """What training begins with, its weights in float32, and the type that they are saved in."""
+    stored = torch.float32 if arguments.dtype == "auto" else DTYPES[arguments.dtype]
     if arguments.model_name_or_path is None:
-        return new_llama(tokenizer, recipe, seed)
-    model = arguments.load_model(arguments.pinned_model)
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model  # an adapter becomes a model
+        return with_master_weights(new_llama(tokenizer, recipe, seed), stored), stored
+    as_it_is = "auto" if arguments.dtype == "auto" else "float32"
+    model = load_model(arguments.pinned_model, as_it_is, trust_remote_code=arguments.trust_remote_code)
+    if arguments.dtype == "auto":
+        stored = stored_dtype(model)
+        model.float()
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()  # an adapter becomes a model
+    return with_master_weights(model, stored), stored
 
 
 def _model_bytes(
@@ -298,6 +310,8 @@ def _description(arguments: ReferenceTrainingArguments, data: UnlearningData, na
     else:
         recipe = {key: value for key, value in recipe.items() if key not in FROM_SCRATCH}
         origin = {"base": str(Path(base).resolve()) if Path(base).is_dir() else base, "dtype": arguments.dtype}
+    if arguments.dtype != "float32":  # models in 16 bits were once trained so, and those from scratch saved in 32
+        origin |= {"dtype": arguments.dtype, "trained in": "float32"}
     return {
         "format": FORMAT,
         "seed": arguments.models()[name],

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
+from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError, StorageError
 from llm_unlearn.modeling import decoder_layers
+from llm_unlearn.precision import HALVES, autocast_dtype
 
 if TYPE_CHECKING:
+    from llm_unlearn.attacks import AttackBudget
     from llm_unlearn.trainer import UnlearnTrainer
 
 ADAM_STATES = 2  # running means of the gradient and of its square, in the parameters' type
@@ -109,43 +113,82 @@ def estimated_memory(trainer: UnlearnTrainer) -> dict[str, int]:
     of the process with LoRA, and to 0.79 times with all weights trained.
 
     Left out: the libraries themselves, attention scores, what kernels need for a moment and the allocator cannot reuse,
-    second and third passes of methods that have them (SAM; Ssiuu's kept gradients), the copies that the attacks train,
-    and the savings of sharding (FSDP, DeepSpeed) and of quantized optimizers.
+    second and third passes of methods that have them (SAM; Ssiuu's kept gradients), the copies that the attacks train
+    (`attack_memory`), and the savings of sharding (FSDP, DeepSpeed) and of quantized optimizers.
     """
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     trainable = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
     weights = _bytes(model.parameters()) + _bytes(model.buffers())
     frozen_copy = trainer.compares_logits and not trainer._adapter_is_fresh
     row_sets = [rows for rows in (trainer.forget_rows, trainer.retain_rows, trainer.general_rows) if rows]
-    rows = [*itertools.chain(*row_sets)]
     at_once = args.per_device_train_batch_size * len(row_sets)
-    tokens = at_once * max(len(row["input_ids"]) for row in rows)
-    answers = at_once * max(sum(label != -100 for label in row["labels"]) for row in rows)
+    rows = [*itertools.chain(*row_sets)]
     size = 2 if args.bf16 or args.fp16 else next(model.parameters()).element_size()
     blocks = [_linear_width(block) for block in decoder_layers(model)]
-    per_token = sum(blocks)
-    if args.gradient_checkpointing or args.activation_checkpointing:
-        per_token = max(blocks) + len(blocks) * model.config.get_text_config().hidden_size
-    vocabulary = model.get_output_embeddings().weight.shape[0]
+    checkpointed = args.gradient_checkpointing or args.activation_checkpointing
     return {
         "weights": weights * (1 + frozen_copy),
         "gradients": trainable,
         "optimizer": ADAM_STATES * trainable,
-        "activations": tokens * per_token * size,
-        "logits": answers * vocabulary * (size + 2 * 4),
-    }
+    } | _of_rows(model, rows, at_once, blocks, size, checkpointed)
+
+
+def attack_memory(trainer: UnlearnTrainer, budget: AttackBudget) -> dict[str, int]:
+    """About the bytes of a relearning step on the device, by what they are for; of two attackers, those of the larger.
+
+    As `estimated_memory`, with what `attacks.relearning.attackable_copy` makes of the model:
+
+    - weights: those of the model itself and of its copy, all in float32 for the full attacker, and for the lora
+      attacker as they are stored. With autocast, also the matrices in 16 bits, which the backward needs; with
+      activation checkpointing, of one block alone.
+    - activations, logits: of `micro_batch_size` rows as long as the longest forget or retain row.
+
+    Of a Llama of 4 M parameters (8 rows of 83 tokens) activations, logits and matrices in 16 bits came to 0.94 times
+    what the backward kept of the full attacker in float32, to 0.77 times in bfloat16, and to 1.2 times of the lora
+    attacker on bfloat16.
+
+    Left out, besides what is left out there: instructions that are longer than those rows, the scoring along the curve,
+    and what is left over from training on the device.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    adapter = sum(parameter.numel() for name, parameter in model.named_parameters() if "lora_" in name)
+    count = model.num_parameters() - adapter  # weights in 4 bits, too, which are stored in pairs
+    stored = _stored(trainer)
+    computing = autocast_dtype(stored, trainer.args.device)
+    shapes = [_linear_shapes(block, with_adapter=False) for block in decoder_layers(model)]
+    blocks = [sum(map(sum, block)) for block in shapes]
+    at_once = min(budget.batch_size, budget.micro_batch_size or budget.batch_size)
+    rows = [*trainer.forget_rows, *(trainer.retain_rows or [])]
+    estimates = []
+    for attacker in budget.attackers:
+        in_float32 = attacker == "full" or stored == torch.float16
+        trained = count if attacker == "full" else budget.lora_r * sum(blocks)
+        weights = count * (stored.itemsize + (4 if in_float32 else stored.itemsize))
+        weights += 4 * trained if attacker == "lora" else 0
+        if in_float32 and computing in HALVES:
+            matrices = [sum(map(math.prod, block)) for block in shapes]
+            cast = max(matrices) if budget.activation_checkpointing else sum(matrices)
+            weights += (cast + model.get_output_embeddings().weight.numel()) * computing.itemsize
+        size = computing.itemsize if attacker == "full" else 4  # an adapter takes what enters a map in float32
+        parts = {"weights": weights, "gradients": 4 * trained, "optimizer": ADAM_STATES * 4 * trained}
+        estimates.append(parts | _of_rows(model, rows, at_once, blocks, size, budget.activation_checkpointing))
+    return max(estimates, key=lambda parts: sum(parts.values()))
 
 
 def memory_words(trainer: UnlearnTrainer) -> str:
     """`estimated_memory` in words and, on a GPU, what the device has."""
-    parts = estimated_memory(trainer)
-    words = ", ".join(f"{name} {size_words(value)}" for name, value in parts.items())
-    text = f"about {size_words(sum(parts.values()))} a device ({words})"
+    text = _parts_words(estimated_memory(trainer))
     device = trainer.args.device
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         text += f"; {torch.cuda.get_device_name(device)} has {size_words(total)}, {size_words(free)} free"
     return text
+
+
+def attack_memory_words(trainer: UnlearnTrainer, budget: AttackBudget) -> str:
+    """`attack_memory` in words, and what the forwards of models with float32 weights compute in."""
+    computing = autocast_dtype(_stored(trainer), trainer.args.device)
+    return f"{_parts_words(attack_memory(trainer, budget))}, computing in {str(computing).removeprefix('torch.')}"
 
 
 def size_words(size: float) -> str:
@@ -166,9 +209,47 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _linear_width(block: nn.Module) -> int:
-    """Inputs and outputs of a block's linear maps, an adapter's included, whatever class they are of."""
-    weights = [module.weight for module in block.modules() if getattr(getattr(module, "weight", None), "ndim", 0) == 2]
+def _stored(trainer: UnlearnTrainer) -> torch.dtype:
+    """The type that the model was loaded in, which its attacked copies begin with."""
+    return trainer.accelerator.unwrap_model(trainer.model).config.dtype or torch.float32
+
+
+def _parts_words(parts: dict[str, int]) -> str:
+    words = ", ".join(f"{name} {size_words(value)}" for name, value in parts.items())
+    return f"about {size_words(sum(parts.values()))} a device ({words})"
+
+
+def _of_rows(
+    model: PreTrainedModel, rows: list[EncodedRow], at_once: int, blocks: list[int], size: int, checkpointed: bool
+) -> dict[str, int]:
+    """Activations and logits of so many rows at once, all as long as the longest.
+
+    Args:
+        blocks: the `_linear_width` of each block.
+        size: bytes of a value in the blocks.
+    """
+    tokens = at_once * max(len(row["input_ids"]) for row in rows)
+    answers = at_once * max(sum(label != -100 for label in row["labels"]) for row in rows)
+    per_token = sum(blocks)
+    if checkpointed:
+        per_token = max(blocks) + len(blocks) * model.config.get_text_config().hidden_size
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    return {"activations": tokens * per_token * size, "logits": answers * vocabulary * (size + 2 * 4)}
+
+
+def _linear_width(block: nn.Module, with_adapter: bool = True) -> int:
+    """Inputs and outputs of a block's linear maps."""
+    return sum(sum(shape) for shape in _linear_shapes(block, with_adapter))
+
+
+def _linear_shapes(block: nn.Module, with_adapter: bool = True) -> list[torch.Size]:
+    """Shapes of a block's linear maps, whatever class they are of."""
+    weights = [
+        module.weight
+        for name, module in block.named_modules()
+        if getattr(getattr(module, "weight", None), "ndim", 0) == 2 and (with_adapter or "lora_" not in name)
+    ]
+    if not with_adapter:  # else an adapted map counts twice: itself, and the map inside it
+        weights = list({id(weight): weight for weight in weights}.values())
     # of 4-bit weights, the shape is that of their storage; quant_state has the map's
-    shapes = [getattr(getattr(weight, "quant_state", None), "shape", weight.shape) for weight in weights]
-    return sum(sum(shape) for shape in shapes)
+    return [getattr(getattr(weight, "quant_state", None), "shape", weight.shape) for weight in weights]

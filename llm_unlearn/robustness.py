@@ -67,7 +67,10 @@ class RobustnessArguments:
     )
     learning_rates: list[float] = field(
         default_factory=lambda: [1e-5, 3e-5, 1e-4],
-        metadata={"help": "Rates that every method may choose from; a single one needs no tuning."},
+        metadata={
+            "help": "Rates that every method may choose from; a single one needs no tuning, nor does a method that "
+            "fixes its own (npo:learning_rate=1e-4)."
+        },
     )
 
     def __post_init__(self):
@@ -151,14 +154,19 @@ class Robustness:
     # ---- learning rates --------------------------------------------------------------------------------------------
 
     def choose_rates(self, original_retain: float | None) -> dict[str, dict[str, Any]]:
-        """Method -> {learning_rate, why, tried: what each rate gave on the tuning seeds}."""
+        """Method -> {learning_rate, why, tried: what each rate gave on the tuning seeds}; given ones are not tried."""
         arguments, rates = self.arguments, self.arguments.learning_rates
+        given = {name: method_of(name).fixed.get("learning_rate") for name in arguments.methods}
         if len(rates) == 1:
-            only = {"learning_rate": rates[0], "why": "the only one", "tried": []}
-            return {name: only | {"control_of": method_of(name).steps_of} for name in arguments.methods}
-        self._try({(name, rate) for name in arguments.methods for rate in rates})
-        chosen: dict[str, dict[str, Any]] = {}
-        for name in sorted(arguments.methods, key=lambda name: method_of(name).steps_of is not None):
+            given = {name: rates[0] if rate is None else rate for name, rate in given.items()}
+        chosen: dict[str, dict[str, Any]] = {
+            name: {"learning_rate": rate, "why": "the only one", "tried": [], "control_of": method_of(name).steps_of}
+            for name, rate in given.items()
+            if rate is not None
+        }
+        open_ones = [name for name in arguments.methods if name not in chosen]
+        self._try({(name, rate) for name in open_ones for rate in rates})
+        for name in sorted(open_ones, key=lambda name: method_of(name).steps_of is not None):
             needed = method_of(name).steps_of
             tried = {rate: self._try({(name, rate)})[name, rate] for rate in rates}
             if needed is None:

@@ -21,6 +21,7 @@ from llm_unlearn.data.encoding import end_token_ids
 from llm_unlearn.errors import InputError
 from llm_unlearn.losses import answer_token_logps
 from llm_unlearn.metrics import gradient_norm_score, knowledge_wins
+from llm_unlearn.precision import computing_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ class _ScoringEngine:
             for ours, theirs in zip(together, apart, strict=True)
             for one, other in zip(ours[0], theirs[0], strict=True)
         )
-        tolerance = 1e-2 if self.model.dtype == torch.float32 else 0.5
+        tolerance = 1e-2 if computing_dtype(self.model) == torch.float32 else 0.5
         if worst > tolerance:
             logger.warning(
                 "%s scores answers in a shared row differently (by up to %.2g nats a token); %s",

@@ -216,7 +216,8 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
     def compute_answers(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> Answers:
         """The one wrapped forward of a step."""
         unwrapped = self.accelerator.unwrap_model(model)
-        return forward_answers(model, inputs, unwrapped, chunk_size=self.args.logits_chunk_size)
+        chunk_size, split_long = self.args.logits_chunk_size, not self.args.sharded_by
+        return forward_answers(model, inputs, unwrapped, chunk_size=chunk_size, split_long=split_long)
 
     # ---- loss ------------------------------------------------------------------------------------------------------
 
@@ -285,7 +286,9 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
             answers.reference_logps = torch.where(inputs["roles"] == FORGET, known[indices % len(known)], 0.0)
         if self.compares_logits:
             with torch.no_grad(), self._reference() as reference:
-                answers.reference_logits = forward_answers(reference, inputs).logits
+                answers.reference_logits = forward_answers(
+                    reference, inputs, split_long=not self.args.sharded_by
+                ).logits
 
     # ---- reference policy ------------------------------------------------------------------------------------------
 

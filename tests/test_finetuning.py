@@ -8,8 +8,9 @@ from builders import encoded_rows, largest_difference, tiny_model, trainable, wi
 
 from llm_unlearn import finetuning
 from llm_unlearn.answers import forward_answers
-from llm_unlearn.errors import DivergenceError
+from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.finetuning import finetune
+from llm_unlearn.precision import with_master_weights
 from llm_unlearn.scoring import score_answers
 
 OPTIONS = {"learning_rate": 1e-2, "batch_size": 2, "seed": 0}
@@ -112,3 +113,78 @@ def test_it_memorizes():
     model, rows = tiny_model(), encoded_rows(6)
     finetune(model, rows, learning_rate=5e-3, steps=60, batch_size=6, seed=0)
     assert all(score.exact_match and score.probability > 0.9 for score in score_answers(model, rows))
+
+
+def gradients_of(monkeypatch, model, rows, **options):
+    """The gradients of one step."""
+    found = []
+
+    def keep(parameters, _norm):
+        found.append([parameter.grad.clone() for parameter in parameters])
+
+    monkeypatch.setattr(finetuning.nn.utils, "clip_grad_norm_", keep)
+    finetune(model, rows, **OPTIONS | {"steps": 1, "batch_size": 8} | options)
+    return found[0]
+
+
+LONG_ROWS = [*encoded_rows(7), {"input_ids": [4] * 40, "labels": [-100] * 30 + [4] * 10}]
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 99])
+def test_micro_batches_have_the_gradient_of_the_whole_batch(monkeypatch, size):
+    """Rows of different lengths, so that a mean of means would be another."""
+    whole = gradients_of(monkeypatch, tiny_model(), LONG_ROWS)
+    passes = []
+
+    def counted(model, batch):
+        passes.append(len(batch["input_ids"]))
+        return forward_answers(model, batch)
+
+    monkeypatch.setattr(finetuning, "forward_answers", counted)
+    parts = gradients_of(monkeypatch, tiny_model(), LONG_ROWS, micro_batch_size=size)
+    assert passes == {1: [1] * 8, 3: [3, 3, 1, 1], 8: [7, 1], 99: [7, 1]}[size]
+    for mine, theirs in zip(parts, whole, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "bfloat16"])
+def test_activation_checkpointing_has_the_same_gradient(monkeypatch, kind):
+    make = {
+        "full": tiny_model,
+        "lora": lambda: with_trained_adapter(tiny_model()),
+        "bfloat16": lambda: with_master_weights(tiny_model().to(torch.bfloat16), torch.bfloat16),
+    }[kind]
+    plain, model = gradients_of(monkeypatch, make(), LONG_ROWS), make()
+    recomputed = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda *_: recomputed.append("embeddings"))
+    blocks = [module for name, module in model.named_modules() if name.endswith("layers.0.mlp")]
+    blocks[0].register_forward_pre_hook(lambda *_: recomputed.append("block"))
+    checkpointed = gradients_of(monkeypatch, model, LONG_ROWS, activation_checkpointing=True)
+    handle.remove()
+    assert recomputed.count("block") == 2 * recomputed.count("embeddings") == 4  # short and long rows, twice each
+    assert not model.is_activation_checkpointing
+    for mine, theirs in zip(checkpointed, plain, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
+
+
+def test_a_model_without_activation_checkpointing_is_refused(monkeypatch):
+    model = tiny_model()
+    monkeypatch.setattr(type(model), "supports_gradient_checkpointing", False)
+    with pytest.raises(InputError, match=r"activation checkpointing: LlamaForCausalLM does not .+ without it"):
+        finetune(model, encoded_rows(2), **OPTIONS, steps=1, activation_checkpointing=True)
+
+
+def test_updates_smaller_than_half_a_last_digit_are_lost():
+    """Just below 1, bfloat16 has steps of 1/256, and just below 1/8 of 1/2048: an update of 1e-3 moves only the latter.
+
+    AdamW's first step is the learning rate times the gradient's sign. The third weight has no gradient to lose.
+    """
+    for dtype, expected in ((torch.bfloat16, 0.5), (torch.float32, 0.0)):
+        weights = torch.nn.Parameter(torch.tensor([1.0, 0.125, 1.0], dtype=dtype))
+        optimizer = torch.optim.AdamW([weights], lr=1e-3, weight_decay=0.0)
+        weights.grad = torch.tensor([2.0, 0.5, 0.0], dtype=dtype)
+        assert finetuning._lost_updates(optimizer) == pytest.approx(expected, abs=1e-3)
+        assert (weights[0] == 1.0) == (expected == 0.5) and weights[1] < 0.125 and weights[2] == 1.0
+    still = torch.nn.Parameter(torch.ones(3))
+    still.grad = torch.zeros(3)
+    assert finetuning._lost_updates(torch.optim.AdamW([still, torch.nn.Parameter(torch.ones(2))])) == 0.0

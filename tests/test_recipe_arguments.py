@@ -34,6 +34,14 @@ def test_each_attack_has_the_grid_of_its_kind_of_data():
     assert (budget.lora_r, budget.left_out_groups) == (7, 3)
 
 
+def test_what_only_spares_memory_is_in_the_budget_and_not_in_what_outcomes_are_remembered_by():
+    arguments = AttackArguments(attack_micro_batch_size=2, attack_activation_checkpointing=True)
+    budget = arguments.budget("retain_relearning")
+    assert (budget.micro_batch_size, budget.activation_checkpointing) == (2, True)
+    assert budget.key == AttackBudget().key != AttackBudget(batch_size=2).key
+    assert {*vars(budget)} - {*budget.key} == {"micro_batch_size", "activation_checkpointing"}
+
+
 def test_impossible_budgets_are_refused_at_once():
     with pytest.raises(InputError, match="choose from full, lora"):
         AttackArguments(attackers=["adapter"])

@@ -69,6 +69,7 @@ def trainings(monkeypatch):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(embedded, "finetune", finetune)
             train(model, encoded, known, recipe, seed, title)
+        found[-1]["end"] = {name: value.clone() for name, value in model.state_dict().items()}
 
     monkeypatch.setattr(references, "train_on_known", recorded)
     return found
@@ -165,6 +166,31 @@ def test_a_base_model_is_fine_tuned(arguments, trainings, tmp_path, capsys):
     assert tuned.config.model_type == "gpt2" and tuned.get_output_embeddings().weight is tuned.transformer.wte.weight
     assert largest_difference(starts[0], dict(tuned.state_dict())) > 1e-4
     assert load_tokenizer(str(tmp_path / "out" / "oracle-2")).get_vocab() == tiny_tokenizer().get_vocab()
+
+
+@pytest.mark.parametrize("base", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16", "float32"])
+def test_what_is_saved_in_16_bits_is_trained_in_32(arguments, trainings, tmp_path, base, dtype):
+    changes = {"dtype": dtype, "oracle_seeds": 0, "epochs": 1}
+    if base is not None:
+        model = tiny_model().to(base)
+        model.save_pretrained(tmp_path / "base")
+        tiny_tokenizer().save_pretrained(tmp_path / "base")
+        # Rounded while they are trained, weights of 0.2 would not move at all.
+        changes |= {"model_name_or_path": str(tmp_path / "base"), "learning_rate": 1e-5}
+    train_references(replace(arguments, **changes))
+    start = trainings[0]["start"]
+    assert {weight.dtype for weight in start.values()} == {torch.float32}
+    if base is not None:
+        assert all(torch.equal(start[name], weight.float()) for name, weight in model.state_dict().items())
+    expected = {"auto": base or torch.float32}.get(dtype) or getattr(torch, dtype)
+    trained = load_model(str(tmp_path / "out" / "original"))
+    assert {parameter.dtype for parameter in trained.parameters()} == {expected} == {trained.config.dtype}
+    moved = trainings[0]["end"]
+    assert all((weight != start[name]).float().mean() > 0.5 for name, weight in moved.items() if "embed" not in name)
+    assert all(torch.equal(weight.to(expected), trained.state_dict()[name]) for name, weight in moved.items())
+    described = json.loads((tmp_path / "out" / "original" / "reference.json").read_text())["trained"]
+    assert (described.get("trained in") == "float32") == (dtype != "float32")
 
 
 def test_a_dry_run_shows_what_would_be_trained(arguments, trainings, tmp_path, capsys):

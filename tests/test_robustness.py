@@ -1,12 +1,15 @@
 """How learning rates are chosen and runs are shared; the benchmark itself runs in tests/end_to_end."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
+from builders import qa_rows, tiny_model, tiny_tokenizer
 
 from llm_unlearn.compared_methods import method_of, trained_as
 from llm_unlearn.errors import InputError
-from llm_unlearn.robustness import RobustnessArguments, become_worker, most_robust, nearest_steps, next_rate
+from llm_unlearn.recipe_arguments import AdapterArguments
+from llm_unlearn.robustness import Robustness, RobustnessArguments, become_worker, most_robust, nearest_steps, next_rate
 
 
 def tried(steps, reached=1.0, retain=1.0, recovered=0.5) -> dict:
@@ -54,14 +57,20 @@ def test_a_name_may_fix_fields_of_its_configuration():
     RobustnessArguments(methods=["ssiuu", "ssiuu:beta=1", "npo"])
 
 
+@pytest.mark.parametrize(("name", "weight"), [("npo", 1.0), ("npo:general_weight=0", 0.0), ("gradient_ascent", 0.0)])
+def test_methods_have_general_rows_unless_their_name_says_otherwise(name, weight, tmp_path):
+    method, data = method_of(name), SimpleNamespace(forget=qa_rows(4), retain=qa_rows(4, 20), general=qa_rows(4, 8))
+    examination = SimpleNamespace(data=data, load_model=lambda path: tiny_model(), processing_class=tiny_tokenizer())
+    own = SimpleNamespace(examination=examination, original="model", adapter_args=AdapterArguments())
+    config = method.config(output_dir=str(tmp_path), use_cpu=True, **method.fixed)
+    trainer = Robustness._trainer(own, method, config)
+    assert config.general_weight == weight and bool(trainer.general_rows) is (weight > 0)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"methods": ["ssiuu:bet=1"]}, "unknown field bet in --methods ssiuu:bet=1; did you mean beta"),
-        (
-            {"methods": ["ssiuu:learning_rate=1"]},
-            "is set for all methods alike; use --learning_rates",
-        ),
         ({"methods": ["npo:seed=1"]}, "seed in 'npo:seed=1' is set for all methods alike; use --seeds"),
         ({"methods": ["ssiuu:beta"]}, "'ssiuu:beta' has 'beta' where field=value is wanted"),
         ({"methods": ["ssiuu:beta=x"]}, "beta: 'x' in --methods ssiuu:beta=x is not valid; give a number"),

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from llm_unlearn.attacks._variants import variant
-from llm_unlearn.attacks.relearning import attackable_copy
+from llm_unlearn.attacks.relearning import merged_copy
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
 from llm_unlearn.scoring import score_answers, score_beside_made_up
@@ -59,7 +59,7 @@ def adapter_surgery(
     for factor in FACTORS if can_be_scaled else ():
         with adapter_scaled(model, factor):
             variants[f"scaled_{factor}"] = scored(model)
-    variants["merged"] = scored(attackable_copy(model))
+    variants["merged"] = scored(merged_copy(model))
     return {"variants": variants} | ({} if can_be_scaled else {"note": "the adapter has no scaling to turn down"})
 
 

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from llm_unlearn.attacks._variants import variant
-from llm_unlearn.attacks.relearning import attackable_copy
+from llm_unlearn.attacks.relearning import merged_copy
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
 from llm_unlearn.modeling import never_repacked
@@ -56,7 +56,7 @@ def quantization(
         InputError: as `check_quantization`.
     """
     check_quantization(model)
-    attacked, variants = attackable_copy(model).requires_grad_(False), {}
+    attacked, variants = merged_copy(model).requires_grad_(False), {}
     for name in FORMATS:
         with _quiet():
             quantized = quantized_copy(attacked, name)

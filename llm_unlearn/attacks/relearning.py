@@ -7,6 +7,9 @@ and both score every forget row. The attacker tunes all weights or a LoRA adapte
 The same attack must be run on the original, on the oracle and on the unlearned model: only the excess over the oracle,
 which never knew the facts, is knowledge that was hidden instead of erased.
 
+Whatever type a model is stored in, what is trained has 32 bits: in bfloat16 nearly all of an attack's updates would be
+rounded away. Each run says in `lost_updates` what share of the last step was; it should be 0.
+
 Sources: Yang et al., arXiv 2509.22263 (reinjection with its pool of forgotten rows, benign tuning); Hu et al. 2024,
 arXiv 2406.13356 (benign relearning).
 """
@@ -17,7 +20,7 @@ import copy
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -28,6 +31,7 @@ from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
 from llm_unlearn.finetuning import finetune
 from llm_unlearn.metrics import knowledge
+from llm_unlearn.precision import stored_dtype, with_master_weights
 from llm_unlearn.scoring import score_answers, score_beside_made_up
 
 ATTACKERS = ("full", "lora")
@@ -58,7 +62,9 @@ class AttackBudget:
     trains on (all question templates of a fact together). seeds: of the reinjected facts, the order of rows and the
     adapter's first weights. score_every: steps between two points of the curve. attackers: "full" (every weight),
     "lora" (an adapter of rank `lora_r` on every linear map of the blocks, with `lora_learning_rates`) or both; the
-    strongest one counts. left_out_groups: so many groups are left out in turn, at most.
+    strongest one counts. left_out_groups: so many groups are left out in turn, at most. micro_batch_size: rows that are
+    run at once, by default the whole batch; activation_checkpointing: whether blocks are computed again in the backward
+    instead of kept. These two spare memory and change nothing but rounding.
     """
 
     learning_rates: tuple[float, ...] = (1e-5,)
@@ -71,6 +77,18 @@ class AttackBudget:
     lora_learning_rates: tuple[float, ...] = (1e-4,)
     lora_r: int = 16
     left_out_groups: int = 5
+    micro_batch_size: int | None = None
+    activation_checkpointing: bool = False
+
+    @property
+    def key(self) -> dict:
+        """What decides an attack's outcome.
+
+        Without what only spares memory: an attack that ran out of it and is begun again in smaller parts finds the
+        outcomes of those before it.
+        """
+        spares_memory = ("micro_batch_size", "activation_checkpointing")
+        return {name: value for name, value in asdict(self).items() if name not in spares_memory}
 
     @property
     def grid(self) -> list[tuple[str, float]]:
@@ -90,9 +108,9 @@ class AttackBudget:
         for attacker, rate in self.grid:
             if not 0 <= rate < math.inf:
                 raise InputError(f"attack learning rate {rate:g} (attacker {attacker}) must be a number of 0 or more")
-        for name in ("steps", "batch_size", "score_every", "lora_r", "left_out_groups"):
-            if getattr(self, name) < 1:
-                raise InputError(f"attack {name}={getattr(self, name)} must be 1 or more")
+        for name in ("steps", "batch_size", "score_every", "lora_r", "left_out_groups", "micro_batch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"attack {name}={value} must be 1 or more")
 
 
 def split_facts(fact_ids: Sequence[str | int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -291,15 +309,7 @@ def _attack(
             }
             run = _Curve(attacked, sets, budget, progress)
             run.score(0)
-            finetune(
-                attacked,
-                choice.training_rows,
-                learning_rate=learning_rate,
-                steps=budget.steps,
-                batch_size=budget.batch_size,
-                seed=seed,
-                after_step=run.after_step,
-            )
+            lost = relearn(attacked, choice.training_rows, budget, learning_rate, seed, run.after_step)
             best = max(run.points, key=lambda point: point["forget_probability"])
             values = run.values[best["step"]]
             runs.append(
@@ -311,6 +321,7 @@ def _attack(
                     "curve": run.points,
                     "injected_rows": choice.injected,
                     "best_step": best["step"],
+                    "lost_updates": lost,
                     "value_by_index": dict(zip(map(str, choice.scored), values["forget"], strict=True)),
                     "retain_value_by_index": {str(i): value for i, value in enumerate(values["retain"])},
                 }
@@ -322,23 +333,71 @@ def _attack(
     return summarize_runs(runs)
 
 
+def relearn(
+    attacked: PreTrainedModel | PeftModel,
+    rows: Sequence[EncodedRow],
+    budget: AttackBudget,
+    learning_rate: float,
+    seed: int,
+    after_step: Callable[[int], None] | None = None,
+) -> float:
+    """`finetune` an attackable copy as the budget has it; returns the share of updates that were lost."""
+    return finetune(
+        attacked,
+        rows,
+        learning_rate=learning_rate,
+        steps=budget.steps,
+        batch_size=budget.batch_size,
+        seed=seed,
+        micro_batch_size=budget.micro_batch_size,
+        activation_checkpointing=budget.activation_checkpointing,
+        after_step=after_step,
+    )
+
+
+def merged_copy(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """A copy in the type that the model is stored in; an adapter that it has is merged, as an attacker would."""
+    copied = _copy(model)
+    return copied.merge_and_unload() if isinstance(copied, PeftModel) else copied
+
+
 def attackable_copy(model: PreTrainedModel, lora_r: int | None = None, seed: int = 0) -> PreTrainedModel | PeftModel:
     """A copy that can be trained; an adapter that the model has is merged, as an attacker would.
+
+    What is trained is in float32. Where the model is stored in 16 bits, forwards still compute in 16: see
+    `precision.with_master_weights`. Under a new adapter, weights in bfloat16 stay as they are stored.
 
     Args:
         lora_r: rank of a new adapter on every linear map of the blocks (scaling 2, as the recipes have it); None: every
             weight is trained.
         seed: of the new adapter's first weights, which change nothing before the first step.
     """
-    attacked = copy.deepcopy(model)
+    attacked, stored = _copy(model), stored_dtype(model)
+    # Gradients would leave the range of float16, also those of an adapter on it.
+    in_float32 = stored == torch.float16 or (stored == torch.bfloat16 and lora_r is None)
+    if in_float32:
+        attacked.float()  # before an adapter is merged, whose small values 16 bits would round away
     if isinstance(attacked, PeftModel):
         attacked = attacked.merge_and_unload()
+    if in_float32:
+        attacked = with_master_weights(attacked, stored)
     if lora_r is None:
         return attacked.requires_grad_(True)
     adapter = LoraConfig(r=lora_r, lora_alpha=2 * lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[]):  # adapters get their first weights on the processor
         torch.default_generator.manual_seed(seed)
         return get_peft_model(attacked, adapter)
+
+
+def _copy(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
+    """A copy without the autocast that Accelerate put around a model that was trained in mixed precision.
+
+    Else the unlearned model would be attacked in another precision than the original, which comes from its files.
+    """
+    copied = copy.deepcopy(model)
+    if vars(copied).pop("_original_forward", None) is not None:
+        del copied.forward
+    return copied
 
 
 def summarize_runs(runs: list[dict]) -> dict:

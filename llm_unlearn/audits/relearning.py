@@ -13,10 +13,9 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from llm_unlearn.attacks.relearning import AttackBudget, attackable_copy, split_facts
+from llm_unlearn.attacks.relearning import AttackBudget, attackable_copy, relearn, split_facts
 from llm_unlearn.audits.influence import ModelInfluence, neuron_influence
 from llm_unlearn.data.collators import EncodedRow
-from llm_unlearn.finetuning import finetune
 
 
 def reinjected_influence(
@@ -45,12 +44,5 @@ def reinjected_influence(
     before = neuron_influence(model, rows, score, batch_size)
     attacker, learning_rate = budget.grid[0]
     attacked = attackable_copy(model, budget.lora_r if attacker == "lora" else None, seed)
-    finetune(
-        attacked,
-        [forget_rows[i] for i in injected],
-        learning_rate=learning_rate,
-        steps=budget.steps,
-        batch_size=budget.batch_size,
-        seed=seed,
-    )
+    relearn(attacked, [forget_rows[i] for i in injected], budget, learning_rate, seed)
     return before, neuron_influence(attacked, rows, score, batch_size)

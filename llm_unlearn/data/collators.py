@@ -100,7 +100,7 @@ def _permutation(count: int, seed: int, pass_number: int) -> list[int]:
 
 
 class UnlearnCollator:
-    """One right-padded batch: forget rows first (and filler), then retain rows, then general rows.
+    """One right-padded batch: forget rows first (and filler), then retain rows, then general rows, the longest last.
 
     Returns `input_ids`, `attention_mask` and `labels`, shape (rows, length), `roles` and `indices`, shape (rows,).
     Masks come from lengths, never from `ids != pad`: many tokenizers pad with their end token.
@@ -110,7 +110,9 @@ class UnlearnCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
-        rows = [item[name] for name in PART_ROLES for item in items if name in item]
+        parts = {name: [item[name] for item in items if name in item] for name in PART_ROLES}
+        parts["general"].sort(key=lambda row: len(row["input_ids"]))  # so that long ones can be run apart
+        rows = [row for part in parts.values() for row in part]
         batch = pad_rows(rows, self.pad_token_id)
         batch["roles"] = torch.tensor([row["role"] for row in rows])
         batch["indices"] = torch.tensor([row["index"] for row in rows])

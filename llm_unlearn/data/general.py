@@ -86,8 +86,8 @@ def split_by_content(rows: Rows, name: str) -> tuple[list[Row], list[Row]]:
     different = sorted(set(digests))
     if len(different) < ONE_IN:
         raise InputError(
-            f"{name} has {len(different)} different rows; give {ONE_IN} or more: one in {ONE_IN} judges, and is not "
-            "trained on"
+            f"{name} has fewer than {ONE_IN} different rows ({len(different)}): give more, because one in {ONE_IN} "
+            "judges and is not trained on"
         )
     judging = set(different[: min(MOST_JUDGING, len(different) // ONE_IN)])
     return _chosen(rows, digests, set(different) - judging), _chosen(rows, digests, judging)

@@ -105,12 +105,12 @@ class SsiuuTrainer(BackboneTrainer):
         # Forget and retain rows run apart inside the one wrapped forward: the inner backward crosses forget rows only.
         unwrapped = self.accelerator.unwrap_model(model)
         if self.args.variant == "published":
-            return forward_answers(model, inputs, unwrapped)
+            return forward_answers(model, inputs, unwrapped, split_long=True)
         twice = self.args.variant == "exact"  # of the kernels of SDPA, this one alone has second derivatives
         kernel = sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext()
         head = unwrapped.get_output_embeddings()
         with kernel, capture_outputs(self._linear) as passes, capture_inputs(head) as head_inputs:
-            answers = forward_answers(model, inputs, unwrapped, split_roles=True)
+            answers = forward_answers(model, inputs, unwrapped, split_roles=True, split_long=True)
         self._pairs = []
         if (answers.roles == FORGET).any():  # then they ran first
             self._attribute(answers, passes[0], head_inputs[-1], head)

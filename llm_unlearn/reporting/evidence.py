@@ -40,11 +40,11 @@ class Evidence:
         unlearned_interval: 95 % interval of the unlearned model's score over people and attack seeds: where an attack
             that is written anew should land, too.
         excess: unlearned minus oracle, or true minus made-up facts, or knowledge minus 0.5, or of an ability unlearned
-            minus the smaller of original and oracle; interval: its 95 % interval.
+            minus the weakest of original and oracles; interval: its 95 % interval.
         lower, upper: the same with a level that allows for all comparisons of a verdict together.
         erasure: (original - unlearned) / (original - oracle): 0 as the original, 1 as the oracle; None where the two
             do not differ enough. Of knowledge, ignorance takes the oracle's place.
-        share: of an ability, unlearned / the smaller of original and oracle.
+        share: of an ability, unlearned / the weakest of original and oracles.
         selectivity: how much more the forgotten facts' score fell than that of retained facts that are asked alike.
         decides: whether the verdict may rest on it. flagged: whether it speaks against erasure.
     """

@@ -16,7 +16,7 @@ from llm_unlearn.metrics.intervals import percentile_interval, resampled_differe
 from llm_unlearn.reporting.evidence import Evidence, strongest_runs
 from llm_unlearn.reporting.tables import MODELS, model_names
 
-KEPT = 0.95  # of the smaller of original and oracle; an ability that is surely below is lost
+KEPT = 0.95  # of the weakest of original and oracles; an ability that is surely below is lost
 SURE = 0.8  # an ability that may be below this share, and looks below KEPT, is not measured well enough
 MEASURABLE = 0.1  # a reference below it has nothing to lose
 SELECTIVE = 0.1  # of the drop on forget rows: if less of it is theirs alone, it was an ability that was lost
@@ -42,7 +42,7 @@ def abilities(
         unlearned: records of several unlearned models (seeds) in place of the one in `records`.
 
     Returns:
-        Evidence of kind "ability": `share` of the smaller of original and oracle; `excess` over it with `interval`;
+        Evidence of kind "ability": `share` of the weakest of original and oracles; `excess` over it with `interval`;
         `lower` and `upper`: of unlearned - 0.95 reference, at a level that allows for all abilities together;
         `flagged`: surely lost; `decides`: the reference can do it.
     """
@@ -78,14 +78,14 @@ def lowest_share(evidence: Sequence[Evidence]) -> Evidence | None:
 def _ability(name: str, label: str, score: str, sides: Sides, units: Sequence[int], *, comparisons: int) -> Evidence:
     means = {model: float(np.mean(side)) if (side := sides[model]) else None for model in MODELS}
     one = Evidence("ability", name, label, score, **means)
-    references = {model: means[model] for model in ("original", "oracle") if means[model] is not None}
-    reference = min(references, key=references.get)
+    weakest = min([*sides["original"], *sides["oracle"]], key=np.mean)  # what one oracle lacks may be lost by chance
+    reference = float(np.mean(weakest))
     one.rows = len(units)
-    if references[reference] < MEASURABLE:
-        one.note = f"the {reference} cannot do it, so there is nothing to lose"
+    if reference < MEASURABLE:
+        one.note = f"a reference has {reference:.2f}, so there is nothing to lose"
         return one
-    one.decides, one.share = True, one.unlearned / references[reference]
-    first, second = (np.stack(sides[model])[:, None] for model in ("unlearned", reference))
+    one.decides, one.share = True, one.unlearned / reference
+    first, second = np.stack(sides["unlearned"])[:, None], weakest[None, None]
     people = len(set(units))
     one.excess, resampled = resampled_difference(first, second, units)
     one.interval = percentile_interval(resampled, units=people)

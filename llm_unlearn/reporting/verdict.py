@@ -183,10 +183,12 @@ def _decide(
         return "over-unlearned", [_in_words(one) for one in avoided], []
     if broken := [one for one in price if one.flagged]:
         return "over-unlearned", [_in_words(one) for one in broken], []
-    # Beside stronger references the control may be vague: it has only to agree.
+    # One precise reference is enough, the others have only to agree: few facts have few made-up answers beside them.
     measure = attacked or [one for one in deciding if one.variant == "after"]
-    if vague := [one for one in measure if _vague(one)]:
-        reasons = [f"{_in_words(one)}; that may be much or nothing" for one in vague]
+    candidates = [one for one in evidence if one.name == NEEDED and one.score != "forget_exact_match"]
+    candidates += [one for one in control if one.variant == "after" and one.decides]
+    if all(_vague(one) for one in candidates if one.erasure is not None):
+        reasons = [f"{_in_words(one)}; that may be much or nothing" for one in measure]
         return "undecided", reasons, ["more forget facts, people or attack seeds: the intervals are too wide"]
     if groups < FEWEST:  # enough to find something, too few to say that nothing is there
         reason = f"nothing speaks against erasure, but only {groups} people (or facts) were asked about"

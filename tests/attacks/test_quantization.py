@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llm_unlearn.attacks import quantization as module
 from llm_unlearn.attacks.quantization import FORMATS, check_quantization, quantization, quantized_copy
-from llm_unlearn.attacks.relearning import attackable_copy
+from llm_unlearn.attacks.relearning import merged_copy
 from llm_unlearn.errors import InputError
 from llm_unlearn.exact_quantization import dequantized
 from llm_unlearn.outcomes import weights_digest
@@ -71,7 +71,7 @@ def test_scores_are_those_of_the_copies_and_the_given_model_stays_bit_for_bit(ad
     assert getattr(model.config, "quantization_config", None) is None
     assert list(outcome["variants"]) == ["nf4", "fp4", "int8"]
     for name, variant in outcome["variants"].items():
-        quantized = quantized_copy(attackable_copy(model), name)
+        quantized = quantized_copy(merged_copy(model), name)
         scores = score_answers(quantized, forget)
         assert score_answers(quantized, forget) == scores  # scoring leaves the copy as it is
         expected = {str(i): {"probability": s.probability, "exact_match": s.exact_match} for i, s in enumerate(scores)}
@@ -128,7 +128,7 @@ def test_weights_that_are_lost_on_the_way_are_an_error(monkeypatch):
 def test_missing_bitsandbytes_is_found_before_anything_runs(monkeypatch):
     check_quantization()
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    monkeypatch.setattr(module, "attackable_copy", lambda model: pytest.fail("too late"))
+    monkeypatch.setattr(module, "merged_copy", lambda model: pytest.fail("too late"))
     with pytest.raises(InputError, match=r'install it with pip install "llm_unlearn\[quantization\]", or leave'):
         check_quantization()
     with pytest.raises(InputError, match="quantization needs bitsandbytes"):

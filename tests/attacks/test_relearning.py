@@ -64,7 +64,7 @@ def test_errors():
     for attackers in ((), ("full", "adapter")):
         with pytest.raises(InputError, match="choose from full, lora, at least one"):
             AttackBudget(attackers=attackers)
-    for name in ("steps", "batch_size", "score_every", "lora_r", "left_out_groups"):
+    for name in ("steps", "batch_size", "score_every", "lora_r", "left_out_groups", "micro_batch_size"):
         with pytest.raises(InputError, match=f"attack {name}=0 must be 1 or more"):
             AttackBudget(**{name: 0})
     with pytest.raises(InputError, match="benign relearning needs instruction rows, got none"):

@@ -69,6 +69,26 @@ FILES = {
 }
 
 
+GENERAL = {
+    "embedded": (["--general_data", "embedded"], ["general_data='embedded' is of the fictional world", "or none"]),
+    "no such file": (["--general_data", "missing.jsonl"], ["--general_data 'missing.jsonl' is none of"]),
+    "too few rows": (["--general_data", "few.jsonl"], ["general data has fewer than 5 different rows (1): give more"]),
+    "rows to forget": (["--general_data", "forget.jsonl"], ["of the forget set that are in the general data set too"]),
+    "judged and retained": (
+        ["--general_file", "retain.jsonl"],
+        ["of the retain set that are in the general file set too"],
+    ),
+    "no file that judges": (["--general_file", "missing.jsonl"], ["file 'missing.jsonl' does not exist"]),
+}
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_general_rows(name, place, refused):
+    flags, words = GENERAL[name]
+    (place / "few.jsonl").write_text(GOOD)
+    refused(RECIPE, [*MODEL, "--forget_file", "forget.jsonl", "--retain_file", "retain.jsonl", *QUICK, *flags], *words)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_forget_files(name, place, refused):
     file, content, words = FILES[name]

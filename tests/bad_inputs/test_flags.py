@@ -118,6 +118,7 @@ NUMBERS = [
     ("recipe", "--left_out_groups 0", "left_out_groups=0 must be 1 or more"),
     ("recipe", "--attack_score_every -1", "attack_score_every=-1 must be 1 or more"),
     ("recipe", "--attack_batch_size 0", "attack_batch_size=0 must be 1 or more"),
+    ("recipe", "--attack_micro_batch_size 0", "attack_micro_batch_size=0 must be 1 or more"),
     ("recipe", "--lora_r 99999999999", "lora_r=99999999999 must be 1 or more, and 2147483647 at most"),
     ("recipe", "--warmup_steps inf", "warmup_steps=inf must be 0 or more and finite"),
     ("recipe", "--logging_steps inf", "logging_steps=inf must be 0 or more and finite"),

@@ -124,7 +124,10 @@ def test_a_general_file_judges(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"general_data": OWN[:4]}, "general data has 4 different rows; give 5 or more: one in 5 judges"),
+        (
+            {"general_data": OWN[:4]},
+            "general data has fewer than 5 different rows (4): give more, because one in 5 judges",
+        ),
         (
             {"general_data": OWN + FORGET},
             "rows of the forget set that are in the general data set too: 1 (forget rows 0;",

@@ -59,6 +59,13 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
         7,
         {"retain_loss": "kl", "logging_steps": 2, "save_strategy": "steps", "save_steps": 3},
     ),
+    # As npo; a pass over the five general rows ends within a step.
+    "general": (
+        NPOTrainer,
+        NPOConfig,
+        7,
+        {"general_loss": "kl", "general_weight": 2.0, "save_strategy": "steps", "save_steps": 3},
+    ),
     # In the last step of an epoch one process has no row at all.
     "ssiuu": (SsiuuTrainer, SsiuuConfig, 5, {"logging_steps": 2}),
     # Influence over the whole forget set, of which each process takes a share.
@@ -77,6 +84,7 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
     "exact": (SsiuuTrainer, SsiuuConfig, 5, {"variant": "exact"}),
     # Again one process has no row in the last step; the direction of the perturbation is that of the global batch.
     "sam": (SAMTrainer, SAMConfig, 5, {"rho": 0.3, "save_strategy": "steps", "save_steps": 3}),
+    "sam_general": (SAMTrainer, SAMConfig, 5, {"rho": 0.3}),
     "scalar": (ScalarLossTrainer, UnlearnConfig, 5, {"stop_at_forget_probability": 0.0172}),
     # The forget rows are likeliest after the first of six steps.
     "best": (
@@ -98,8 +106,9 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
     "unused": (GradientAscentTrainer, GradientAscentConfig, 7, {"max_steps": 2}),  # a parameter that no step reaches
 }
 FULL = ("full", "best", "diverged", "unused")  # without an adapter
-RESUMED = ("npo", "published", "sam", "best")
-SHARDED = ("grad_diff", "full", "npo", "scalar", "best", "diverged")
+GENERAL = ("general", "sam_general")  # with general rows
+RESUMED = ("npo", "general", "published", "sam", "best")
+SHARDED = ("grad_diff", "full", "npo", "general", "scalar", "best", "diverged")
 FSDP2 = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}}
 AUTO = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 
@@ -129,6 +138,7 @@ def build(name: str, folder: Path, world_size: int, kind: str | None = None) -> 
         model=str(folder / "base"),  # loaded when the arguments are there, as recipes do: ZeRO 3 would shard it
         forget_dataset=qa_rows(forget),
         retain_dataset=qa_rows(9, start=20),
+        general_dataset=qa_rows(5, start=10) if name in GENERAL else None,
         processing_class=tiny_tokenizer(),
         peft_config=None if name in FULL else lora_config(),
     )

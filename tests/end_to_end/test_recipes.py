@@ -1,6 +1,7 @@
 """Recipes and benchmarks as a user types them: through the command line, on the tiny fictional world and on files."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,26 @@ def test_dry_run_shows_a_batch_and_trains_nothing(cache, tmp_path):
     done = run("recipes/gradient_ascent.py", "--data", "fictional:tiny", "--dry_run", cache=cache, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "retain_weight: 30.0" in done.stdout and "<|end|>]" in done.stdout and "trainable" in done.stdout
+    roles = [
+        line.split()[0] for line in done.stdout.splitlines() if line.startswith(("forget  ", "retain  ", "general  "))
+    ]
+    assert roles == ["forget"] * 16 + ["retain"] * 16 + ["general"] * 16
+    assert "16 forget + 16 retain + 16 general rows a step" in done.stdout
     assert not list(tmp_path.rglob("results.json"))
+    # the lines of the banner: the attacker trains every weight, with two states of AdamW for each
+    size = re.search(
+        r"  attacks +about .+ a device \(weights .+, gradients (.+), optimizer (.+), activations .+", done.stdout
+    )
+    gradients, states = (float(text.split()[0]) for text in size.groups())
+    assert states == pytest.approx(2 * gradients, rel=0.2) and size[0].endswith("computing in float32")
+
+
+def test_a_dry_run_says_where_abilities_are_not_protected(cache, tmp_path):
+    flags = ("--data", "fictional:tiny", "--general_data", "none", "--dry_run")
+    done = run("recipes/npo.py", *flags, cache=cache, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "  general    none: abilities beyond the retain rows are not protected; --general_data FILE" in done.stdout
+    assert "16 forget + 16 retain rows a step" in done.stdout and ": 21 forget, 231 retain rows" in done.stdout
 
 
 def test_a_run_on_ones_own_model_and_rows_has_the_folder_of_its_method(cache, tmp_path, monkeypatch):

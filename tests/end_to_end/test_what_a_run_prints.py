@@ -26,7 +26,7 @@ def test_the_banner(printed):
     results = json.loads((printed[2] / "results.json").read_text())
     rows = {name: len((printed[2] / f"{name}.jsonl").read_text().splitlines()) for name in ("forget", "retain")}
     assert re.search(rf"^npo on {re.escape(results['paths']['original'])}$", printed[0], re.MULTILINE)
-    assert lines["data"].endswith(f": {rows['forget']} forget, {rows['retain']} retain rows")
+    assert lines["data"].endswith(f": {rows['forget']} forget, {rows['retain']} retain, 115 general rows")
     # a pair of matrices for each of the seven linear maps of each block of the tiny world's Llama
     pattern = r"([\d,]+) of ([\d,]+) parameters \(([\d.]+)%\), cpu"
     trainable, total, share = re.search(pattern, lines["trainable"]).groups()
@@ -34,7 +34,7 @@ def test_the_banner(printed):
     width, inner, blocks = SIZES
     assert trainable == 2 * blocks * (4 * 2 * width + 3 * (width + inner))
     assert float(share) == pytest.approx(100 * trainable / total, abs=0.05)
-    assert "6 forget + 6 retain rows a step" in lines["batch"]
+    assert "6 forget + 6 retain + 6 general rows a step" in lines["batch"]
     assert re.search(r"longest row \d+ tokens$", lines["batch"])
     assert lines["reference"].endswith("log-probabilities of the forget rows, computed once; the adapter switched off")
     parts = re.search(r"about ([\d.]+) MB a device \((.*)\)", lines["memory"])
@@ -42,6 +42,7 @@ def test_the_banner(printed):
     assert [name for name, _, _ in named] == ["weights", "gradients", "optimizer", "activations", "logits"]
     megabytes = sum(float(value) / (1 if unit == "MB" else 1024) for _, value, unit in named)
     assert float(parts[1]) == pytest.approx(megabytes, abs=0.3)
+    assert "attacks" not in lines  # there are none
     assert lines["stops"].startswith("  stops at   forget exact_match <= 0, forget probability <= 0.45, or after ")
 
 
