@@ -110,7 +110,8 @@ class Examination:
             check_quantization()
         self.not_attacked: dict[str, str] = {}
         group_by = arguments.counterfactual_group_by
-        self.kinds = kind_column(self.data.forget, None if group_by == PERTURBED else group_by)
+        # Answers about one person are of different kinds: their form alone would tell the true one.
+        self.kinds = kind_column(self.data.forget, None if group_by in (PERTURBED, "person") else group_by)
         if row_format(self.data.forget.column_names) == "text":  # asks nothing that another answer could be given to
             self.kinds = None
         self.judged, self.not_measured = self._judged_sets()

@@ -15,7 +15,7 @@ from llm_unlearn.data.formats import Prompt
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
 
-MOST_MADE_UP = 5  # answers that a row is compared with
+MOST_MADE_UP = 6  # answers that a row is compared with; even, see `MadeUpAnswers`
 KIND_COLUMNS = ("kind", "attribute")  # what says which answers are of one kind, in this order
 MADE_UP = "made_up_answer"  # column of lists
 MADE_UP_QUESTION = "made_up_question"  # under which true and made-up answers are compared, where it is another one
@@ -32,7 +32,9 @@ def kind_column(dataset: Dataset, chosen: str | None = None) -> str | None:
     """
     columns = dataset.column_names
     if chosen is not None and chosen not in columns:
-        raise InputError(f"kind column {chosen!r} is no column of the rows; choose one of {', '.join(columns)}")
+        raise InputError(
+            f"counterfactual_group_by={chosen!r} is no column of the forget rows; choose one of {', '.join(columns)}"
+        )
     return chosen or next((name for name in KIND_COLUMNS if name in columns), None)
 
 
@@ -41,7 +43,12 @@ class MadeUpAnswers:
 
     Rows of one fact (`fact_id`; without it every row is a fact) stay together: a fact is never compared with an answer
     of its own, and a wording of it with the same wording of another fact. Where a row begins its answer itself (prefix
-    queries), other answers count that begin alike, without their beginning.
+    queries), answers of rows with the same beginning count, without it.
+
+    Facts of a kind stand in a circle, and each is compared with its nearest on both sides. So one fact is compared with
+    another exactly if that is with it. Were answers drawn for each fact apart, those that are true of many would win
+    too often: nobody who holds one can be compared with another holder, and meets the rare ones more often than these
+    meet it (measured: 0.56 in place of 0.50 for a model that only knows which answers are frequent).
 
     Args:
         dataset: rows in any format with a question.
@@ -59,27 +66,28 @@ class MadeUpAnswers:
             self._rows_of.setdefault(unit, []).append(row)
         self._own = {unit: {self._answers[i].strip() for i in rows} for unit, rows in self._rows_of.items()}
         self._of_kind: dict[object, list[tuple]] = {}
-        for unit in self._rows_of:
+        for unit in sorted(self._rows_of, key=lambda unit: random.Random(f"{unit[0]} {unit[1]}").random()):
             self._of_kind.setdefault(unit[0], []).append(unit)
 
     def of(self, row: int, among: Container[int] | None = None, most: int = MOST_MADE_UP) -> list[str]:
-        """Up to `most` answers for a row, drawn by its fact: the same whenever the same ones may be drawn.
+        """Up to `most` (an even number) answers for a row: the same whenever the same ones may be taken.
 
         Args:
-            among: numbers of the rows whose answers may be drawn. After an attack that taught some facts, only those
+            among: numbers of the rows whose answers may be taken. After an attack that taught some facts, only those
                 that it did not teach are as good a guess as the truth; default: all.
         """
         unit, begun = self._units[row], self._begun[row]
         wording = self._rows_of[unit].index(row)
-        found = []
+        circle = []  # rows, one of each fact
         for other in self._of_kind[unit[0]]:
-            rows = self._rows_of[other]
-            if not self._own[other].isdisjoint(self._own[unit]) or (among is not None and rows[0] not in among):
-                continue
-            answer = self._answers[rows[wording % len(rows)]]
-            if answer.startswith(begun) and answer[len(begun) :].strip():
-                found.append(answer[len(begun) :])
-        return random.Random(f"{unit[0]} {unit[1]}").sample(found, min(most, len(found)))
+            number = self._rows_of[other][wording % len(self._rows_of[other])]
+            if number == row or (self._begun[number] == begun and (among is None or number in among)):
+                circle.append(number)
+        place = circle.index(row)
+        near = {(place + step) % len(circle) for step in range(-(most // 2), most // 2 + 1)} - {place}
+        others = [circle[i] for i in sorted(near)]
+        answers = [self._answers[i] for i in others if self._own[self._units[i]].isdisjoint(self._own[unit])]
+        return [answer[len(begun) :] for answer in answers if answer[len(begun) :].strip()]
 
 
 def with_made_up_answers(dataset: Dataset, column: str | None) -> Dataset:
@@ -100,7 +108,7 @@ def with_made_up_answers(dataset: Dataset, column: str | None) -> Dataset:
 
 def _asked_with(row: dict, made_up: Sequence[str]) -> str:
     """A multiple-choice question with other wrong options; each option is a line of its own (`queries`)."""
-    options = [row["answer"], *made_up]
+    options = list(dict.fromkeys([row["answer"], *made_up]))  # an answer may be true of several others
     random.Random(row["question"]).shuffle(options)
     return "\n".join([*row["question"].split("\n")[: -len(row["options"])], *options])
 

@@ -47,6 +47,15 @@ def _model_utility(parts: Sequence[str], part_values: Sequence[float]) -> float:
     return metrics.model_utility(dict(zip(parts, part_values, strict=True)))
 
 
+def _knowledge(true_logps: Sequence[float], made_up_logps: Sequence[Sequence[float]]) -> float:
+    """`llm_unlearn.metrics.knowledge` of rows: the true answer's log-probability per token, and the made-up ones'."""
+    pairs = zip(true_logps, made_up_logps, strict=True)
+    known = metrics.knowledge({str(i): {"wins": metrics.knowledge_wins(*pair)} for i, pair in enumerate(pairs)})
+    if known is None:
+        raise InputError("made_up_logps has no value in any row: give one row or more something to be compared with")
+    return known
+
+
 _TEXTS = {"predictions": _TEXT, "references": _TEXT}
 _TOKENS = {"token_logps": _NUMBERS}
 _COMPAT = {"compat": "compat"}
@@ -63,6 +72,7 @@ _DEFINITIONS = {
     "forget_quality": _Definition(metrics.forget_quality, {"ratios": _NUMBER}, {"retain_ratios": "retain_ratios"}),
     "exact_memorization": _Definition(metrics.exact_memorization, {"token_hits": _NUMBERS}, _COMPAT, by_row=True),
     "extraction_strength": _Definition(metrics.extraction_strength, {"token_hits": _NUMBERS}, _COMPAT, by_row=True),
+    "knowledge": _Definition(_knowledge, {"true_logp": _NUMBER, "made_up_logps": _NUMBERS}),
     "leak_at_k": _Definition(metrics.leak_at_k, {"nll": _NUMBER}, {"k": "k"}),
     "loss_score": _Definition(metrics.loss_score, {"nll": _NUMBER, "length": _NUMBER}),
     "zlib_score": _Definition(metrics.zlib_score, {"average_loss": _NUMBER, "text": _TEXT}, by_row=True),

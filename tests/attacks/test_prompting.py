@@ -5,7 +5,7 @@ from builders import qa_rows, tiny_model, tiny_tokenizer
 from datasets import Dataset
 
 from llm_unlearn.attacks._variants import variant
-from llm_unlearn.attacks.prompting import encoded_queries, prompting
+from llm_unlearn.attacks.prompting import prompting
 from llm_unlearn.data import UnlearningData, encode_dataset, forget_queries
 from llm_unlearn.errors import InputError
 from llm_unlearn.outcomes import weights_digest
@@ -88,6 +88,6 @@ def test_plain_text_is_only_scored_as_it_is():
 
 
 def test_a_query_that_does_not_fit_is_named_before_a_model_runs():
-    longest = max(len(row["input_ids"]) for row in encoded_queries(tiny_tokenizer(), data())["verbatim"][1])
-    with pytest.raises(InputError, match=r"few_shot queries row 0: max_length=\d+ cuts off the whole answer"):
-        encoded_queries(tiny_tokenizer(), data(), max_length=longest)
+    longest = max(len(row["input_ids"]) for row in encode_dataset(rows(6), tiny_tokenizer(), None, "rows"))
+    with pytest.raises(InputError, match=r"forget_few_shot answers row 0: max_length=\d+ cuts off the whole answer"):
+        prompting(None, tiny_tokenizer(), data(), max_length=longest)

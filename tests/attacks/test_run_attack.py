@@ -71,10 +71,10 @@ def test_direct_attacks_get_what_they_need(calls):
         attack(name, given, retain_rows=10, max_length=30)
     assert [name for name, _, _ in calls] == list(DIRECT_ATTACKS)
     quantized, surgery, decoded, prompted = (arguments[1:] for _, arguments, _ in calls)
-    for forget, retain in (quantized, surgery):
-        assert forget == encoded_rows(6) and len(retain) == 10
+    for forget, retain, made_up in (quantized, surgery):
+        assert forget == encoded_rows(6) and len(retain) == 10 and not made_up
     assert decoded == (encoded_rows(6),)
-    assert prompted[1:] == (given, 30)
+    assert prompted[1:] == (given, 30, None)
 
 
 def test_groups_are_people_else_facts_else_rows_or_the_column_asked_for(calls):

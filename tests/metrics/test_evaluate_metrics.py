@@ -27,6 +27,7 @@ TOKEN_LOGPS, MEANS, VARIANCES = [[-3.0, -1.0], [-0.5]], [[-1.0, -1.5], [-2.0]], 
 PARAMETER_NORMS = [[1.0, 2.0, 6.0], [0.5]]
 FORGET_SCORES, HOLDOUT_SCORES = [1.0, 2.0], [2.0, 3.0, 0.5]
 AUC = [0.75, 0.25]
+TRUE_LOGP, MADE_UP_LOGPS = [-1.0, -2.0, -3.0], [[-2.0, -0.5, -1.0], [], [-4.0]]
 PART_VALUES = [1 / 2, 1 / 3, 1 / 4] * 3
 COMPAT, K, MIN_K, REFERENCE_AUC = "open-unlearning", 64, 0.7, 0.4
 INPUTS = {
@@ -49,6 +50,8 @@ INPUTS = {
     "parameter_norms": PARAMETER_NORMS,
     "forget_scores": FORGET_SCORES,
     "auc": AUC,
+    "true_logp": TRUE_LOGP,
+    "made_up_logps": MADE_UP_LOGPS,
     "parts": list(MODEL_UTILITY_PARTS),
     "part_values": PART_VALUES,
 }
@@ -105,6 +108,7 @@ EXPECTED = {
     },
     "membership_auc": {"membership_auc": metrics.membership_auc(FORGET_SCORES, HOLDOUT_SCORES)},
     "privleak": {"privleak": mean(metrics.privleak(auc, REFERENCE_AUC) for auc in AUC)},
+    "knowledge": {"knowledge": 2.5 / 4},  # won, lost, a tie; nothing; won
     "model_utility": {"model_utility": metrics.model_utility(dict(zip(MODEL_UTILITY_PARTS, PART_VALUES, strict=True)))},
 }
 OWN_OPTIONS = {
@@ -143,7 +147,7 @@ def test_every_metric_of_the_package_is_there():
     functions = [getattr(metrics, name) for name in metrics.__all__ if name.islower() and name != "evaluate_metric"]
     # Functions of whole logs give summaries, not scores of rows.
     names = {function.__name__ for function in functions if "log" not in function.__module__.rpartition(".")[2]}
-    assert names - {"rouge_scores"} | {"rouge"} == set(EVALUATE_METRICS)
+    assert names - {"rouge_scores", "knowledge_wins"} | {"rouge"} == set(EVALUATE_METRICS)
 
 
 @pytest.mark.parametrize("name", EVALUATE_METRICS)
@@ -233,6 +237,11 @@ def test_rows_without_a_score_are_left_out():
     assert metric.compute(token_hits=[[1], [1, 0, 1]], compat=COMPAT) == {"exact_memorization": 0.5}
     with pytest.raises(InputError, match="exact_memorization has no row with a score"):
         metric.compute(token_hits=[[1]], compat=COMPAT)
+
+
+def test_rows_without_a_comparison_have_no_knowledge():
+    with pytest.raises(InputError, match="made_up_logps has no value in any row"):
+        evaluate_metric("knowledge").compute(true_logp=[-1.0], made_up_logps=[[]])
 
 
 def test_rows_on_disk_are_the_same_and_leave_nothing(tmp_path):

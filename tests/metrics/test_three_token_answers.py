@@ -18,6 +18,8 @@ from llm_unlearn.metrics import (
     forget_quality,
     forget_truth_ratio,
     gradient_norm_score,
+    knowledge,
+    knowledge_wins,
     leak_at_k,
     loss_score,
     membership_auc,
@@ -56,6 +58,8 @@ CASES = [
     (min_k_plus_plus_score, lambda: min_k_plus_plus_score(LOGPS, [-LOG2] * 3, [LOG2**2] * 3), 2),  # (-3 + 1) / 1
     (gradient_norm_score, lambda: gradient_norm_score([1, 2, 6]), 3),
     (reference_score, lambda: reference_score(2 * LOG2, 3 * LOG2), -LOG2),
+    (knowledge_wins, lambda: tuple(knowledge_wins(-2 * LOG2, [-3 * LOG2, -2 * LOG2, -LOG2])), (1, 1 / 2, 0)),
+    (knowledge, lambda: knowledge({"0": {"wins": [1, 0, 1]}, "1": {"wins": [0.5]}}), 5 / 8),
     (leak_at_k, lambda: leak_at_k(6 * LOG2, 2), 127 / 4096),  # 1 - (63/64)^2
     (exact_memorization, lambda: exact_memorization([0, 0, 1]), 1 / 3),
     (exact_memorization, lambda: exact_memorization([0, 0, 1], COMPAT), 0),
@@ -92,6 +96,7 @@ CASES = [
     (min_k_score, lambda: min_k_score([0, 0, 0]), 0),
     (min_k_plus_plus_score, lambda: min_k_plus_plus_score([0, 0, 0], [0, 0, 0], [0, 0, 0]), 0),
     (gradient_norm_score, lambda: gradient_norm_score([0, 0, 0]), 0),
+    (knowledge, lambda: knowledge({"0": {"wins": knowledge_wins(0, [-LOG2, -LOG2])}}), 1),
     (leak_at_k, lambda: leak_at_k(0, 1), 1),
     (exact_memorization, lambda: exact_memorization([1, 1, 1]), 1),
     (exact_memorization, lambda: exact_memorization([1, 1, 1], COMPAT), 1),
@@ -106,6 +111,7 @@ CASES = [
     # --- forgotten
     (probability, lambda: probability(3e4, 3), 0),
     (probability_with_options, lambda: probability_with_options(0, [1, 0]), 0),
+    (knowledge, lambda: knowledge({"0": {"wins": []}}), None),
     (leak_at_k, lambda: leak_at_k(3e4, 10**6), 0),
     (exact_memorization, lambda: exact_memorization([0, 0, 0]), 0),
     (exact_memorization, lambda: exact_memorization([0, 0, 0], COMPAT), 0),

@@ -1,9 +1,10 @@
-"""Results and records of runs, made up by hand: eight people with five facts each."""
+"""Results and records of runs, made up by hand: eight people with five facts each, and abilities of twenty rows."""
 
 import copy
 
 PEOPLE, FACTS = 8, 5
 ROWS = PEOPLE * FACTS
+ABILITY_ROWS = 20
 
 
 def spread(mean: float) -> list[float]:
@@ -11,12 +12,18 @@ def spread(mean: float) -> list[float]:
     return [mean + 0.02 * ((row // FACTS) % 2 - 0.5) for row in range(ROWS)]
 
 
-def by_index(values, exact: float = 0.0, rows=None) -> dict:
+def wins(mean: float, row: int) -> list[float]:
+    """Over five made-up answers; people differ a little."""
+    return [mean + 0.04 * ((row // FACTS) % 2 - 0.5)] * 5
+
+
+def by_index(values, exact: float = 0.0, rows=None, known: float | None = None) -> dict:
     rows = range(ROWS) if rows is None else rows
-    return {str(row): {"probability": values[row], "exact_match": exact} for row in rows}
+    beside = {row: {} if known is None else {"wins": wins(known, row)} for row in rows}
+    return {str(row): {"probability": values[row], "exact_match": exact} | beside[row] for row in rows}
 
 
-def reinjection(mean: float) -> dict:
+def reinjection(mean: float, known: float | None = None) -> dict:
     """Two attack seeds, which score other rows."""
     runs = []
     for seed in (0, 1):
@@ -26,7 +33,7 @@ def reinjection(mean: float) -> dict:
                 "attacker": "full",
                 "learning_rate": 1e-3,
                 "seed": seed,
-                "value_by_index": by_index(spread(mean), 0, scored),
+                "value_by_index": by_index(spread(mean), 0, scored, known),
             }
         )
     curve = [{"step": step, "forget_probability": mean, "forget_exact_match": 0.0} for step in (0, 60)]
@@ -34,12 +41,27 @@ def reinjection(mean: float) -> dict:
     return {"attacker": "full", "learning_rate": 1e-3, "curve": curve, "runs": [weaker, *runs]}
 
 
-def record(probability: float, exact: float) -> dict:
-    rows = {str(row): value for row, value in enumerate(spread(probability))}
+def answer_records(name: str, probabilities: list[float], exact: list[float]) -> dict:
     return {
-        "forget_Q_A_Prob": {"value_by_index": {row: {"prob": value} for row, value in rows.items()}},
-        "forget_exact_match": {"value_by_index": {row: {"score": exact} for row in rows}},
+        f"{name}_Q_A_Prob": {"value_by_index": {str(i): {"prob": value} for i, value in enumerate(probabilities)}},
+        f"{name}_exact_match": {"value_by_index": {str(i): {"score": value} for i, value in enumerate(exact)}},
     }
+
+
+def fluency(well: float, rows: int = ROWS) -> dict:
+    """Answers of which a share has -1 nat per token, the others -9."""
+    values = [-1.0 if row < well * rows else -9.0 for row in range(rows)]
+    return {"value_by_index": {str(row): {"avg_logp": value, "repeats": False} for row, value in enumerate(values)}}
+
+
+def records_of(one: dict) -> dict:
+    found = answer_records("forget", spread(one["before"]), [one["exact"]] * ROWS)
+    if one["knowledge"] is not None:
+        by_row = {str(row): {"wins": wins(one["knowledge"], row)} for row in range(ROWS)}
+        found["forget_knowledge"] = {"value_by_index": by_row}
+    for name in ("retain", "general", "instructions"):
+        found |= answer_records(name, [one[name]] * ABILITY_ROWS, [one[name]] * ABILITY_ROWS)
+    return found | {"forget_fluency": fluency(one["fluent"])}
 
 
 def excess(value: float, width: float = 0.05) -> dict:
@@ -50,22 +72,33 @@ def control(before: float, after: float) -> dict:
     return {"probability": excess(after), "excess_before": {"probability": excess(before)}}
 
 
-ORIGINAL = {"before": 0.95, "exact": 1.0, "after": 0.95, "retain": 1.0, "control": (0.6, 0.6)}
-ORACLE = {"before": 0.40, "exact": 0.05, "after": 0.45, "retain": 1.0, "control": (0.0, 0.01)}
+ABLE = {"retain": 1.0, "general": 1.0, "instructions": 1.0, "fluent": 1.0}
+ORIGINAL = {"before": 0.95, "exact": 1.0, "after": 0.95, "control": (0.6, 0.6), "knowledge": None, "known": None} | ABLE
+ORACLE = {"before": 0.40, "exact": 0.05, "after": 0.45, "control": (0.0, 0.01), "knowledge": None, "known": None} | ABLE
+# What a run measures where rows say which answers are of a kind: `knowledge` before, `known` after reinjection.
+KNOWING, IGNORANT = {"knowledge": 0.98, "known": 0.98}, {"knowledge": 0.5, "known": 0.5}
 
 
-def run(oracles: int = 3, **models: dict) -> tuple[dict, dict]:
+def run(oracles: int = 3, kinds: bool = False, **models: dict) -> tuple[dict, dict]:
     """Results and records of a run; a model is given by what differs from the oracle."""
-    measured = {"original": ORIGINAL}
-    measured |= {"oracle" if number == 0 else f"oracle_{number}": ORACLE for number in range(oracles)}
-    measured |= {name: ORACLE | changes for name, changes in models.items()}
+    known = (KNOWING, IGNORANT) if kinds else ({}, {})
+    measured = {"original": ORIGINAL | known[0]}
+    measured |= {"oracle" if k == 0 else f"oracle_{k}": ORACLE | known[1] for k in range(oracles)}
+    measured |= {name: ORACLE | known[1] | changes for name, changes in models.items()}
     results = {
         "scores": {
             name: {"retain_probability": one["retain"], "retain_exact_match": one["retain"]}
             for name, one in measured.items()
         },
-        "attacks": {"adversarial_reinjection": {name: reinjection(one["after"]) for name, one in measured.items()}},
+        "abilities": {name: {} for name in measured},
+        "kinds": "attribute" if kinds else None,
+        "units": {name: list(range(ABILITY_ROWS)) for name in ("retain", "general", "instructions")},
+        "style_rows": {},
+        "attacks": {
+            "adversarial_reinjection": {name: reinjection(one["after"], one["known"]) for name, one in measured.items()}
+        },
         "counterfactual": {name: control(*one["control"]) for name, one in measured.items()},
         "forget_groups": [f"person {row // FACTS}" for row in range(ROWS)],
     }
-    return results, {name: record(one["before"], one["exact"]) for name, one in measured.items()}
+    results["units"]["forget"] = [row // FACTS for row in range(ROWS)]
+    return results, {name: records_of(one) for name, one in measured.items()}

@@ -1,7 +1,20 @@
 """The verdict from numbers made up by hand: which comparison decides, and what is said when a reference is missing."""
 
 import pytest
-from made_up_runs import ORACLE, ORIGINAL, ROWS, by_index, control, excess, reinjection, run, spread
+from made_up_runs import (
+    FACTS,
+    ORACLE,
+    ORIGINAL,
+    ROWS,
+    answer_records,
+    by_index,
+    control,
+    excess,
+    reinjection,
+    run,
+    spread,
+    wins,
+)
 
 from llm_unlearn.reporting.evidence import comparison, forget_values
 from llm_unlearn.reporting.verdict import verdict_of
@@ -16,7 +29,11 @@ HIDDEN = {"after": 0.8, "control": (0.0, 0.4)}
         ({}, "erased", "after reinjection"),
         (HIDDEN, "hidden", "0.80; models that never saw them have 0.45"),
         ({"control": (0.0, 0.4)}, "hidden", "true facts are 0.40 likelier"),
-        (HIDDEN | {"retain": 0.85}, "over-unlearned", "on retained facts its exact match is 0.85"),
+        (
+            HIDDEN | {"retain": 0.85},
+            "over-unlearned",
+            "retained facts: exact match 0.85 (the original has 1.00, an oracle 1.00; 85 % kept)",
+        ),
         ({"before": 0.1}, "over-unlearned", "before any attack, its mean answer probability"),
         ({"before": 0.1} | HIDDEN, "hidden", "after reinjection"),
         ({"before": 0.8}, "not forgotten", "before any attack"),
@@ -149,3 +166,130 @@ def test_oracles_that_scatter_measure_nothing():
         results["attacks"]["adversarial_reinjection"][name] = reinjection(mean)
     found = verdict_of(results | {"counterfactual": {}}, records)
     assert found["verdict"] == "undecided"
+
+
+# ---- knowledge, abilities and fluency --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("unlearned", "verdict", "reason"),
+    [
+        ({}, "erased", "after reinjection, it prefers the true answer to made-up ones in 50 % of comparisons"),
+        # Unsure of everything and of nothing in particular: an even guesser.
+        ({"before": 0.6, "after": 0.6}, "erased", "in 50 % of comparisons"),
+        # Nobody would read it from the probabilities, which are the oracle's.
+        ({"known": 0.9}, "hidden", "after reinjection, it prefers the true answer to made-up ones in 90 %"),
+        ({"knowledge": 0.9}, "hidden", "before any attack, it prefers the true answer to made-up ones in 90 %"),
+        ({"knowledge": 0.52, "known": 0.52}, "erased", "in 52 % of comparisons"),  # 4 % of the original's: too little
+        ({"knowledge": 0.2}, "over-unlearned", "before any attack, it prefers the true answer to made-up ones in 20 %"),
+        ({"fluent": 0.3}, "over-unlearned", "fluency of what is said instead: share of well-formed answers 0.30"),
+        ({"general": 0.6}, "over-unlearned", "general facts: exact match 0.60 (the original has 1.00, an oracle 1.00;"),
+        ({"instructions": 0.7} | {"known": 0.9}, "over-unlearned", "instructions: exact match 0.70"),
+    ],
+)
+def test_by_made_up_answers(unlearned, verdict, reason):
+    found = verdict_of(*run(kinds=True, unlearned=unlearned))
+    assert (found["verdict"], found["by"]) == (verdict, "made-up answers, oracle and counterfactual control")
+    assert reason in found["reasons"][0] and reason in found["sentence"]
+    assert not any("answer probability, which confuses" in remark for remark in found["remarks"])
+
+
+def test_a_lost_ability_comes_first_and_then_what_is_still_known():
+    found = verdict_of(
+        *run(kinds=True, unlearned={"general": 0.2, "instructions": 0.5, "knowledge": 0.9, "known": 0.95})
+    )
+    first, second, third, fourth = found["reasons"]
+    assert first.startswith("general facts: ") and second.startswith(
+        "instructions: "
+    )  # each once, the least kept first
+    assert "after reinjection" in third and "before any attack" in fourth
+
+
+def test_made_up_answers_carry_a_verdict_without_an_oracle_or_a_control():
+    results, records = run(oracles=0, kinds=True, unlearned={})
+    found = verdict_of(results | {"counterfactual": {}}, records)
+    assert (found["verdict"], found["by"]) == ("erased", "made-up answers")
+    assert found["sentence"].startswith("Erased (by made-up answers): ")
+
+
+def asked_in_reverse(results, records, forget, retain):
+    """Add reversed questions, one for each person; model -> (probability, knowledge) of forgotten, of retained people."""
+    rows = list(range(0, ROWS, FACTS))
+    results["style_rows"] = {"reversed": rows}
+    results["units"] |= {"forget_reversed": list(range(len(rows))), "retain_reversed": list(range(len(rows)))}
+    results["attacks"]["prompting"] = {}
+    for model in records:
+        sides = {"forget": forget, "retain": retain}
+        for side, given in sides.items():
+            probability, known = given.get(model, given["oracle"])
+            name, by_row = f"{side}_reversed", {str(i): {"wins": wins(known, row)} for i, row in enumerate(rows)}
+            records[model] |= answer_records(name, [probability] * len(rows), [0.0] * len(rows))
+            records[model][f"{name}_knowledge"] = {"value_by_index": by_row}
+    return results, records
+
+
+def test_reversed_questions_that_look_erased_by_their_probability_show_what_is_known():
+    forget = {"original": (0.96, 1.0), "oracle": (0.30, 0.5), "unlearned": (0.28, 0.95)}
+    retain = {"oracle": (0.96, 1.0)}
+    found = verdict_of(*asked_in_reverse(*run(kinds=True, unlearned={}), forget, retain))
+    assert found["verdict"] == "hidden"
+    assert found["reasons"][0].startswith("asked in reverse, it prefers the true answer to made-up ones in 95 %")
+    evidence = {one["score"]: one for one in found["evidence"] if one["variant"] == "reversed"}
+    probability, known = evidence["forget_probability"], evidence["forget_knowledge"]
+    assert not probability["flagged"] and probability["erasure"] == pytest.approx(0.68 / 0.66)
+    assert known["flagged"] and known["excess"] == pytest.approx(0.45) and known["erasure"] == pytest.approx(0.1)
+    assert probability["selectivity"] == pytest.approx(0.68) and probability["note"] is None
+
+
+def test_a_style_that_retained_people_have_lost_as_well_is_no_sign_of_forgetting():
+    forget = {"original": (0.96, 1.0), "oracle": (0.30, 0.5), "unlearned": (0.28, 0.5)}
+    retain = {"oracle": (0.96, 1.0), "unlearned": (0.30, 0.6)}
+    found = verdict_of(*asked_in_reverse(*run(kinds=True, unlearned={}), forget, retain))
+    line = next(
+        one for one in found["evidence"] if one["variant"] == "reversed" and one["score"] == "forget_probability"
+    )
+    assert line["selectivity"] == pytest.approx(0.68 - 0.66) and not line["decides"]
+    assert line["note"].startswith("ability lost, not forgetting: the probability of retained facts fell by 0.66")
+    assert any(
+        "asked in other ways: reversed: ability lost" in r or "reversed: ability lost" in r for r in found["remarks"]
+    )
+    assert found["verdict"] == "over-unlearned"
+    assert found["reasons"][0].startswith("retained facts, in reverse: mean answer probability 0.30")
+
+
+def test_results_of_an_older_version_are_judged_and_never_called_erased():
+    for unlearned, verdict in (({}, "undecided"), (HIDDEN, "hidden"), (ORIGINAL, "not forgotten")):
+        results, records = run(unlearned=unlearned)
+        old = {name: results[name] for name in ("scores", "attacks", "counterfactual", "forget_groups")}
+        kept = {
+            model: {name: by_model[name] for name in ("forget_Q_A_Prob", "forget_exact_match")}
+            for model, by_model in records.items()
+        }
+        found = verdict_of(old, kept)
+        assert found["verdict"] == verdict
+        assert any("of an older version: abilities and knowledge were not measured" in r for r in found["remarks"])
+    results, records = run(unlearned={})
+    found = verdict_of({name: results[name] for name in old}, records)
+    assert "nobody looked at what else the model has lost" in found["sentence"]
+    assert "llm-unlearn judge" in found["missing"][0]
+
+
+def test_where_nothing_says_what_is_of_a_kind_probability_decides_and_a_remark_says_so():
+    found = verdict_of(*run(unlearned={}))
+    assert found["verdict"] == "erased"
+    assert any(
+        remark.startswith("judged by answer probability, which confuses knowledge with confidence: rows with a column")
+        for remark in found["remarks"]
+    )
+
+
+def test_abilities_that_were_not_measured_are_listed():
+    results, records = run(kinds=True, unlearned={})
+    for by_model in records.values():
+        for name in [name for name in by_model if name.startswith(("general", "instructions", "forget_fluency"))]:
+            del by_model[name]
+    results["not_measured"] = {"forget_few_shot": "max_length=9 is too short"}
+    remarks = verdict_of(results, records)["remarks"]
+    assert "abilities not measured: general facts, instructions, fluency of what is said instead" in remarks
+    assert any("max_length=9 is too short" in remark for remark in remarks)
+    assert not any("abilities not measured" in r for r in verdict_of(*run(kinds=True, unlearned={}))["remarks"])
