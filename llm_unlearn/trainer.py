@@ -285,10 +285,18 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
             indices = inputs["indices"].clamp(min=0)
             answers.reference_logps = torch.where(inputs["roles"] == FORGET, known[indices % len(known)], 0.0)
         if self.compares_logits:
+            wanted = [RETAIN] * (self.args.retain_loss == "kl") + [GENERAL] * (self.args.general_loss == "kl")
+            rows = torch.isin(inputs["roles"], torch.tensor(wanted, device=inputs["roles"].device))
+            if self.args.sharded_by:  # then all processes must run it alike, with rows to compare or not
+                rows = torch.ones_like(rows)
+            if not rows.any():
+                answers.reference_logits = torch.zeros_like(answers.logits)
+                return
+            compared = {name: value[rows] for name, value in inputs.items()}
             with torch.no_grad(), self._reference() as reference:
-                answers.reference_logits = forward_answers(
-                    reference, inputs, split_long=not self.args.sharded_by
-                ).logits
+                said = forward_answers(reference, compared, split_long=not self.args.sharded_by).logits
+            answers.reference_logits = said.new_zeros(len(answers.labels), said.shape[1])
+            answers.reference_logits[rows[answers.token_rows]] = said
 
     # ---- reference policy ------------------------------------------------------------------------------------------
 
