@@ -149,7 +149,7 @@ def test_rows_that_cannot_have_made_up_answers_cost_only_the_control(models):
     results, _ = examining(forget=Dataset.from_list(same), counterfactual=True).examine(models["original"], [], None)
     assert "cannot be given answers" in results["not_attacked"]["counterfactual_control"]
     assert results["counterfactual"] == {} and results["attacks"]["adversarial_reinjection"]
-    with pytest.raises(InputError, match="counterfactual_group_by='kind' is no column of the forget rows; choose one of question"):
+    with pytest.raises(InputError, match="counterfactual_group_by='kind' is no column of the forget rows; choose"):
         examining(counterfactual=True, counterfactual_group_by="kind")
 
 
