@@ -149,9 +149,7 @@ def test_rows_that_cannot_have_made_up_answers_cost_only_the_control(models):
     results, _ = examining(forget=Dataset.from_list(same), counterfactual=True).examine(models["original"], [], None)
     assert "cannot be given answers" in results["not_attacked"]["counterfactual_control"]
     assert results["counterfactual"] == {} and results["attacks"]["adversarial_reinjection"]
-    with pytest.raises(
-        InputError, match="counterfactual_group_by='kind' is no column of the forget rows; choose one of question"
-    ):
+    with pytest.raises(InputError, match="counterfactual_group_by='kind' is no column of the forget rows; choose"):
         examining(counterfactual=True, counterfactual_group_by="kind")
 
 
@@ -185,3 +183,23 @@ def test_processes_share_the_models_and_the_main_one_has_all(models, ran, tmp_pa
 def test_what_cannot_run_is_said_before_anything_is_trained(attack, changes, message):
     with pytest.raises(InputError, match=message):
         examining(**{"attacks": [attack]} | changes)
+
+
+def test_questions_that_do_not_fit_are_left_out_with_their_reason_unless_they_were_asked_for():
+    arguments = {"counterfactual": False, "attacks": ["adversarial_reinjection"]}
+    whole = examining(**arguments)
+    few_shot = {"forget_few_shot", "retain_few_shot"}
+    assert few_shot <= whole.judged.sets.keys() and whole.not_measured == {}
+    cut = Examination(DataArguments(), whole.attack_args, whole.data, whole.processing_class, "cpu", max_length=14)
+    assert set(cut.not_measured) == few_shot and whole.judged.sets.keys() - cut.judged.sets.keys() == few_shot
+    assert all("max_length=14" in reason for reason in cut.not_measured.values())
+    asked = AttackArguments(**arguments | {"attacks": ["prompting"]})
+    with pytest.raises(InputError, match="forget_few_shot row 0: max_length=14"):
+        Examination(DataArguments(), asked, whole.data, whole.processing_class, "cpu", max_length=14)
+
+
+def test_people_are_no_kind_of_answers():
+    forget = qa_rows(4).add_column("person", ["Ann", "Ann", "Ben", "Ben"]).add_column("kind", ["a", "b", "a", "b"])
+    assert examining(forget=forget, counterfactual_group_by="person").kinds == "kind"
+    assert examining(forget=forget.remove_columns("kind"), counterfactual_group_by="person").kinds is None
+    assert examining(forget=forget, counterfactual_group_by="answer").kinds == "answer"

@@ -11,7 +11,8 @@ from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_tra
 from datasets import Dataset
 
 from llm_unlearn import judging
-from llm_unlearn.data import encode_dataset, encode_prompt, split_row
+from llm_unlearn.data import encode_dataset, encode_prompt, encode_row, row_format, split_row
+from llm_unlearn.data.made_up import with_made_up_answers
 from llm_unlearn.errors import InputError
 from llm_unlearn.finetuning import finetune
 from llm_unlearn.judging import judge, summarize
@@ -285,3 +286,61 @@ def test_columns_of_lists_are_checked_before_the_model_runs(perturbed):
     without = [row | {"options": ["in Oslo", row["answer"] if i else "cake"]} for i, row in enumerate(qa_rows(3))]
     with pytest.raises(InputError, match="forget: row 0 does not have its answer among its 'options'"):
         judged(None, Dataset.from_list(without), "forget")
+
+
+def begun_rows():
+    """Prefix queries: the beginning of the answer is given."""
+    facts = (("Ann", "in", " Paris"), ("Ben", "in", " Rome"), ("Cal", "a", " dog"), ("Dora", "in", " Oslo"))
+    return [
+        {
+            "prompt": [
+                {"role": "user", "content": f"Where does {name} live"},
+                {"role": "assistant", "content": begun},
+            ],
+            "completion": rest,
+            "kind": "city",
+        }
+        for name, begun, rest in facts
+    ]
+
+
+def chosen_rows():
+    options = ["Paris", "Rome", "Oslo"]
+    return [
+        {
+            "question": "\n".join([f"Where does {name} live of", *options]),
+            "answer": city,
+            "options": options,
+            "kind": "x",
+        }
+        for name, city in (("Ann", "Paris"), ("Ben", "Rome"), ("Cal", "Oslo"), ("Dora", "Rome"))
+    ]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [qa_rows(9).add_column("kind", [i % 3 for i in range(9)]).to_list(), begun_rows(), chosen_rows()],
+    ids=["questions", "begun answers", "multiple choice"],
+)
+@torch.no_grad()
+def test_knowledge_equals_a_naive_loop_over_single_sequences(model, rows):
+    dataset = with_made_up_answers(Dataset.from_list(rows), "kind")
+    record = judged(model, dataset, "forget_style")["forget_style_knowledge"]
+    every = []
+    for number, row in enumerate(dataset):
+        prompt, answer = split_row(row, row_format(dataset.column_names))
+        if "made_up_question" in row:
+            prompt = [{"role": "user", "content": row["made_up_question"]}]
+
+        def mean_logp(text, prompt=prompt):
+            encoded = encode_row(tiny_tokenizer(), prompt, text)
+            ids, labels = encoded["input_ids"], encoded["labels"]
+            logps = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+            found = [float(logps[i - 1, label]) for i, label in enumerate(labels) if label != -100]
+            return sum(found) / len(found)
+
+        true = mean_logp(answer)
+        expected = [float(true > other) for other in map(mean_logp, row["made_up_answer"])]
+        assert record["value_by_index"][str(number)]["wins"] == expected
+        every += expected
+    assert len(every) >= 6 and record["agg_value"] == pytest.approx(sum(every) / len(every), abs=1e-5)

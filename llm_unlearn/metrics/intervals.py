@@ -7,7 +7,9 @@ seeds or oracles it can only show the spread that is there; a factor with one me
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy.stats import norm, t
@@ -40,16 +42,12 @@ def resampled_difference(
         raise ValueError(f"values of shape {shapes} with {len(units)} units: attack seeds and rows must be the same")
     if not all(np.isfinite(side).any() for side in sides):
         raise ValueError("no row was scored, so there is no mean")
-    generator = np.random.default_rng(seed)
     of_unit = np.eye(units.max() + 1)[units]
-
-    def draw(size: int) -> np.ndarray:
-        return generator.multinomial(size, np.full(size, 1 / size), resamples).astype(float)
-
-    of_seeds, of_people = draw(sides[0].shape[1]), draw(of_unit.shape[1])
+    of_seeds, of_people, generator = _draws(sides[0].shape[1], of_unit.shape[1], resamples, seed)
+    generator = copy.deepcopy(generator)
     means = []
     for side in sides:
-        of_models = draw(side.shape[0])
+        of_models = _drawn(generator, side.shape[0], resamples)
         sums, counts = (
             np.einsum("rm,rs,ru,msu->r", of_models, of_seeds, of_people, part @ of_unit, optimize=True)
             for part in (np.nan_to_num(side), np.isfinite(side))
@@ -58,6 +56,17 @@ def resampled_difference(
     points = [float(np.nanmean(side)) for side in sides]
     differences = means[0] - means[1] if len(sides) == 2 else means[0]
     return points[0] - sum(points[1:]), differences[np.isfinite(differences)]
+
+
+@lru_cache(maxsize=8)  # a verdict has dozens of comparisons of the same people, and the draws are most of the work
+def _draws(seeds: int, people: int, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+    """How often every attack seed and every person is drawn, and the generator for all further draws."""
+    generator = np.random.default_rng(seed)
+    return _drawn(generator, seeds, resamples), _drawn(generator, people, resamples), generator
+
+
+def _drawn(generator: np.random.Generator, size: int, resamples: int) -> np.ndarray:
+    return generator.multinomial(size, np.full(size, 1 / size), resamples).astype(float)
 
 
 def percentile_interval(resampled: np.ndarray, level: float = 0.95, units: int | None = None) -> tuple[float, float]:

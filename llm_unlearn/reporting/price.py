@@ -20,6 +20,7 @@ KEPT = 0.95  # of the weakest of original and oracles; an ability that is surely
 SURE = 0.8  # an ability that may be below this share, and looks below KEPT, is not measured well enough
 MEASURABLE = 0.1  # a reference below it has nothing to lose
 SELECTIVE = 0.1  # of the drop on forget rows: if less of it is theirs alone, it was an ability that was lost
+MOST_UNITS = 1000  # that are drawn apart; of more, neighbors are drawn together
 FLUENCY_LABEL = "fluency of what is said instead"
 WELL_FORMED = "well_formed"
 _SCORES = {  # score of an ability -> metric of the records, field
@@ -66,7 +67,10 @@ def abilities(
 def lost_abilities(evidence: Sequence[Evidence]) -> list[Evidence]:
     """The abilities that are surely lost, each once, by the score of which least was kept; fluency is none of them."""
     lost = sorted((one for one in evidence if one.flagged and one.name != FLUENCY), key=lambda one: one.share)
-    return list({one.name: one for one in reversed(lost)}.values())[::-1]
+    least_kept: dict[str, Evidence] = {}
+    for one in lost:
+        least_kept.setdefault(one.name, one)
+    return list(least_kept.values())
 
 
 def lowest_share(evidence: Sequence[Evidence]) -> Evidence | None:
@@ -87,6 +91,8 @@ def _ability(name: str, label: str, score: str, sides: Sides, units: Sequence[in
     one.decides, one.share = True, one.unlearned / reference
     first, second = np.stack(sides["unlearned"])[:, None], weakest[None, None]
     people = len(set(units))
+    if people > MOST_UNITS:  # a resample of each would take memory that grows with the square of a large retain set
+        units, people = [unit * MOST_UNITS // people for unit in units], MOST_UNITS
     one.excess, resampled = resampled_difference(first, second, units)
     one.interval = percentile_interval(resampled, units=people)
     _, resampled = resampled_difference(first, KEPT * second, units)

@@ -4,9 +4,9 @@ import pytest
 from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_trained_adapter
 from datasets import Dataset
 
-from llm_unlearn.attacks import ATTACKS, DIRECT_ATTACKS, RELEARNING_ATTACKS, AttackBudget, run, run_attack
+from llm_unlearn.attacks import ATTACKS, DIRECT_ATTACKS, RELEARNING_ATTACKS, AttackBudget, relearning, run, run_attack
 from llm_unlearn.attacks.run import groups_of
-from llm_unlearn.data import UnlearningData
+from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.errors import InputError
 from llm_unlearn.finetuning import finetune
 from llm_unlearn.outcomes import weights_digest
@@ -134,3 +134,27 @@ def test_all_attacks_run_and_leave_the_model_as_it_is(monkeypatch):
                 assert all(0 <= score <= 1 for label, score in variant.items() if label.startswith("forget_"))
                 assert {int(row) for row in variant["value_by_index"]} <= set(range(6))
     assert weights_digest(model) == digest
+
+
+def test_after_reinjection_no_made_up_answer_is_one_that_was_injected(monkeypatch):
+    """What the attack has just taught is likelier than any other answer, and no fair guess."""
+    cities = ("Paris", "Rome", "Oslo", "Cairo", "Lima", "Kyoto", "Delhi")
+    names = ("Ann", "Ben", "Cal", "Dora", "Eli", "Fay", "Gus")
+    rows = [{"question": f"Where does {n} live", "answer": c, "kind": "x"} for n, c in zip(names, cities, strict=True)]
+    compared, real = [], relearning.score_beside_made_up
+    monkeypatch.setattr(
+        relearning, "score_beside_made_up", lambda m, r, made_up: compared.append(made_up) or real(m, r, made_up)
+    )
+    given = data(Dataset.from_list(rows), retain_count=0)
+    outcome = attack("adversarial_reinjection", given, kinds="kind")
+    encoded = encode_dataset(rows, tiny_tokenizer(), None, "rows")
+    answers = [[label for label in row["labels"] if label != -100] for row in encoded]
+    (run_of,) = outcome["runs"]
+    injected, scored = run_of["injected_rows"], [int(row) for row in run_of["value_by_index"]]
+    assert injected and sorted([*injected, *scored]) == list(range(7))
+    made_up = [one for each in compared[::2] for row in each for one in row]  # every second time: the retain rows
+    found = [[label for label in one["labels"] if label != -100] for one in made_up]
+    assert len(found) == 2 * len(scored) * (len(scored) - 1)  # at step 0 and at step 2
+    assert all(one in [answers[i] for i in scored] for one in found)
+    assert all(len(value["wins"]) == len(scored) - 1 for value in run_of["value_by_index"].values())
+    assert 0 <= outcome["forget_knowledge"] <= 1

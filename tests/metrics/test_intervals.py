@@ -54,6 +54,28 @@ def test_the_interval_is_central_and_repeats_itself():
     assert (again[0] == again[1]).all()
 
 
+def test_few_people_get_an_interval_like_students():
+    """Six values with mean 0 and variance 10.5 / 5: t(5) has 2.571, so 0 +- 2.571 sqrt(2.1 / 6) = 1.521."""
+    values = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0]
+    half = 1.521
+    resampled = resampled_difference([[values]], None, range(6), resamples=40_000)[1]
+    # six values have few means, so the quantile is not the normal one to the second digit
+    assert percentile_interval(resampled, units=6) == pytest.approx((-half, half), abs=0.11)
+    assert percentile_interval(resampled)[1] < 0.8 * half
+    assert percentile_interval(resampled, units=1) == percentile_interval(resampled)  # nothing to be told about one
+
+
+def test_coverage_with_few_people():
+    generator, held = np.random.default_rng(4), {6: 0, None: 0}
+    for _ in range(500):
+        values = generator.normal(0, 1, (1, 1, 6))
+        resampled = resampled_difference(values, None, range(6), resamples=499)[1]
+        for units in held:
+            low, high = percentile_interval(resampled, units=units)
+            held[units] += low <= 0 <= high
+    assert held[6] > 450 and held[6] > held[None]
+
+
 def test_coverage_where_two_models_are_equally_ignorant():
     """Of 100 worlds with 10 people and no difference, about 95 intervals hold zero."""
     generator, held = np.random.default_rng(3), 0

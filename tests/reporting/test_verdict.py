@@ -213,7 +213,7 @@ def test_made_up_answers_carry_a_verdict_without_an_oracle_or_a_control():
 
 
 def asked_in_reverse(results, records, forget, retain):
-    """Add reversed questions, one for each person; model -> (probability, knowledge) of forgotten, of retained people."""
+    """Add reversed questions, one for each person; of both sides model -> (probability, knowledge)."""
     rows = list(range(0, ROWS, FACTS))
     results["style_rows"] = {"reversed": rows}
     results["units"] |= {"forget_reversed": list(range(len(rows))), "retain_reversed": list(range(len(rows)))}
