@@ -14,7 +14,6 @@ from llm_unlearn.reporting.evidence import KNOWLEDGE, Evidence
 from llm_unlearn.reporting.tables import MODELS, model_entries
 from llm_unlearn.reporting.words import (
     NOTHING,
-    attack_words,
     number_words,
     score_words,
     scores_by_variant,

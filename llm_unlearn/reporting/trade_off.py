@@ -82,9 +82,9 @@ def run_trade_off(results: Mapping[str, Any], path: str | Path) -> Figure:
     """The trade-off of a run: original, oracles, unlearned, and unlearned after each relearning attack.
 
     Where abilities were measured, the price is the share that is left of the ability of which least was kept, which no
-    attack measures again: after one, a point keeps the height that the model had before. Elsewhere (older results) it is
-    the retain probability, at the step at which the forget facts came back most. Across: knowledge where true answers
-    were compared with made-up ones, or else the answer probability.
+    attack measures again: after one, a point keeps the height that the model had before. Elsewhere (older results) it
+    is the retain probability, at the step at which the forget facts came back most. Across: knowledge where true
+    answers were compared with made-up ones, or else the answer probability.
 
     Raises:
         InputError: no model has scores on both sets.
@@ -111,7 +111,9 @@ def run_trade_off(results: Mapping[str, Any], path: str | Path) -> Figure:
             price = unlearned if measured else best.get("retain_probability")
             label = f"after {attack_words(attack)}"
             points.append({"label": label, "group": AFTER_ATTACK, "forget": best.get(forget), "retain": price})
-    return trade_off_figure(points, path, title=f"{results.get('method', 'run')}: forgotten, and at what price?", **axes)
+    return trade_off_figure(
+        points, path, title=f"{results.get('method', 'run')}: forgotten, and at what price?", **axes
+    )
 
 
 def trade_off_axes(scores: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
