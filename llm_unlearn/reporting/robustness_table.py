@@ -27,10 +27,11 @@ def main_table(summary: Mapping[str, Any]) -> Table:
     table = Table(
         title="erased, or only hidden?", title_justify="left", caption=caption_of(summary), caption_justify="left"
     )
-    table.box, table.show_edge = box.SIMPLE_HEAD, False
+    table.box, table.show_edge, table.padding = box.SIMPLE_HEAD, False, (0, 0, 0, 1)
     header, rows = _main_cells(summary)
-    for number, title in enumerate(header):
-        table.add_column(title, justify="left" if number == 0 else "right", no_wrap=number != len(header) - 1)
+    for title in header[:-1]:
+        table.add_column(title, justify="left" if title == header[0] else "right", no_wrap=True)
+    table.add_column(header[-1], justify="right", min_width=14)
     for row in rows:
         table.add_row(*(cell.replace(" [", "\n\\[") for cell in row))
     return table
