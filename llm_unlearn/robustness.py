@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from accelerate.utils import parse_flag_from_env
@@ -26,17 +27,19 @@ from llm_unlearn.compared_methods import METHODS, Method, method_of, trained_as
 from llm_unlearn.config import SAMConfig, SsiuuConfig, UnlearnConfig
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.examination import Examination, merge_results, reference_models
+from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.judging import Records
 from llm_unlearn.outcomes import remember
 from llm_unlearn.ranges import POSITIVE, SEED, check_each_once, check_ranges
 from llm_unlearn.recipe import write_results
 from llm_unlearn.recipe_arguments import AdapterArguments
+from llm_unlearn.reporting.price import lowest_of_means, reference_abilities
 from llm_unlearn.reporting.robustness import run_folder
 from llm_unlearn.resources import bytes_to_write, check_free_space
 from llm_unlearn.run_files import write_rows
 from llm_unlearn.trainer import UnlearnTrainer
 
-KEPT = 0.95  # of the original's retain exact match: what a rate must keep to be chosen
+KEPT = 0.95  # of the ability that loses most (older references: of the retain exact match): what a rate must keep
 EQUAL_STEPS = 0.15  # relative difference of steps that counts as equal
 SEARCHES = 4  # rates that are tried between those of the grid for equal steps
 
@@ -129,7 +132,8 @@ class Robustness:
         self.check_room()
         examination = replace(self.examination, output_dir=self.output / "references", original=self.original)
         measured, records = examination.measure(reference_models(self.original, self.oracles))
-        chosen = self.choose_rates(measured["scores"]["original"].get("retain_exact_match"))
+        retained = measured["scores"]["original"].get("retain_exact_match")
+        chosen = self.choose_rates(retained, reference_abilities(measured["abilities"]))
         runs = {
             (name, seed): self._task(name, chosen[name]["learning_rate"], seed, (measured, records))
             for name in self.arguments.methods
@@ -153,8 +157,15 @@ class Robustness:
 
     # ---- learning rates --------------------------------------------------------------------------------------------
 
-    def choose_rates(self, original_retain: float | None) -> dict[str, dict[str, Any]]:
-        """Method -> {learning_rate, why, tried: what each rate gave on the tuning seeds}; given ones are not tried."""
+    def choose_rates(
+        self, original_retain: float | None, references: Mapping[str, Mapping[str, float]]
+    ) -> dict[str, dict[str, Any]]:
+        """Method -> {learning_rate, why, tried: what each rate gave on the tuning seeds}; given ones are not tried.
+
+        Args:
+            original_retain: the original's retain exact match.
+            references: what original and oracles can do, as `price.reference_abilities` has it.
+        """
         arguments, rates = self.arguments, self.arguments.learning_rates
         given = {name: method_of(name).fixed.get("learning_rate") for name in arguments.methods}
         if len(rates) == 1:
@@ -165,10 +176,10 @@ class Robustness:
             if rate is not None
         }
         open_ones = [name for name in arguments.methods if name not in chosen]
-        self._try({(name, rate) for name in open_ones for rate in rates})
+        self._try({(name, rate) for name in open_ones for rate in rates}, references)
         for name in sorted(open_ones, key=lambda name: method_of(name).steps_of is not None):
             needed = method_of(name).steps_of
-            tried = {rate: self._try({(name, rate)})[name, rate] for rate in rates}
+            tried = {rate: self._try({(name, rate)}, references)[name, rate] for rate in rates}
             if needed is None:
                 chosen[name] = most_robust(tried, original_retain)
             else:
@@ -177,13 +188,15 @@ class Robustness:
                     rate = next_rate({rate: found["steps"] for rate, found in tried.items()}, steps)
                     if rate is None:
                         break
-                    tried[rate] = self._try({(name, rate)})[name, rate]
+                    tried[rate] = self._try({(name, rate)}, references)[name, rate]
                 chosen[name] = nearest_steps(tried, steps) | {"control_of": needed}
             chosen[name]["tried"] = [{"learning_rate": rate} | found for rate, found in sorted(tried.items())]
         return chosen
 
-    def _try(self, pairs: Iterable[tuple[str, float]]) -> dict[tuple[str, float], dict[str, float]]:
-        """What methods give at rates: means over the tuning seeds."""
+    def _try(
+        self, pairs: Iterable[tuple[str, float]], references: Mapping[str, Mapping[str, float]]
+    ) -> dict[tuple[str, float], dict[str, Any]]:
+        """What methods give at rates: means over the tuning seeds, and of these the ability that lost most."""
         pairs, seeds = sorted(pairs), self.arguments.tuning_seeds
         done = self._share({(*pair, seed): self._task(*pair, seed) for pair in pairs for seed in seeds})
         means = {}
@@ -193,6 +206,8 @@ class Robustness:
                 name: None if found[0][name] is None else sum(one[name] for one in found) / len(found)
                 for name in ("steps", "reached", "retain_exact_match", "reinjection_probability")
             }
+            lowest = lowest_of_means(mean_abilities([one.get("abilities") or {} for one in found]), references)
+            means[pair]["lowest_ability"], means[pair]["lowest_share"] = lowest or (None, None)
         return means
 
     # ---- runs ------------------------------------------------------------------------------------------------------
@@ -269,6 +284,7 @@ class Robustness:
                 "forget_probability"
             ],
             "scores": scores,
+            "abilities": measured["abilities"]["unlearned"],
             "seconds": sum(examination.seconds.values()),
         }
         if references is not None:
@@ -328,20 +344,44 @@ class Robustness:
         console.print(words + (f": [bold]{outcome['verdict']}[/]" if "verdict" in outcome else ""), soft_wrap=True)
 
 
-def most_robust(tried: Mapping[float, Mapping[str, float]], original_retain: float | None) -> dict[str, Any]:
-    """Of the rates that stop in time and keep the retained facts, that with the least recovery under reinjection."""
-    reached = {rate: found for rate, found in tried.items() if found["reached"] == 1}
-    if original_retain is None:
-        kept = reached
+def mean_abilities(by_seed: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Ability -> score -> mean over seeds; of runs that an older version left unfinished, there is none."""
+    if not all(by_seed):
+        return {}
+    return {
+        name: {score: fmean(one[name][score] for one in by_seed) for score in scores}
+        for name, scores in by_seed[0].items()
+    }
+
+
+def most_robust(tried: Mapping[float, Mapping[str, Any]], original_retain: float | None) -> dict[str, Any]:
+    """Of the rates that stop in time and keep every ability, that with the least recovery under reinjection.
+
+    Where no ability can be measured, the retained facts take their place; without those there is nothing to lose.
+
+    Args:
+        tried: rate -> {steps, reached, retain_exact_match, lowest_share, reinjection_probability}, means over seeds.
+        original_retain: the original's retain exact match.
+    """
+    if all(found["lowest_share"] is not None for found in tried.values()):
+        shares = {rate: found["lowest_share"] for rate, found in tried.items()}
+        kept_words, most_words = "that keep every ability", "keeps most of the ability that loses most"
+    elif original_retain:
+        shares = {rate: found["retain_exact_match"] / original_retain for rate, found in tried.items()}
+        kept_words, most_words = "that keep the retained facts", "keeps most of the retained facts"
     else:
-        kept = {rate: found for rate, found in reached.items() if found["retain_exact_match"] >= KEPT * original_retain}
+        shares = dict.fromkeys(tried, 1.0)
+        kept_words = most_words = "that stop in time"
+    reached = {rate: found for rate, found in tried.items() if found["reached"] == 1}
+    kept = {rate: found for rate, found in reached.items() if shares[rate] >= KEPT}
     if kept:
         rate = min(kept, key=lambda rate: kept[rate]["reinjection_probability"])
-        why = "recovers least of those that keep the retained facts"
+        why = f"recovers least of those {kept_words}"
     else:
-        rest = reached or tried
-        rate = max(rest, key=lambda rate: (rest[rate]["retain_exact_match"] or 0.0, -rate))
-        why = "keeps most of the retained facts" + ("" if reached else "; none reaches the stopping score")
+        rate = max(reached or tried, key=lambda rate: (shares[rate], -rate))
+        if lost := tried[rate].get("lowest_ability"):
+            most_words += f" ({ability_label(lost)}, {shares[rate]:.0%})".replace("%", " %")
+        why = most_words + ("" if reached else "; none reaches the stopping score")
     return {"learning_rate": rate, "steps": tried[rate]["steps"], "why": why}
 
 

@@ -9,14 +9,72 @@ from builders import qa_rows, tiny_model, tiny_tokenizer
 from llm_unlearn.compared_methods import method_of, trained_as
 from llm_unlearn.errors import InputError
 from llm_unlearn.recipe_arguments import AdapterArguments
-from llm_unlearn.robustness import Robustness, RobustnessArguments, become_worker, most_robust, nearest_steps, next_rate
+from llm_unlearn.reporting.price import lowest_of_means, reference_abilities
+from llm_unlearn.robustness import (
+    Robustness,
+    RobustnessArguments,
+    become_worker,
+    mean_abilities,
+    most_robust,
+    nearest_steps,
+    next_rate,
+)
 
 
-def tried(steps, reached=1.0, retain=1.0, recovered=0.5) -> dict:
-    return {"steps": steps, "reached": reached, "retain_exact_match": retain, "reinjection_probability": recovered}
+def tried(steps, reached=1.0, retain=1.0, recovered=0.5, lowest=None) -> dict:
+    found = {"steps": steps, "reached": reached, "retain_exact_match": retain, "reinjection_probability": recovered}
+    return found | {"lowest_share": lowest, "lowest_ability": None if lowest is None else "retain_reversed"}
 
 
-def test_the_rate_that_recovers_least_of_those_that_keep_the_retained_facts():
+def test_the_rate_that_recovers_least_of_those_that_keep_every_ability():
+    rates = {
+        1e-4: tried(480, reached=0.0, recovered=0.1, lowest=1.0),  # has not stopped
+        3e-4: tried(300, recovered=0.7, lowest=0.99),
+        1e-3: tried(100, recovered=0.6, lowest=0.95, retain=0.5),  # abilities count, not the retained facts alone
+        3e-3: tried(20, recovered=0.4, lowest=0.94),  # has lost too much
+    }
+    assert most_robust(rates, 1.0) == {
+        "learning_rate": 1e-3,
+        "steps": 100,
+        "why": "recovers least of those that keep every ability",
+    }
+
+
+def test_where_every_rate_costs_an_ability_the_one_that_keeps_most_of_it():
+    rates = {1e-4: tried(100, lowest=0.3), 1e-3: tried(20, lowest=0.6), 1e-5: tried(480, reached=0.0, lowest=1.0)}
+    assert most_robust(rates, 1.0) == {
+        "learning_rate": 1e-3,
+        "steps": 20,
+        "why": "keeps most of the ability that loses most (retained facts, in reverse, 60 %)",
+    }
+    never = {rate: found | {"reached": 0.0} for rate, found in rates.items()}
+    assert most_robust(never, 1.0)["learning_rate"] == 1e-5
+    assert most_robust(never, 1.0)["why"].endswith(
+        "(retained facts, in reverse, 100 %); none reaches the stopping score"
+    )
+
+
+def test_abilities_are_averaged_over_tuning_seeds_before_the_lowest_is_taken():
+    first = {"general": {"exact_match": 0.8, "probability": 0.6, "rows": 9}, "retain": {"exact_match": 0.5, "rows": 9}}
+    second = {"general": {"exact_match": 0.4, "probability": 0.8, "rows": 9}, "retain": {"exact_match": 0.9, "rows": 9}}
+    means = mean_abilities([first, second])
+    assert means["general"] == pytest.approx({"exact_match": 0.6, "probability": 0.7, "rows": 9})
+    measured = {
+        "original": {"general": {"exact_match": 1.0, "probability": 0.9}, "retain": {"exact_match": 1.0}},
+        "oracle": {"general": {"exact_match": 0.6, "probability": 0.9}, "retain": {"exact_match": 0.8}},
+        "oracle_1": {"general": {"exact_match": 0.8, "probability": 1.0}, "retain": {"exact_match": 1.0}},
+    }
+    references = reference_abilities(measured)
+    assert references["general"] == pytest.approx({"exact_match": 0.7, "probability": 0.9})
+    assert references["retain"] == pytest.approx({"exact_match": 0.9})
+    # 0.6 / 0.7 and 0.7 / 0.9 of general facts, 0.7 / 0.9 of retained ones: of equal shares the first
+    assert lowest_of_means(means, references) == ("general", pytest.approx(7 / 9))
+    assert lowest_of_means(mean_abilities([first, {}]), references) is None  # an older version left it unfinished
+    cannot = {"original": {"two_hop": {"exact_match": 0.05}}, "unlearned": {"two_hop": {"exact_match": 0.0}}}
+    assert reference_abilities(cannot) == {}  # nothing to lose
+
+
+def test_without_abilities_the_retained_facts_must_be_kept():
     rates = {
         1e-4: tried(480, reached=0.0, recovered=0.1),  # has not stopped
         3e-4: tried(300, recovered=0.7),

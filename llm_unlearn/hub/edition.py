@@ -76,7 +76,9 @@ def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[s
     verdict = None
     if public["scores"]:
         path = folder / "verdict.json"
-        verdict = read_json(path, RERUN) if path.is_file() else verdict_of(public, records)
+        # a reason why something was not measured may quote rows: then the verdict is made from what is public
+        is_told = path.is_file() and not public.get("not_measured")
+        verdict = read_json(path, RERUN) if is_told else verdict_of(public, records)
         _write(edition / "verdict.json", verdict)
         write_report(edition)
         for picture in edition.glob("*.png"):  # they are in the page
@@ -227,12 +229,23 @@ def public_results(results: Mapping[str, Any], names: Mapping[str, Any], kind: s
         "training": {name: training.get(name) for name in ("steps", "stopped_by")}
         | {"log": without_texts(training.get("log") or [])},
         "scores": without_texts(results.get("scores") or {}),
+        **_examined(results),
         "attacks": without_texts(results.get("attacks") or {}, pseudonyms),
         "counterfactual": without_texts(results.get("counterfactual") or {}, pseudonyms),
         "not_attacked": {name: "not possible with these rows" for name in results.get("not_attacked") or {}},
         "forget_groups": [pseudonyms[group] for group in groups],
         "seconds": without_texts(results.get("seconds") or {}),
     }
+
+
+def _examined(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Abilities and how they were measured, as far as these results have them; reasons may quote rows, names do not."""
+    found = {name: without_texts(results[name]) for name in ("abilities", "units", "style_rows") if name in results}
+    if "kinds" in results:
+        found["kinds"] = results["kinds"] if _is_plain(results["kinds"]) else None
+    if "not_measured" in results:
+        found["not_measured"] = dict.fromkeys(results["not_measured"], "not possible with these rows")
+    return found
 
 
 def _splits(data: Mapping[str, Any], name: str | None) -> dict[str, str]:

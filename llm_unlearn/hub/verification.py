@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from rich.table import Table
 
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining.abilities import RETAIN, ability_label, ability_scores, judged_sets
 from llm_unlearn.hub.edition import weight_digests, weights_folder
 from llm_unlearn.hub.loading import UnlearnedModel, find_folder
+from llm_unlearn.judging import judge
 from llm_unlearn.reporting.words import number_words
 from llm_unlearn.scoring import score_answers
 
@@ -44,11 +46,13 @@ class Verification:
         weights: whether they are those that were judged; None: the evidence has no digests of them (an older run).
         base: whether an adapter's base has the files that it was trained on; None: it has no base, or one from the hub,
             whose commit the adapter names.
+        skipped: abilities of the card that were not scored again, each with the reason.
     """
 
     weights: bool | None
     base: bool | None
     checks: list[Check]
+    skipped: list[str] = field(default_factory=list)
 
     @property
     def agrees(self) -> bool:
@@ -72,6 +76,8 @@ class Verification:
             box=box.SIMPLE_HEAD,
             show_edge=False,
             pad_edge=False,
+            caption="\n".join(f"not verified, {reason}" for reason in self.skipped) or None,
+            caption_justify="left",
         )
         table.add_column("score", no_wrap=True)
         for title in ("card", "measured", "tolerance", ""):
@@ -85,7 +91,10 @@ class Verification:
 def verify(
     unlearned: UnlearnedModel, data: UnlearningData, *, tolerance: float = TOLERANCE, batch_size: int = 64
 ) -> Verification:
-    """Score the forget and retain rows again (exact match and answer probability) and compare with the evidence.
+    """Score the forget and retain rows and all abilities again and compare with the evidence.
+
+    Compared are exact match, answer probability and, of abilities, knowledge; nothing is generated. Abilities are made
+    from the given rows as in the run; those that these rows do not have are skipped, with the reason.
 
     Args:
         data: the rows of the run.
@@ -117,7 +126,39 @@ def verify(
             allowed = max(tolerance, 1 / len(rows)) if score == "exact_match" else tolerance
             words = f"{name} {score.replace('_', ' ')}"
             checks.append(Check(words, claimed[f"{name}_{score}"], value, allowed + 1e-9))
-    return Verification(_same_weights(unlearned.evidence), _same_base(unlearned), checks)
+    more, skipped = _ability_checks(unlearned, data, tolerance, batch_size, length)
+    return Verification(_same_weights(unlearned.evidence), _same_base(unlearned), checks + more, skipped)
+
+
+def _ability_checks(
+    unlearned: UnlearnedModel, data: UnlearningData, tolerance: float, batch_size: int, length: int | None
+) -> tuple[list[Check], list[str]]:
+    results = unlearned.evidence["results"]
+    claimed = dict((results.get("abilities") or {}).get("unlearned") or {})
+    claimed.pop(RETAIN, None)  # checked with the forget rows
+    judged, units = judged_sets(data, results.get("kinds")), results.get("units") or {}
+    skipped = {}
+    for name, scores in claimed.items():
+        if name not in judged.sets:
+            skipped[name] = "the given rows have none"
+        elif len(judged.sets[name]) != scores["rows"]:
+            skipped[name] = f"the card is about {scores['rows']} rows, these are {len(judged.sets[name])}"
+        elif units.get(name, judged.units[name]) != judged.units[name]:
+            skipped[name] = "the card is about rows of other people"
+    sets = {name: judged.sets[name] for name in claimed if name not in skipped}
+    records = {}
+    if sets:
+        tokenizer = unlearned.processing_class
+        records = judge(unlearned.model, tokenizer, sets, batch_size=batch_size, max_length=length)
+    measured = ability_scores(records, judged.without({*judged.sets} - {*sets}))
+    checks = []
+    for name, scores in measured.items():
+        for score in ("exact_match", "probability", "knowledge"):
+            if score in scores and score in claimed[name]:
+                allowed = tolerance if score == "probability" else max(tolerance, 1 / scores["rows"])
+                words = f"{ability_label(name)}: {score.replace('_', ' ')}"
+                checks.append(Check(words, claimed[name][score], scores[score], allowed + 1e-9))
+    return checks, [f"{ability_label(name)}: {reason}" for name, reason in skipped.items()]
 
 
 def _same_weights(evidence: dict[str, Any]) -> bool | None:

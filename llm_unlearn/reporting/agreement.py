@@ -11,8 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from llm_unlearn.reporting.evidence import KNOWLEDGE
 from llm_unlearn.reporting.figures import COLORS, MARKERS, METHOD_STYLES
 from llm_unlearn.reporting.tables import model_names
+from llm_unlearn.reporting.verdict import MARGIN
 
 
 def agreement(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any] | None:
@@ -23,9 +25,10 @@ def agreement(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> di
 
     Returns:
         `runs`: for each {method, seed, oracle, oracle_interval, oracle_flagged, control, control_interval,
-        control_flagged}; `references`: the control of the original and of each oracle, {model, control,
-        control_interval}; `spearman` over the runs (None for fewer than three); `flagged`: how many runs "both", only
-        the "oracle", only the "control" or "neither" speaks against. None where a run lacks one of the two.
+        control_flagged}, and "knowledge" likewise (excess over 0.5) where it was measured; `references`: the control of
+        the original and of each oracle, {model, control, control_interval}; `spearman` over the runs (None for fewer
+        than three); `flagged`: how many runs "both", only the "oracle", only the "control" or "neither" speaks against.
+        None where a run lacks one of the two.
     """
     pairs = []
     for results, verdict in runs:
@@ -37,6 +40,12 @@ def agreement(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> di
         pair = {"method": results["method"], "seed": results["seed"]}
         for name, one in (("oracle", oracle), ("control", control)):
             pair |= {name: one["excess"], f"{name}_interval": one["interval"], f"{name}_flagged": one["flagged"]}
+        # where knowledge was measured, a verdict flags no probability; what the oracle says of it is asked here
+        pair["oracle_flagged"] = _speaks_against(oracle)
+        known = by_name.get(("adversarial_reinjection", None, KNOWLEDGE))
+        if known is not None and known["excess"] is not None:
+            pair |= {"knowledge": known["excess"], "knowledge_interval": known["interval"]}
+            pair["knowledge_flagged"] = known["flagged"]
         pairs.append(pair)
     controls = runs[0][0]["counterfactual"]
     references = [
@@ -55,13 +64,21 @@ def agreement(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> di
     }
 
 
+def _speaks_against(one: Mapping[str, Any]) -> bool:
+    return one["erasure"] is not None and one["lower"] > 0 and one["erasure"] < 1 - MARGIN
+
+
 def agreement_table(found: Mapping[str, Any]) -> str:
-    """Markdown: a row per reference and run."""
-    lines = ["| model | excess over the oracle | excess by the control |", "| --- | ---: | ---: |"]
-    for one in found["references"]:
-        lines.append(f"| {one['model']} |  | {_cell(one, 'control')} |")
-    for one in found["runs"]:
-        lines.append(f"| {one['method']}, seed {one['seed']} | {_cell(one, 'oracle')} | {_cell(one, 'control')} |")
+    """Markdown: a row per reference and run; with knowledge beside them where all runs have it."""
+    columns = {"oracle": "excess over the oracle", "control": "excess by the control"}
+    if all("knowledge" in one for one in found["runs"]):
+        columns["knowledge"] = "knowledge above 0.5"
+    lines = [f"| model | {' | '.join(columns.values())} |", f"| --- |{' ---: |' * len(columns)}"]
+    rows = {one["model"]: one for one in found["references"]}
+    rows |= {f"{one['method']}, seed {one['seed']}": one for one in found["runs"]}
+    for name, one in rows.items():
+        cells = [_cell(one, column) if column in one else "" for column in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     flagged = ", ".join(f"{kind} {count}" for kind, count in found["flagged"].items())
     rank = "" if found["spearman"] is None else f"Spearman's rank correlation over the runs: {found['spearman']:.2f}. "
     return "\n".join([*lines, "", f"{rank}Runs that speak against erasure by (`*`): {flagged}.", ""])

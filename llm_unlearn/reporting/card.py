@@ -11,8 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import TrainingArguments
 
 from llm_unlearn import __version__
+from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.reporting.evidence import label_of
-from llm_unlearn.reporting.page_sections import evidence_section
+from llm_unlearn.reporting.page_sections import cost_section, evidence_section, has_knowledge, has_selectivity
 from llm_unlearn.reporting.tables import model_entries
 from llm_unlearn.reporting.words import attack_words, score_words
 
@@ -94,6 +95,9 @@ def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) 
         retain_split=data.get("retain_split"),
         verdict=(verdict or {}).get("sentence") or "Undecided: the model was not examined.",
         evidence=evidence_section(verdict or {}),
+        has_knowledge=has_knowledge(verdict or {}),
+        has_selectivity=has_selectivity(verdict or {}),
+        cost=cost_section(verdict or {}),
         remarks=[*(verdict or {}).get("missing", []), *(verdict or {}).get("remarks", [])],
         oracles=oracles,
         oracle_words=_oracle_words(oracles),
@@ -157,6 +161,27 @@ def _eval_results(results: Json) -> list[EvalResult]:
                 metric_value=round(value, 4),
             )
         )
+    return found + _ability_results(results)
+
+
+def _ability_results(results: Json) -> list[EvalResult]:
+    """What the unlearned model can still do; retained facts as they are trained are among the scores."""
+    found = []
+    for ability, scores in ((results.get("abilities") or {}).get("unlearned") or {}).items():
+        for score, value in scores.items():
+            if score == "rows" or ability == "retain" or not isinstance(value, (int, float)):
+                continue
+            found.append(
+                EvalResult(
+                    task_type="text-generation",
+                    dataset_type="ability",
+                    dataset_name=ability_label(ability),
+                    dataset_config=ability,
+                    metric_type=score,
+                    metric_name=score.replace("_", " "),
+                    metric_value=round(value, 4),
+                )
+            )
     return found
 
 

@@ -58,7 +58,7 @@ def recovery_figure(results: dict[str, Any], path: str | Path) -> Figure:
     # a Figure of its own: pyplot would keep every figure alive and may ask for a display
     columns = min(len(attacks), 2)
     rows = -(-len(attacks) // columns)
-    figure = Figure(figsize=(1.6 + 4.4 * columns, 1.2 + 3.4 * rows), dpi=150, layout="constrained")
+    figure = Figure(figsize=(max(6.6, 1.6 + 4.4 * columns), 1.2 + 3.4 * rows), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     panels = list(grid.flat)

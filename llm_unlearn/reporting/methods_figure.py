@@ -33,7 +33,7 @@ def methods_recovery_figure(
         return None
     methods = list(dict.fromkeys(run["method"] for run in runs))
     # a Figure of its own: pyplot would keep every figure alive and may ask for a display
-    figure = Figure(figsize=(1.4 + 4.2 * len(attacks), 5.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(max(6.4, 1.4 + 4.2 * len(attacks)), 5.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, attack in zip(figure.subplots(1, len(attacks), sharey=True, squeeze=False)[0], attacks, strict=True):
         for model in ("original", "oracle"):

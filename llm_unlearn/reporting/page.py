@@ -22,6 +22,10 @@ from llm_unlearn.reporting.words import NOTHING, attack_words, number_words
 
 RERUN = "run the recipe again, or give another folder"
 _CONTROL = "counterfactual_control"
+_PRICE_CAPTION = (
+    " The price of an attacked model is that before the attack; where an oracle stands lower than the top, it shows "
+    "how much an ability varies from training to training."
+)
 
 
 def write_report(folder: str | Path) -> Path:
@@ -79,7 +83,11 @@ def render_page(
         seed=results.get("seed"),
         verdict=sections.verdict_section(verdict),
         criteria=verdict.get("criteria") or {},
+        cost=sections.cost_section(verdict),
+        is_old=bool(results.get("scores")) and "abilities" not in results,
         evidence=sections.evidence_section(verdict),
+        has_selectivity=sections.has_selectivity(verdict),
+        has_knowledge=sections.has_knowledge(verdict),
         figures=figures,
         samples=samples_section(results, records, forget),
         published="published" in results,
@@ -160,9 +168,10 @@ def _figures(results: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
         ),
         _figure(
             "Forgotten, and at what price?",
-            "To the left: forgotten. At the top: nothing else lost. The oracle shows what can be reached; lower than "
-            "the oracle is not better, for avoiding an answer gives it away, too.",
-            "Scatter plot of forget against retain answer probability; the numbers are in the tables.",
+            "At the top: nothing else lost. Where the dotted lines cross: like a model that never knew; further to the "
+            "left is not better, for avoiding an answer gives it away, too."
+            + (_PRICE_CAPTION if results.get("abilities") else ""),
+            "Scatter plot of what is still known against what was lost; the numbers are in the tables.",
             run_trade_off,
             results,
             folder / "trade_off.png",

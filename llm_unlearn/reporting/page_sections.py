@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from llm_unlearn.reporting.comparisons import Price, Style, price_words, prices_of, styles_of
+from llm_unlearn.reporting.evidence import KNOWLEDGE, Evidence
 from llm_unlearn.reporting.tables import MODELS, model_entries
 from llm_unlearn.reporting.words import (
     NOTHING,
-    attack_words,
     number_words,
     score_words,
     scores_by_variant,
@@ -21,10 +22,11 @@ from llm_unlearn.reporting.words import (
 
 _KINDS = {
     "output": "Before any attack",
-    "attack": "After an attack",
+    "attack": "Asked otherwise, or attacked",
     "counterfactual": "Counterfactual control",
-    "utility": "What had to be kept",
 }
+_ABILITY_SCORES = {"exact_match": "exact match", "probability": "answer probability", "rouge_l": "ROUGE-L recall"}
+_MARKS = {"lost": "×", "kept": "✓", "?": "?"}  # noqa: RUF001
 _SIGNS = {"erased": "✓", "hidden": "!", "not forgotten": "×", "over-unlearned": "↓", "undecided": "?"}  # noqa: RUF001
 
 Json = Mapping[str, Any]
@@ -45,33 +47,83 @@ def verdict_section(verdict: Json) -> dict[str, Any]:
     }
 
 
+def cost_section(verdict: Json) -> dict[str, Any]:
+    """What forgetting cost: one sentence, and a row per ability with the scores of each model; fluency is the last."""
+    prices = prices_of(verdict)
+    return {"sentence": price_words(prices), "rows": [_price_row(price) for price in prices]}
+
+
+def _price_row(price: Price) -> dict[str, Any]:
+    scores = [
+        {
+            "score": _ABILITY_SCORES.get(score, score_words(score)),
+            "numbers": [number_words(getattr(one, model), 2) for model in MODELS],
+            "share": percent_words(one.share),
+        }
+        for score, one in price.by_score.items()
+    ]
+    return {
+        "label": price.label,
+        "note": price.note,
+        "scores": scores,
+        "share": percent_words(price.share),
+        "width": round(100 * min(1.0, max(0.0, price.share or 0.0))),  # of the bar, in %
+        "word": price.word or "nothing to lose",
+        "mark": _MARKS.get(price.word, ""),
+        "style": {"lost": "flagged", "?": "unsure"}.get(price.word, ""),
+    }
+
+
 def evidence_section(verdict: Json) -> list[dict[str, Any]]:
-    """Groups of rows, one group for each kind of evidence that there is."""
-    evidence = verdict.get("evidence") or []
-    kinds = [*_KINDS, *dict.fromkeys(one["kind"] for one in evidence if one["kind"] not in _KINDS)]
+    """A group for each kind of evidence; in it the styles and attacks, each with a row per score."""
+    styles = styles_of(verdict)
     groups = []
-    for kind in kinds:
-        if rows := [_evidence_row(one) for one in evidence if one["kind"] == kind]:
-            groups.append({"title": _KINDS.get(kind, kind), "rows": rows})
+    for kind in dict.fromkeys(style.kind for style in styles):
+        own = [style for style in styles if style.kind == kind]
+        groups.append({"title": _KINDS.get(kind, kind), "styles": [_style_rows(style) for style in own]})
     return groups
 
 
-def _evidence_row(one: Json) -> dict[str, Any]:
-    label, variant = one.get("label") or attack_words(one["name"]), one.get("variant")
-    if variant and variant_words(variant) not in label:
-        label = f"{label}: {variant_words(variant)}"
+def has_knowledge(verdict: Json) -> bool:
+    """Whether true answers were compared with made-up ones."""
+    return any(KNOWLEDGE in style.by_score for style in styles_of(verdict))
+
+
+def has_selectivity(verdict: Json) -> bool:
+    """Whether retained facts were asked like forgotten ones."""
+    return any(style.selectivity is not None for style in styles_of(verdict))
+
+
+def _style_rows(style: Style) -> dict[str, Any]:
+    label = style.label
+    if style.variant and variant_words(style.variant) not in label:
+        label = f"{label}: {variant_words(style.variant)}"
     return {
         "label": label,
-        "score": score_words(one["score"]),
-        "numbers": [(number_words(one.get(model)), interval_words(one.get(f"{model}_interval"))) for model in MODELS],
-        "excess": number_words(one.get("excess"), signed=True),
-        "interval": interval_words(one.get("interval")),
-        "erasure": number_words(one.get("erasure"), 2),
-        "decides": bool(one.get("decides")),
-        "flagged": bool(one.get("flagged")),
-        "note": one.get("note"),
-        "rows": one.get("rows"),
+        "rows": [_evidence_row(score, one) for score, one in style.by_score.items()],
     }
+
+
+def _evidence_row(score: str, one: Evidence) -> dict[str, Any]:
+    intervals = {"unlearned": one.unlearned_interval}
+    return {
+        "score": score_words(score),
+        "numbers": [(number_words(getattr(one, model)), interval_words(intervals.get(model))) for model in MODELS],
+        "excess": number_words(one.excess, signed=True),
+        "interval": interval_words(one.interval),
+        "erasure": number_words(one.erasure, 2),
+        "selectivity": number_words(one.selectivity, signed=True),
+        "selectivity_interval": interval_words(one.selectivity_interval),
+        "decides": one.decides,
+        "flagged": one.flagged,
+        "note": one.note,
+        "rows": one.rows,
+    }
+
+
+def percent_words(share: float | None) -> str:
+    """ "97 %", or a dash for None."""
+    return NOTHING if share is None else f"{share:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def interval_words(interval: Sequence[float] | None) -> str | None:
@@ -122,7 +174,12 @@ def attacks_section(results: Json) -> list[dict[str, Any]]:
 def _attack_rows(by_model: Json) -> list[dict[str, Any]]:
     entries = {model: model_entries(dict(by_model), model) for model in MODELS}
     everything = [entry for found in entries.values() for entry in found]
-    scores = dict.fromkeys(key for entry in everything for key in entry if key.startswith(("forget_", "retain_")))
+    scores = dict.fromkeys(
+        key
+        for entry in everything
+        for key, value in entry.items()
+        if key.startswith(("forget_", "retain_")) and not isinstance(value, (list, dict))  # "retain_units" are no score
+    )
     rows = []
     for score in scores:
         means = {model: _mean(found, score) for model, found in entries.items()}

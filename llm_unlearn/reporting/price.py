@@ -79,6 +79,40 @@ def lowest_share(evidence: Sequence[Evidence]) -> Evidence | None:
     return min(kept, key=lambda one: one.share, default=None)
 
 
+def reference_abilities(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Ability -> score -> the smaller of the original's mean and the oracles'; what neither can do is left out.
+
+    Args:
+        measured: `abilities` of results.json, model -> ability -> mean scores.
+    """
+    sides = [[measured[name] for name in model_names(measured, model)] for model in ("original", "oracle")]
+    found: dict[str, dict[str, float]] = {}
+    for name in (sides[0] or sides[1] or [{}])[0]:
+        for score in _SCORES:
+            values = [[one[name][score] for one in side if score in one.get(name, {})] for side in sides]
+            means = [float(np.mean(side)) for side in values if side]
+            if means and min(means) >= MEASURABLE:
+                found.setdefault(name, {})[score] = min(means)
+    return found
+
+
+def lowest_of_means(
+    own: Mapping[str, Mapping[str, float]], references: Mapping[str, Mapping[str, float]]
+) -> tuple[str, float] | None:
+    """As `lowest_share`, of any model and without intervals: the ability and its share; None where none was measured.
+
+    Args:
+        own: ability -> mean scores of the model. references: as `reference_abilities` has them.
+    """
+    shares = [
+        (name, own[name][score] / reference)
+        for name, scores in references.items()
+        for score, reference in scores.items()
+        if score in own.get(name, {})
+    ]
+    return min(shares, key=lambda one: one[1], default=None)
+
+
 def _ability(name: str, label: str, score: str, sides: Sides, units: Sequence[int], *, comparisons: int) -> Evidence:
     means = {model: float(np.mean(side)) if (side := sides[model]) else None for model in MODELS}
     one = Evidence("ability", name, label, score, **means)

@@ -13,21 +13,26 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining.fluency import FLUENCY
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.reporting.agreement import agreement, agreement_figure, agreement_table
-from llm_unlearn.reporting.evidence import LEAK, comparison, control_differences, forget_values, label_of
+from llm_unlearn.reporting.evidence import (
+    KNOWLEDGE,
+    comparison,
+    control_differences,
+    forget_values,
+    knowledge_comparison,
+    label_of,
+)
 from llm_unlearn.reporting.heat_map import attack_heat_map
 from llm_unlearn.reporting.methods_figure import methods_recovery_figure
+from llm_unlearn.reporting.price import abilities, lost_abilities, lowest_of_means, lowest_share, reference_abilities
+from llm_unlearn.reporting.robustness_table import MAIN_ATTACKS, keys_of, main_table, markdown_tables, score_of
 from llm_unlearn.reporting.tables import model_names
-from llm_unlearn.reporting.trade_off import trade_off_figure
-
-_MAIN_ATTACKS = ("adversarial_reinjection", "benign_relearning")
-_SCORES = ("forget_probability", "forget_exact_match", LEAK)
+from llm_unlearn.reporting.trade_off import trade_off_axes, trade_off_figure
 
 
 def report_robustness(folder: str | Path, console: Console | None = None) -> dict[str, Any]:
@@ -68,10 +73,12 @@ def summarize_robustness(found: Mapping[str, Any], runs: Sequence[tuple[dict, di
 
     Returns:
         `methods`: name -> {learning_rate, why, steps, reached, retain_exact_match, verdicts, seconds, scores: a list of
-        {name, variant, label, score, value, interval, original, oracle, excess, excess_interval, erasure}, control:
-        {before, after: {excess, interval}}}; `controls`: how much more a control recovers than the method that it is a
-        control of, {control, method, attack, difference, interval}; `references`: the same of original and oracles,
-        without excess.
+        {name, variant, label, score, value, interval, original, oracle, excess, excess_interval, erasure} (of
+        "forget_knowledge" the excess is over 0.5), abilities: {ability: {score: {value, share, interval (of the
+        share), lost}}}, lowest: {ability, label, score, share} or None, lost: the abilities that are surely lost,
+        control: {before, after: {excess, interval}}}; `controls`: how much more a control recovers than the method
+        that it is a control of, {control, method, attack, difference, interval}; `references`: the same of original
+        and oracles, without excess and price.
     """
     methods = list(dict.fromkeys(run["method"] for run in found["runs"]))
     measured = [forget_values(results, records) for results, records in runs]
@@ -87,7 +94,8 @@ def summarize_robustness(found: Mapping[str, Any], runs: Sequence[tuple[dict, di
             if "unlearned" not in values:
                 continue
             unlearned = [measured[i][key]["unlearned"] for i in own]
-            evidence = comparison(values, groups, unlearned=unlearned)
+            compare = knowledge_comparison if key[2] == KNOWLEDGE else comparison
+            evidence = compare(values, groups, unlearned=unlearned)
             scores.append(
                 {"name": key[0], "variant": key[1], "label": label_of(key[0], key[1]), "score": key[2]}
                 | {"value": evidence.unlearned, "interval": evidence.unlearned_interval, "original": evidence.original}
@@ -105,12 +113,13 @@ def summarize_robustness(found: Mapping[str, Any], runs: Sequence[tuple[dict, di
             "verdicts": dict(Counter(run["verdict"] for run in its_runs)),
             "seconds": fmean(run["seconds"] for run in its_runs),
             "scores": scores,
+            **_price(runs[own[0]], [runs[i][1]["unlearned"] for i in own]),
             "control": _control([runs[i][0].get("counterfactual", {}).get("unlearned") for i in own], units),
         }
     controls = []
     for control in (name for name in methods if found["chosen"][name].get("control_of")):
         method = found["chosen"][control]["control_of"]
-        for attack in _MAIN_ATTACKS:
+        for attack in MAIN_ATTACKS:
             key = (attack, None, "forget_probability")
             sides = [
                 np.stack(
@@ -126,6 +135,21 @@ def summarize_robustness(found: Mapping[str, Any], runs: Sequence[tuple[dict, di
     return {"methods": summary, "controls": controls, "references": _references(found, measured[0], units)}
 
 
+def _price(run: tuple[dict, dict], unlearned: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a method costs, over its seeds; older results have no abilities but the retained facts."""
+    evidence = [one for one in abilities(*run, unlearned=unlearned) if one.name != FLUENCY]
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for one in evidence:
+        own = {"value": one.unlearned, "share": one.share, "interval": None, "lost": one.flagged}
+        if one.share is not None:
+            reference = one.unlearned - one.excess
+            own["interval"] = [1 + end / reference for end in one.interval]
+        found.setdefault(one.name, {})[one.score] = own
+    least = lowest_share(evidence)
+    lowest = least and {"ability": least.name, "label": least.label, "score": least.score, "share": least.share}
+    return {"abilities": found, "lowest": lowest, "lost": [one.name for one in lost_abilities(evidence)]}
+
+
 def _references(found: Mapping[str, Any], values: Mapping, units: list[int]) -> dict[str, Any]:
     references = {}
     for model in ("original", "oracle"):
@@ -135,7 +159,9 @@ def _references(found: Mapping[str, Any], values: Mapping, units: list[int]) -> 
         scores = []
         for (name, variant, score), by_model in values.items():
             if all(one in by_model for one in names):
-                value, resampled = resampled_difference(np.stack([by_model[one] for one in names]), None, units)
+                rows = np.stack([by_model[one] for one in names])
+                drawn = np.repeat(units, rows.shape[2] // len(units))  # knowledge has several comparisons of a row
+                value, resampled = resampled_difference(rows, None, drawn)
                 scores.append({"name": name, "variant": variant, "label": label_of(name, variant), "score": score})
                 scores[-1] |= {"value": value, "interval": percentile_interval(resampled)}
         judged = [found["references"]["scores"][one] for one in names]
@@ -163,105 +189,13 @@ def _control(outcomes: Sequence[Mapping[str, Any] | None], units: list[int]) -> 
     return parts
 
 
-# ---- tables ----------------------------------------------------------------------------------------------------------
-
-
-def main_table(summary: Mapping[str, Any]) -> Table:
-    """A row per method: the scores that everybody asks for first."""
-    table = Table(title="erased, or only hidden?", title_justify="left", caption=_CAPTION, caption_justify="left")
-    table.box, table.show_edge = box.SIMPLE_HEAD, False
-    header, rows = _main_cells(summary)
-    for number, title in enumerate(header):
-        table.add_column(title, justify="left" if number == 0 else "right", no_wrap=number != len(header) - 1)
-    for row in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
-    return table
-
-
-_CAPTION = (
-    "match / probability of facts that no attack taught, 95 % intervals over people and seeds; control: true minus "
-    "made-up facts"
-)
-
-
-def markdown_tables(summary: Mapping[str, Any]) -> str:
-    """The table per method, and one of all attacks with their variants (mean answer probability, excess)."""
-    header, rows = _main_cells(summary)
-    lines = [_line(header), _line(["---"] + ["---:"] * (len(header) - 1)), *map(_line, rows), "", _CAPTION + ".", ""]
-    for one in summary["controls"]:
-        words = f"{one['control']} recovers {_with_interval(one, 'difference', 'interval')} more than {one['method']}"
-        lines += [f"{words} after {label_of(one['attack'], None)} (answer probability).", ""]
-    columns = {"original": "references", "oracle": "references"} | dict.fromkeys(summary["methods"], "methods")
-    columns = {name: kind for name, kind in columns.items() if name in summary[kind]}
-    lines += [_line(["score after each attack", *columns]), _line(["---"] + ["---:"] * len(columns))]
-    for key in _keys(summary):
-        found = [_score(summary[kind][name], key) for name, kind in columns.items()]
-        label = f"{key[2]} ({'leak@64' if key[1] == LEAK else 'probability'})"
-        lines.append(_line([label, *(_with_interval(one, "value", "interval") for one in found)]))
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("\n", " ") for cell in cells) + " |"
-
-
-def _main_cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    attacks = [name for name in _MAIN_ATTACKS if any(key[0] == (name, None) for key in _keys(summary))]
-    header = ["method", "rate", "steps", "retain\nmatch", "forget"]
-    header += [{"adversarial_reinjection": "reinjection", "benign_relearning": "benign tuning"}[one] for one in attacks]
-    header += ["excess over oracle\n(reinjection)", "control excess", "verdicts"]
-    rows = []
-    for name, one in (*summary["references"].items(), *summary["methods"].items()):
-        is_method = name in summary["methods"]
-        cells = [name if is_method or one["models"] == 1 else f"{name} ({one['models']})"]
-        cells += [f"{one['learning_rate']:.2g}", f"{one['steps']:.0f}"] if is_method else ["", ""]
-        cells.append("-" if one["retain_exact_match"] is None else f"{one['retain_exact_match']:.3f}")
-        cells += [_pair(one, (attack, None)) for attack in ("output", *attacks)]
-        probability = _score(one, (("adversarial_reinjection", None), "forget_probability", ""))
-        cells.append(_with_interval(probability, "excess", "excess_interval") if is_method else "")
-        cells.append(_with_interval(one["control"] and one["control"]["after"], "excess", "interval"))
-        verdicts = one.get("verdicts", {})
-        cells.append(", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
-        rows.append(cells)
-    return header, rows
-
-
-Key = tuple[tuple[str, str | None], str, str]  # (attack, variant), score, label
-
-
-def _keys(summary: Mapping[str, Any]) -> list[Key]:
-    """All scores but exact matches, in their order."""
-    scores = next(iter(summary["methods"].values()))["scores"]
-    return [
-        ((one["name"], one["variant"]), one["score"], one["label"])
-        for one in scores
-        if one["score"] in ("forget_probability", LEAK)
-    ]
-
-
-def _score(method: Mapping[str, Any], key: Key) -> Mapping[str, Any] | None:
-    wanted = (*key[0], key[1])
-    return next((one for one in method["scores"] if (one["name"], one["variant"], one["score"]) == wanted), None)
-
-
-def _pair(method: Mapping[str, Any], attack: tuple[str, None]) -> str:
-    match, probability = (_score(method, (attack, score, "")) for score in ("forget_exact_match", "forget_probability"))
-    return f"{match['value']:.2f} / {probability['value']:.2f}" if match and probability else "-"
-
-
-def _with_interval(one: Mapping[str, Any] | None, value: str, interval: str) -> str:
-    if one is None or one.get(value) is None:
-        return "-"
-    return f"{one[value]:.2f} [{one[interval][0]:.2f}, {one[interval][1]:.2f}]"
-
-
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 
 def _write_figures(summary: Mapping[str, Any], found: Mapping[str, Any], runs: Sequence[dict], folder: Path) -> None:
-    methods, keys = summary["methods"], [key for key in _keys(summary) if key[0][0] != "adapter_surgery"]
+    methods, keys = summary["methods"], [key for key in keys_of(summary) if key[0][0] != "adapter_surgery"]
     if any(one["excess"] is not None for method in methods.values() for one in method["scores"]):
-        cells = {name: [_score(method, key) or {} for key in keys] for name, method in methods.items()}
+        cells = {name: [score_of(method, key) or {} for key in keys] for name, method in methods.items()}
         attack_heat_map(
             [key[2] for key in keys],
             list(methods),
@@ -274,21 +208,28 @@ def _write_figures(summary: Mapping[str, Any], found: Mapping[str, Any], runs: S
             diverging=True,
             intervals=[[cells[name][row].get("excess_interval") for name in methods] for row in range(len(keys))],
         )
-    references = found["references"]["scores"]
+    references, measured = found["references"]["scores"], found["references"].get("abilities") or {}
+    judged = [*references.values(), *(run["scores"] for run in found["runs"])]
+    forget, axes = trade_off_axes(judged, measured)
+    least = reference_abilities(measured)
+
+    def point(group: str, label: str, scores: Mapping[str, float], own: Mapping[str, Any] | None) -> dict[str, Any]:
+        lowest = lowest_of_means(own or {}, least)
+        price = (lowest and lowest[1]) if measured else scores.get("retain_probability")
+        return {"label": label, "group": group, "forget": scores.get(forget), "retain": price}
+
     points = [
-        {"label": model if name == model else "", "group": model} | _trade_off(scores)
+        point(model, model if name == model else "", scores, measured.get(name))
         for model in ("original", "oracle")
         for name, scores in references.items()
         if name in model_names(references, model)
     ]
-    points += [{"label": "", "group": run["method"]} | _trade_off(run["scores"]) for run in found["runs"]]
-    if any(point["retain"] is not None for point in points):
-        trade_off_figure(points, folder / "trade_off.png", title="Before any attack: forgotten, and at what price?")
+    for run, results in zip(found["runs"], runs, strict=True):
+        points.append(point(run["method"], "", run["scores"], (results.get("abilities") or {}).get("unlearned")))
+    if any(one["retain"] is not None for one in points):
+        title = "Before any attack: forgotten, and at what price?"
+        trade_off_figure(points, folder / "trade_off.png", title=title, **axes)
     methods_recovery_figure(found["references"]["attacks"], runs, folder / "recovery.png")
-
-
-def _trade_off(scores: Mapping[str, float]) -> dict[str, float | None]:
-    return {"forget": scores["forget_probability"], "retain": scores.get("retain_probability")}
 
 
 def _read_run(folder: Path) -> tuple[dict, dict]:

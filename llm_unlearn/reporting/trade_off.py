@@ -17,8 +17,11 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining.abilities import ability_label
+from llm_unlearn.reporting.evidence import IGNORANT
 from llm_unlearn.reporting.figures import COLORS, MARKERS, METHOD_STYLES, attacks_with_curves
-from llm_unlearn.reporting.tables import MODELS, model_entries
+from llm_unlearn.reporting.price import lowest_of_means, reference_abilities
+from llm_unlearn.reporting.tables import MODELS, model_entries, model_names
 from llm_unlearn.reporting.words import attack_words
 
 AFTER_ATTACK = "unlearned, after an attack"
@@ -37,10 +40,12 @@ def trade_off_figure(
     title: str = "forgotten, and at what price?",
     forget_label: str = "forget set: mean answer probability (0 = forgotten)",
     retain_label: str = "retain set: mean answer probability (1 = kept)",
+    ideal: tuple[float, float] | None = None,
 ) -> Figure:
-    """Draw forget score (x) against retain score (y); save to `path` and return the figure.
+    """Draw forget score (x) against retain score, or another price (y); save to `path` and return the figure.
 
     Args:
+        ideal: where whoever never saw the facts and lost nothing stands; default: the mean of the oracles.
         points: each with `label` ("" for none), `forget`, `retain`, `group` (same color and marker, one legend entry;
             "original", "oracle", "unlearned" have theirs) and, optionally, `forget_interval`. Points without one of
             the two scores are left out.
@@ -63,10 +68,10 @@ def trade_off_figure(
             axes.plot(interval, [y, y], color=color, linewidth=1.5, marker="|", markersize=6, zorder=2, clip_on=False)
         size = 15 if marker == "*" else 8
         axes.plot(x, y, color=color, marker=marker, markersize=size, markeredgecolor="white", zorder=3, clip_on=False)
-    has_target = _mark_target(axes, points)
+    target = _mark_target(axes, points, ideal)
     _name_axes(axes, points, forget_label, retain_label)
     figure.suptitle(title, fontsize=11, parse_math=False)
-    _draw_legend(figure, styles, has_target)
+    _draw_legend(figure, styles, target)
     _place_labels(figure, axes, points)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})  # the same points make the same file
@@ -76,27 +81,56 @@ def trade_off_figure(
 def run_trade_off(results: Mapping[str, Any], path: str | Path) -> Figure:
     """The trade-off of a run: original, oracles, unlearned, and unlearned after each relearning attack.
 
-    After an attack, both scores are those of the step at which the forget facts came back most.
+    Where abilities were measured, the price is the share that is left of the ability of which least was kept, which no
+    attack measures again: after one, a point keeps the height that the model had before. Elsewhere (older results) it
+    is the retain probability, at the step at which the forget facts came back most. Across: knowledge where true
+    answers were compared with made-up ones, or else the answer probability.
 
     Raises:
         InputError: no model has scores on both sets.
     """
+    scores, measured = dict(results.get("scores") or {}), results.get("abilities") or {}
+    forget, axes = trade_off_axes([*scores.values()], measured)
+    references = reference_abilities(measured)
     points = []
     for model in MODELS:
-        entries = model_entries(dict(results.get("scores") or {}), model)
-        for number, entry in enumerate(entries):
-            label = f"{model} (of {len(entries)})" if len(entries) > 1 else model
-            points.append(_point("" if number else label, model, entry))
+        names = [name for name in model_names(scores, model) if scores[name]]
+        for number, name in enumerate(names):
+            label = f"{model} (of {len(names)})" if len(names) > 1 else model
+            least = lowest_of_means(measured.get(name) or {}, references)
+            if model == "unlearned" and least is not None:
+                label += f" (least left: {ability_label(least[0])})"
+            price = (least and least[1]) if measured else scores[name].get("retain_probability")
+            points.append(
+                {"label": "" if number else label, "group": model, "forget": scores[name].get(forget), "retain": price}
+            )
+    unlearned = next((point["retain"] for point in points if point["group"] == "unlearned"), None)
     for attack, by_model in attacks_with_curves(dict(results)).items():
         for entry in model_entries(by_model, "unlearned"):
             best = max(entry["curve"], key=lambda point: point.get("forget_probability", -math.inf))
-            points.append(_point(f"after {attack_words(attack)}", AFTER_ATTACK, best))
-    return trade_off_figure(points, path, title=f"{results.get('method', 'run')}: forgotten, and at what price?")
+            price = unlearned if measured else best.get("retain_probability")
+            label = f"after {attack_words(attack)}"
+            points.append({"label": label, "group": AFTER_ATTACK, "forget": best.get(forget), "retain": price})
+    return trade_off_figure(
+        points, path, title=f"{results.get('method', 'run')}: forgotten, and at what price?", **axes
+    )
 
 
-def _point(label: str, group: str, scores: Mapping[str, Any]) -> Point:
-    values = {side: scores.get(f"{side}_probability") for side in ("forget", "retain")}
-    return {"label": label, "group": group} | values
+def trade_off_axes(scores: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The score across, and the arguments of `trade_off_figure` that say what both axes show.
+
+    Args:
+        scores: of all models. measured: model -> abilities; empty in older results.
+    """
+    knows = bool(scores) and all("forget_knowledge" in one for one in scores)
+    axes: dict[str, Any] = {}
+    if knows:
+        axes["forget_label"] = "knowledge of the forget facts (1 = known, 0.5 = ignorant, 0 = avoided)"
+    if measured:
+        axes["retain_label"] = "what is left of the ability that lost most (1 = nothing lost)"
+    if knows:
+        axes["ideal"] = (IGNORANT, 1.0)
+    return "forget_knowledge" if knows else "forget_probability", axes
 
 
 def _styles(groups: list[str]) -> dict[str, tuple[str, str]]:
@@ -105,14 +139,16 @@ def _styles(groups: list[str]) -> dict[str, tuple[str, str]]:
     return {group: given.get(group) or (_COLORS[group], _MARKERS[group]) for group in groups}
 
 
-def _mark_target(axes: Axes, points: Sequence[Point]) -> bool:
-    """Cross hairs at the mean of the oracles; returns whether there is any."""
+def _mark_target(axes: Axes, points: Sequence[Point], ideal: tuple[float, float] | None) -> str | None:
+    """Cross hairs at the ideal, or else at the mean of the oracles; returns what they are, if there are any."""
     oracles = [point for point in points if point["group"] == "oracle"]
-    if oracles:
-        style = {"color": COLORS["oracle"], "linestyle": ":", "linewidth": 1.5, "zorder": 1}
-        axes.axvline(fmean(point["forget"] for point in oracles), **style)
-        axes.axhline(fmean(point["retain"] for point in oracles), **style)
-    return bool(oracles)
+    if ideal is None and not oracles:
+        return None
+    x, y = ideal or (fmean(point["forget"] for point in oracles), fmean(point["retain"] for point in oracles))
+    style = {"color": COLORS["oracle"], "linestyle": ":", "linewidth": 1.5, "zorder": 1}
+    axes.axvline(x, **style)
+    axes.axhline(y, **style)
+    return "ignorant, and nothing lost: the target" if ideal else "the oracle's level: the target"
 
 
 def _name_axes(axes: Axes, points: Sequence[Point], forget_label: str, retain_label: str) -> None:
@@ -126,13 +162,13 @@ def _name_axes(axes: Axes, points: Sequence[Point], forget_label: str, retain_la
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_legend(figure: Figure, styles: Mapping[str, tuple[str, str]], has_target: bool) -> None:
+def _draw_legend(figure: Figure, styles: Mapping[str, tuple[str, str]], target: str | None) -> None:
     handles = []
     for group, (color, marker) in styles.items():
         size, label = 13 if marker == "*" else 8, textwrap.fill(group, _LONGEST_LINE)
         handles.append(Line2D([], [], linestyle="none", color=color, marker=marker, markersize=size, label=label))
-    if has_target:
-        handles.append(Line2D([], [], color=COLORS["oracle"], linestyle=":", label="the oracle's level: the target"))
+    if target is not None:
+        handles.append(Line2D([], [], color=COLORS["oracle"], linestyle=":", label=target))
     legend = figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=_FONT)
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -204,6 +240,6 @@ def _place_label(
 def _offsets(size: tuple[float, float], unit: float) -> Iterator[tuple[float, float]]:
     """Places around a point, in pixels: the nearest first, and at each distance to the right and below first."""
     for distance in range(10, 220, 12):
-        for angle in (0, 180, 270, 90, 315, 225, 45, 135, 292, 248, 337, 203):
+        for angle in (0, 180, 270, 90, 315, 225, 45, 135, 292, 248, 337, 203, 8, 172):
             x, y = math.cos(math.radians(angle)), math.sin(math.radians(angle))
             yield x * (distance * unit + size[0] / 2), y * (distance * unit + size[1] / 2)

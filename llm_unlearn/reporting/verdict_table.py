@@ -1,8 +1,8 @@
-"""The verdict in the terminal: its sentence, and the comparisons that it rests on."""
+"""The verdict in the terminal: its sentence, what is still known, and what forgetting cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -10,20 +10,31 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llm_unlearn.reporting.evidence import LEAK
+from llm_unlearn.reporting.comparisons import PROBABILITY, Price, Style, prices_of, styles_of
+from llm_unlearn.reporting.evidence import KNOWLEDGE, LEAK, Evidence
 
-_SCORES = {"forget_probability": "prob.", "forget_exact_match": "match", LEAK: "leak@64"} | {
-    "retain_exact_match": "match",
-    "retain_probability": "prob.",
-}
+_SCORES = {"forget_exact_match": ", exact match", PROBABILITY: "", LEAK: ""}  # what is not said needs no word
+_KNOWN_CAPTION = (
+    "knowledge: how often the true answer is likelier than made-up ones of its kind (0.50: ignorant), with its 95 % "
+    "interval over people and seeds. prob.: mean probability of the true answer. selectivity: how much more it fell "
+    "than that of retained facts asked alike. !: speaks against erasure. ability lost: both fell alike."
+)
+_BESIDE_CAPTION = (
+    "excess over the oracle (control: true minus made-up facts), 95 % interval over people and seeds. E: 0 as the "
+    "original, 1 as the oracle. !: speaks against erasure."
+)
+_COST_CAPTION = (
+    "exact match and mean answer probability (of fluency the share of well-formed answers). kept: of the smaller of "
+    "original and oracle, by the score that kept least. ?: too few rows to tell loss from chance."
+)
 
 
 def print_verdict(verdict: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the contents of a `verdict.json`, in at most 100 columns."""
     console = console or Console(width=max(Console().width, 100), highlight=False)
-    if verdict["evidence"]:
-        console.print(evidence_table(verdict["evidence"]))
-    console.print(f"\n[bold]{escape(verdict['sentence'])}[/]")
+    for table, caption in verdict_tables(verdict):
+        console.print(table, caption, "", sep="\n")  # a table's own caption would be wrapped at its width
+    console.print(f"[bold]{escape(verdict['sentence'])}[/]")
     for missing in verdict["missing"]:
         console.print(f"  missing: {escape(missing)}")
     for remark in verdict["remarks"]:
@@ -32,33 +43,89 @@ def print_verdict(verdict: Mapping[str, Any], console: Console | None = None) ->
         console.print(f"  note: {escape(remark)}")
 
 
-def evidence_table(evidence: list[Mapping[str, Any]]) -> Table:
-    """A row per comparison that could decide; `!` marks those that speak against erasure."""
-    table = Table(
-        title="what the verdict rests on",
-        caption="excess over the oracle (control: true minus made-up facts), 95 % interval over people and seeds.\n"
-        "E: 0 as the original, 1 as the oracle. !: speaks against erasure.",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 0, 0, 1),
-    )
-    table.add_column("comparison", no_wrap=True)
-    for title in ("score", "original", "oracle", "unlearned", "excess", "E", ""):
+def verdict_tables(verdict: Mapping[str, Any]) -> list[tuple[Table, str]]:
+    """Knowledge by style and attack; what has oracle and control beside it; the price: each with its caption.
+
+    Empty ones are left out.
+    """
+    styles = [style for style in styles_of(verdict) if style.name != "adapter_surgery"]
+    prices = prices_of(verdict)
+    known = [style for style in styles if KNOWLEDGE in style.by_score]
+    beside = [style for style in styles if style not in known or style.kind == "output"]
+    found = [
+        (_knowledge_table, known, _KNOWN_CAPTION),
+        (_beside_table, beside, _BESIDE_CAPTION),
+        (_cost_table, prices, _COST_CAPTION),
+    ]
+    return [(table(rows), caption) for table, rows, caption in found if rows]
+
+
+def _knowledge_table(styles: Sequence[Style]) -> Table:
+    """A row per style and attack in which true answers were compared with made-up ones."""
+    table = _table("what is still known", padding=0)
+    table.add_column("\nasked, or attacked", no_wrap=True)
+    titles = ("knowledge\noriginal", "\noracle", "\nunlearned", "prob.\noracle", "prob.\nunlearned")
+    for title in (*titles, "select-\nivity", ""):
         table.add_column(title, justify="right", no_wrap=True)
-    for one in evidence:
-        if one["name"] == "adapter_surgery" or (one["score"] == "forget_exact_match" and one["kind"] != "output"):
-            continue
-        excess = "-" if one["excess"] is None else f"{one['excess']:.3f}"
-        if one["interval"]:
-            excess += " \\[{:.3f}, {:.3f}]".format(*one["interval"])
-        numbers = [_number(one[name]) for name in ("original", "oracle", "unlearned")]
-        erasure = "-" if one["erasure"] is None else f"{one['erasure']:.2f}"
-        label = escape(one["label"])
-        table.add_row(label, _SCORES[one["score"]], *numbers, excess, erasure, "!" if one["flagged"] else "")
+    for style in styles:
+        one = style.by_score[KNOWLEDGE]
+        unlearned = _number(one.unlearned, 2) + _interval(one.unlearned_interval, 2)
+        beside = style.by_score.get(PROBABILITY)
+        probabilities = [None, None] if beside is None else [beside.oracle, beside.unlearned]
+        numbers = [_number(one.original, 2), _number(one.oracle, 2), unlearned, *(_number(p, 2) for p in probabilities)]
+        selective = _number(style.selectivity and style.selectivity[0], 2)
+        table.add_row(escape(style.label), *numbers, selective, style.mark)
     return table
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _beside_table(styles: Sequence[Style]) -> Table:
+    """A row per comparison with the oracle, and the control."""
+    table = _table("beside models that never knew")
+    table.add_column("comparison", no_wrap=True)
+    for title in ("original", "oracle", "unlearned", "excess", "E", ""):
+        table.add_column(title, justify="right", no_wrap=True)
+    for style in styles:
+        for score, one in style.by_score.items():
+            if score == KNOWLEDGE or (score == "forget_exact_match" and style.kind != "output"):
+                continue
+            numbers = [_number(value) for value in (one.original, one.oracle, one.unlearned)]
+            excess = _number(one.excess) + _interval(one.interval)
+            mark = "!" if one.flagged else style.mark if style.lost_ability else ""
+            label = escape(style.label + _SCORES.get(score, f", {score.replace('_', ' ')}"))
+            table.add_row(label, *numbers, excess, _number(one.erasure, 2), mark)
+    return table
+
+
+def _cost_table(prices: Sequence[Price]) -> Table:
+    """A row per ability."""
+    table = _table("what it cost")
+    table.add_column("\nability", no_wrap=True)
+    for title in ("original\nmatch prob.", "oracle\nmatch prob.", "unlearned\nmatch prob.", "\nkept", ""):
+        table.add_column(title, justify="right", no_wrap=True)
+    for price in prices:
+        pairs = [_pair(price.by_score, model) for model in ("original", "oracle", "unlearned")]
+        kept = "-" if price.share is None else f"{price.share:.0%}".replace("%", " %")
+        table.add_row(escape(price.label), *pairs, kept, price.word)
+    return table
+
+
+def _pair(by_score: Mapping[str, Evidence], model: str) -> str:
+    """Match and probability side by side; a score of another kind stands alone, in the first place."""
+    if "exact_match" in by_score or "probability" in by_score:
+        found = [by_score.get(score) for score in ("exact_match", "probability")]
+    else:
+        found = [next(iter(by_score.values())), None]
+    numbers = [_number(getattr(one, model), 2) if one else "" for one in found]
+    return f"{numbers[0]:>5} {numbers[1]:>5}"
+
+
+def _table(title: str, padding: int = 1) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, padding))
+
+
+def _interval(ends: Sequence[float] | None, digits: int = 3) -> str:
+    return " \\[{}, {}]".format(*(_number(end, digits) for end in ends)) if ends else ""
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -9,12 +9,15 @@ from typing import Any
 from llm_unlearn.reporting.tables import ATTACKS
 
 _SCORES = {
+    "forget_knowledge": "knowledge",
     "forget_exact_match": "exact match",
     "forget_probability": "answer probability",
     "forget_rouge_l": "ROUGE-L recall",
     "forget_truth_ratio": "truth ratio",
     "retain_exact_match": "retain: exact match",
     "retain_probability": "retain: answer probability",
+    "retain_knowledge": "retain: knowledge",
+    "well_formed": "share well formed",
 }
 _LEAK = "forget_leak_at_"
 NOTHING = "\N{EN DASH}"  # where nothing was measured
