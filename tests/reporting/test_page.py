@@ -98,7 +98,11 @@ def verdict() -> dict:
             evidence("asked: reversed", name="prompting", variant="reversed", score="forget_knowledge", unlearned=0.8)
             | {"unlearned_interval": [0.6, 0.97], "excess": 0.3, "interval": [0.1, 0.47]},
             evidence("asked: reversed", name="prompting", variant="reversed", unlearned=0.05, flagged=False)
-            | {"selectivity": 0.06, "selectivity_interval": [0.01, 0.1], "note": "ability lost, not forgetting: it fell"},
+            | {
+                "selectivity": 0.06,
+                "selectivity_interval": [0.01, 0.1],
+                "note": "ability lost, not forgetting: it fell",
+            },
             evidence("true minus made-up facts", kind="counterfactual", name="counterfactual_control"),
             evidence("something new", kind="audit", score="probe_accuracy"),
         ],
@@ -191,7 +195,9 @@ def test_what_it_cost_is_said_for_everybody(folder, undrawn):
     kept, lost = page.row("retained facts"), page.row("general facts")
     assert kept == ["retained facts", "✓ kept 98 %", "exact match", "0.98", DASH, "0.97"]
     assert lost[1] == "\N{MULTIPLICATION SIGN} lost 30 %"
-    assert "older version" in page.text and "llm-unlearn judge measures the rest" in page.text  # no abilities in results
+    assert (
+        "older version" in page.text and "llm-unlearn judge measures the rest" in page.text
+    )  # no abilities in results
     change(folder / "results.json", lambda value: value.update(abilities={"unlearned": {}}))
     assert "older version" not in page_of(folder).text
 
