@@ -79,7 +79,7 @@ class Verification:
             caption="\n".join(f"not verified, {reason}" for reason in self.skipped) or None,
             caption_justify="left",
         )
-        table.add_column("score", no_wrap=True)
+        table.add_column("score")
         for title in ("card", "measured", "tolerance", ""):
             table.add_column(title, justify="right", no_wrap=True)
         for check in self.checks:

@@ -166,7 +166,9 @@ def _eval_results(results: Json) -> list[EvalResult]:
 
 def _ability_results(results: Json) -> list[EvalResult]:
     """What the unlearned model can still do; retained facts as they are trained are among the scores."""
-    found = []
+    found: list[EvalResult] = []
+    if not results["scores"]:
+        return found
     for ability, scores in ((results.get("abilities") or {}).get("unlearned") or {}).items():
         for score, value in scores.items():
             if score == "rows" or ability == "retain" or not isinstance(value, (int, float)):

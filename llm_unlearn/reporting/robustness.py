@@ -209,9 +209,10 @@ def _write_figures(summary: Mapping[str, Any], found: Mapping[str, Any], runs: S
             intervals=[[cells[name][row].get("excess_interval") for name in methods] for row in range(len(keys))],
         )
     references, measured = found["references"]["scores"], found["references"].get("abilities") or {}
+    least = reference_abilities(measured)
+    measured = measured if least else {}  # what original and oracles cannot do has no price
     judged = [*references.values(), *(run["scores"] for run in found["runs"])]
     forget, axes = trade_off_axes(judged, measured)
-    least = reference_abilities(measured)
 
     def point(group: str, label: str, scores: Mapping[str, float], own: Mapping[str, Any] | None) -> dict[str, Any]:
         lowest = lowest_of_means(own or {}, least)

@@ -89,9 +89,10 @@ def run_trade_off(results: Mapping[str, Any], path: str | Path) -> Figure:
     Raises:
         InputError: no model has scores on both sets.
     """
-    scores, measured = dict(results.get("scores") or {}), results.get("abilities") or {}
+    scores, abilities = dict(results.get("scores") or {}), results.get("abilities") or {}
+    references = reference_abilities(abilities)
+    measured = abilities if references else {}  # what original and oracles cannot do has no price
     forget, axes = trade_off_axes([*scores.values()], measured)
-    references = reference_abilities(measured)
     points = []
     for model in MODELS:
         names = [name for name in model_names(scores, model) if scores[name]]

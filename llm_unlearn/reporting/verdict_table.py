@@ -80,7 +80,7 @@ def _knowledge_table(styles: Sequence[Style]) -> Table:
 
 def _beside_table(styles: Sequence[Style]) -> Table:
     """A row per comparison with the oracle, and the control."""
-    table = _table("beside models that never knew")
+    table = _table("beside models that never knew", padding=0)
     table.add_column("comparison", no_wrap=True)
     for title in ("original", "oracle", "unlearned", "excess", "E", ""):
         table.add_column(title, justify="right", no_wrap=True)

@@ -24,6 +24,10 @@ def test_the_card_states_what_was_measured(run):
     scores, attack = results["scores"]["unlearned"], results["attacks"]["adversarial_reinjection"]["unlearned"]
     assert told["before any attack", "forget_probability"] == round(scores["forget_probability"], 4)
     assert told["before any attack", "retain_exact_match"] == round(scores["retain_exact_match"], 4)
+    abilities = results["abilities"]["unlearned"]
+    assert told["neighbor_nearest_question", "probability"] == round(
+        abilities["neighbor_nearest_question"]["probability"], 4
+    )
     assert told["reinjection", "forget_probability"] == round(attack["forget_probability"], 4)
     verdict = json.loads((run / "verdict.json").read_text())
     word, _, why = verdict["sentence"].partition(": ")
@@ -37,6 +41,8 @@ def test_the_card_states_what_was_measured(run):
         "from resampling the 2 groups of\nforget rows",
         "| before any attack | answer probability | 4 |",
         "| `beta` | 0.1 |",
+        "### What it cost",
+        "| neighbors: nearest questions | ",
         'load_unlearned("me/npo-small", base_model="path/to/base")',
         "verify me/npo-small --forget_file FORGET.jsonl --retain_file RETAIN.jsonl --base_model path/to/base",
         "- **adversarial reinjection**: 30 % of the facts are taught again, the others are asked for; "
@@ -45,7 +51,7 @@ def test_the_card_states_what_was_measured(run):
     ):
         assert line in card.text, line
     tables = [block for block in card.text.split("\n\n") if block.startswith("|")]
-    assert all(len({row.count("|") for row in table.splitlines()}) == 1 for table in tables) and len(tables) == 3
+    assert all(len({row.count("|") for row in table.splitlines()}) == 1 for table in tables) and len(tables) == 4
 
 
 def test_names_of_the_hub_are_told(run):
@@ -57,7 +63,8 @@ def test_names_of_the_hub_are_told(run):
     build_checked(run, "me/npo-small")
     card = ModelCard.load(run / "hub" / "README.md")
     assert card.data.base_model == "org/llama-1b" and card.data.datasets == ["locuslab/TOFU"]
-    assert {one.dataset_split for one in card.data.eval_results} == {"forget05", "retain95"}
+    splits = {one.dataset_split for one in card.data.eval_results if one.dataset_type != "ability"}
+    assert splits == {"forget05", "retain95"}
     assert json.loads((run / "hub" / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/llama-1b"
     assert "verify me/npo-small --data locuslab/TOFU --forget_split forget05\n" in card.text
 
@@ -158,4 +165,6 @@ def test_metadata_is_yaml_that_others_read(run):
     build_checked(run, "me/npo-small")
     header = (run / "hub" / "README.md").read_text().split("---\n")[1]
     index = yaml.safe_load(header)["model-index"]
-    assert index[0]["name"] == "npo-small" and len(index[0]["results"]) == 3  # forget, retain, after the attack
+    assert (
+        index[0]["name"] == "npo-small" and len(index[0]["results"]) == 6
+    )  # forget, retain, after the attack, three abilities

@@ -35,7 +35,7 @@ def test_what_was_pushed_is_read_back_and_verified(kind, hub, run, finished_run,
     assert set(unlearned.evidence["records"]) == {"original", "oracle", "unlearned"}
     assert not unlearned.model.training
     found = verify(unlearned, data, tolerance=1e-5)
-    assert found.weights is True and found.agrees and len(found.checks) == 4
+    assert found.weights is True and found.agrees and len(found.checks) == 10 and not found.skipped
     assert found.base is (True if kind == "adapter" else None)
 
 
@@ -65,6 +65,23 @@ def test_other_weights_and_other_scores_are_told(run, data, capsys):
     printed = capsys.readouterr()
     assert stopped.value.code == 1 and "is not what its card says" in printed.err
     assert "weights: NOT those that were judged" in printed.out and "DIFFERS" in printed.out
+
+
+def test_abilities_are_scored_again_and_what_the_rows_do_not_have_is_named(run, data):
+    results = json.loads((run / "results.json").read_text())
+    abilities = results["abilities"]["unlearned"]
+    abilities["neighbor_nearest_question"]["probability"] += 0.1
+    abilities["general"] = {"exact_match": 0.5, "probability": 0.5, "rows": 3}
+    abilities["retain_prefix"]["rows"] += 1
+    (run / "results.json").write_text(json.dumps(results))
+    found = verify(load_unlearned(run), data)
+    assert [check.what for check in found.checks if not check.agrees] == ["neighbors: nearest questions: probability"]
+    rows = abilities["retain_prefix"]["rows"]
+    assert found.skipped == [
+        f"retained facts, with half of the answer given: the card is about {rows} rows, these are {rows - 1}",
+        "general facts: the given rows have none",
+    ]
+    assert "not verified, general facts" in str(found.table().caption)
 
 
 def test_other_rows_are_refused(run, data):

@@ -73,6 +73,11 @@ def evidence(label, **values) -> dict:
     } | values
 
 
+def ability(label, name, unlearned, share, **values) -> dict:
+    empty = {"excess": -0.1, "interval": [-0.2, 0.0], "erasure": None, "oracle": None, "share": share, "flagged": False}
+    return evidence(label, kind="ability", name=name, score="exact_match", unlearned=unlearned) | empty | values
+
+
 @pytest.fixture
 def verdict() -> dict:
     empty = dict.fromkeys(("original", "oracle", "excess", "interval", "erasure"))
@@ -88,7 +93,16 @@ def verdict() -> dict:
             evidence("reinjection"),
             evidence("adapter: removed", variant="removed", unlearned=0.99, note="no <b>adapter</b>", **empty),
             evidence("quantized", name="quantization", variant="nf4", excess=-0.1, decides=False, flagged=False),
-            evidence("retained facts", kind="utility", name="utility", score="retain_probability", flagged=False),
+            ability("retained facts", "retain", 0.97, 0.98),
+            ability("general facts", "general", 0.12, 0.3, flagged=True),
+            evidence("asked: reversed", name="prompting", variant="reversed", score="forget_knowledge", unlearned=0.8)
+            | {"unlearned_interval": [0.6, 0.97], "excess": 0.3, "interval": [0.1, 0.47]},
+            evidence("asked: reversed", name="prompting", variant="reversed", unlearned=0.05, flagged=False)
+            | {
+                "selectivity": 0.06,
+                "selectivity_interval": [0.01, 0.1],
+                "note": "ability lost, not forgetting: it fell",
+            },
             evidence("true minus made-up facts", kind="counterfactual", name="counterfactual_control"),
             evidence("something new", kind="audit", score="probe_accuracy"),
         ],
@@ -165,14 +179,36 @@ def test_verdict_and_every_row_of_evidence_are_on_the_page(folder, undrawn):
     page = page_of(folder)
     assert "Hidden: after reinjection the model answers again" in page.text and "Judged by: oracle." in page.text
     assert all(words in page.text for words in ("second reason", "one oracle only", "more people"))
-    numbers = ["0.981", "0.054", "0.716", "+0.662 [0.500, 0.750]", "0.29", "yes", "⚑ yes"]
+    numbers = ["0.981", "0.054", "0.716", "+0.662 [0.500, 0.750]", "0.29", DASH, "yes", "⚑ yes"]
     assert page.row("reinjection") == ["reinjection", "answer probability", *numbers]
-    assert page.row("before any attack")[4:] == ["0.043", "+0.662 [0.500, 0.750]", "0.29", "yes", "no"]
+    assert page.row("before any attack")[4:] == ["0.043", "+0.662 [0.500, 0.750]", "0.29", DASH, "yes", "no"]
     surgery = page.row("adapter: removed no <b>adapter</b>")
-    assert surgery[2:] == [DASH, DASH, "0.990", DASH, DASH, "yes", "⚑ yes"]
-    assert page.row("quantized: nf4")[5].startswith("\N{MINUS SIGN}0.100") and page.row("quantized: nf4")[7] == "no"
-    assert page.row("retained facts")[1] == "retain: answer probability"
+    assert surgery[2:] == [DASH, DASH, "0.990", DASH, DASH, DASH, "yes", "⚑ yes"]
+    assert page.row("quantized: nf4")[5].startswith("\N{MINUS SIGN}0.100") and page.row("quantized: nf4")[8] == "no"
     assert page.row("true minus made-up facts") and page.row("something new")[1] == "probe accuracy"
+
+
+def test_what_it_cost_is_said_for_everybody(folder, undrawn):
+    page = page_of(folder)
+    assert "An ability is something that the model could do before and that nobody asked it to forget" in page.text
+    assert "1 of 2 abilities is lost. Least was kept of general facts: 30 %." in page.text
+    kept, lost = page.row("retained facts"), page.row("general facts")
+    assert kept == ["retained facts", "✓ kept 98 %", "exact match", "0.98", DASH, "0.97"]
+    assert lost[1] == "\N{MULTIPLICATION SIGN} lost 30 %"
+    assert (
+        "older version" in page.text and "llm-unlearn judge measures the rest" in page.text
+    )  # no abilities in results
+    change(folder / "results.json", lambda value: value.update(abilities={"unlearned": {}}))
+    assert "older version" not in page_of(folder).text
+
+
+def test_knowledge_and_probability_of_a_style_stand_together(folder, undrawn):
+    page = page_of(folder)
+    rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
+    first = next(number for number, row in enumerate(rows) if row and row[0].startswith("asked: reversed"))
+    assert rows[first][0] == "asked: reversed ability lost, not forgetting: it fell"
+    assert rows[first][1:5] == ["knowledge", "0.981", "0.054", "0.800 [0.600, 0.970]"]
+    assert rows[first + 1][0] == "answer probability" and "+0.060 [0.010, 0.100]" in rows[first + 1]
 
 
 def test_attacks_control_and_run_are_on_the_page(folder, undrawn):
@@ -222,7 +258,7 @@ def test_the_page_loads_nothing_and_every_figure_has_words(folder):
     assert "url(" not in text and "@import" not in text and "default-src 'none'" in text
     assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text and "@media print" in text
     assert re.findall(r'alt="([^"]+)"', text)[0].startswith("Mean answer probability against relearning steps.")
-    assert [tag for tag in page.tags if tag in ("h1", "h2")] == ["h1", *["h2"] * 7]
+    assert [tag for tag in page.tags if tag in ("h1", "h2")] == ["h1", *["h2"] * 9]
     for name in ("recovery.png", "heat_map.png", "trade_off.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 

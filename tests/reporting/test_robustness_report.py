@@ -79,6 +79,37 @@ def test_means_over_seeds_beside_the_references(folder):
         assert (folder / name).stat().st_size > 100
 
 
+def test_knowledge_and_the_price_take_the_place_of_probability_and_retained_facts(folder):
+    known = {"original": 1.0, "oracle": 0.5, "oracle_1": 0.5, "oracle_2": 0.5, "unlearned": 0.75}
+    reversed_left = {"npo": 0.9, "ssiuu": 0.2}
+    for path in folder.glob("runs/*"):
+        method = path.name.partition("-")[0]
+        results = json.loads((path / "results.json").read_text())
+        results["abilities"] = {}
+        for model, share in known.items():
+            record = json.loads((path / "records" / f"{model}.json").read_text())
+            wins = [1.0] * int(4 * share) + [0.0] * (4 - int(4 * share))
+            record["forget_knowledge"] = {"value_by_index": {str(row): {"wins": wins} for row in range(40)}}
+            for name in ("retain", "retain_reversed"):
+                score = reversed_left[method] if (name, model) == ("retain_reversed", "unlearned") else 0.9
+                record[f"{name}_Q_A_Prob"] = {"value_by_index": {str(row): {"prob": score} for row in range(40)}}
+                results["abilities"].setdefault(model, {})[name] = {"probability": score, "rows": 40}
+            (path / "records" / f"{model}.json").write_text(json.dumps(record))
+        (path / "results.json").write_text(json.dumps(results))
+    summary = report_robustness(folder, Console(quiet=True))
+    npo, ssiuu = summary["methods"]["npo"], summary["methods"]["ssiuu"]
+    assert npo["lost"] == [] and ssiuu["lost"] == ["retain_reversed"]
+    assert ssiuu["lowest"]["label"] == "retained facts, in reverse"
+    assert ssiuu["lowest"]["share"] == pytest.approx(2 / 9)
+    measured = ssiuu["abilities"]["retain_reversed"]["probability"]
+    assert measured["value"] == pytest.approx(0.2) and measured["interval"] == pytest.approx([2 / 9, 2 / 9])
+    table = (folder / "table.md").read_text().splitlines()
+    assert "knowledge before" in table[0] and "lowest ability" in table[0] and "retain match" not in table[0]
+    row = next(line for line in table if line.startswith("| ssiuu |"))
+    assert "| 0.75 [0.75, 0.75] |" in row and "retained facts, in reverse (22 %) | 1 of 2 |" in row
+    assert "| retained facts, in reverse | 1.00 [1.00, 1.00] | 0.22 [0.22, 0.22] (lost) |" in table
+
+
 def test_oracle_and_control_side_by_side(folder):
     agreed = report_robustness(folder, Console(quiet=True))["agreement"]
     assert [one["oracle"] for one in agreed["runs"]] == pytest.approx([0.3, 0.4, 0.05, 0.0], abs=1e-9)

@@ -103,3 +103,25 @@ def test_the_same_points_make_the_same_file(results, tmp_path):
     for name in ("a.png", "b.png"):
         run_trade_off(results, tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_where_abilities_and_knowledge_were_measured_they_are_the_axes(results, tmp_path):
+    known = {"original": 1.0, "oracle": 0.5, "unlearned": 0.7}
+    for name, value in known.items():
+        results["scores"][name]["forget_knowledge"] = value
+    results["attacks"]["adversarial_reinjection"]["unlearned"]["curve"][2]["forget_knowledge"] = 0.9
+    results["abilities"] = {
+        "original": {"retain": {"exact_match": 1.0}, "retain_reversed": {"exact_match": 0.8, "probability": 0.9}},
+        "oracle": {"retain": {"exact_match": 0.9}, "retain_reversed": {"exact_match": 1.0, "probability": 0.9}},
+        "unlearned": {"retain": {"exact_match": 0.9}, "retain_reversed": {"exact_match": 0.2, "probability": 0.3}},
+    }
+    figure = run_trade_off(results, tmp_path / "a.png")
+    # the unlearned model keeps 0.2 / 0.8 of the reversed questions; after the attack its price is the same
+    assert positions(figure) == {(1.0, 1.0), (0.5, 1.0), (0.7, 0.25), (0.9, 0.25)}
+    labels = [" ".join(label.get_text().split()) for label in labels_of(figure)]
+    assert "unlearned (least left: retained facts, in reverse)" in labels
+    axes = figure.axes[0]
+    assert "0.5 = ignorant" in axes.get_xlabel() and "ability that lost most" in axes.get_ylabel()
+    crosses = [line for line in axes.get_lines() if line.get_linestyle() == ":"]
+    assert crosses[0].get_xdata()[0] == 0.5 and crosses[1].get_ydata()[0] == 1.0
+    assert figure.legends[0].get_texts()[-1].get_text() == "ignorant, and nothing lost: the target"
