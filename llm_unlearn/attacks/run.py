@@ -22,7 +22,7 @@ from llm_unlearn.attacks.relearning import (
 from llm_unlearn.data import UnlearningData, encode_dataset, row_format, split_row
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import IGNORED
-from llm_unlearn.data.made_up import MadeUpAnswers
+from llm_unlearn.data.made_up import MOST_MADE_UP, MadeUpAnswers
 from llm_unlearn.data.unlearning_data import units_of
 from llm_unlearn.errors import InputError
 from llm_unlearn.scoring import generate_answers
@@ -31,6 +31,7 @@ RELEARNING_ATTACKS = ("adversarial_reinjection", "benign_relearning", "retain_re
 DIRECT_ATTACKS = ("quantization", "adapter_surgery", "decoding", "prompting")  # those that train nothing
 ATTACKS = RELEARNING_ATTACKS + DIRECT_ATTACKS
 SAMPLE_TOKENS = 64  # of a sample text
+RETAINED_MADE_UP = 2  # made-up answers of a retained row: there are many rows, and every point of the curve scores them
 
 
 def run_attack(
@@ -82,7 +83,9 @@ def run_attack(
     if kinds is not None:
         made_up = MadeUpRows(
             _made_up(data.forget, kinds, processing_class, max_length),
-            _made_up(retained, kinds, processing_class, max_length)(range(len(retain))) if retain else (),
+            _made_up(retained, kinds, processing_class, max_length, RETAINED_MADE_UP)(range(len(retain)))
+            if retain
+            else (),
         )
 
     def answer(attacked: PreTrainedModel, numbers: list[int]) -> list[str]:
@@ -116,7 +119,11 @@ def run_attack(
 
 
 def _made_up(
-    dataset: Dataset, kinds: str, processing_class: PreTrainedTokenizerBase, max_length: int | None
+    dataset: Dataset,
+    kinds: str,
+    processing_class: PreTrainedTokenizerBase,
+    max_length: int | None,
+    most: int = MOST_MADE_UP,
 ) -> Callable[[Sequence[int]], list[list[EncodedRow]]]:
     """Numbers of rows -> the encoded made-up answers of each, all of them true of one of these rows."""
     if kinds not in dataset.column_names:
@@ -126,7 +133,7 @@ def _made_up(
 
     def of(numbers: Sequence[int]) -> list[list[EncodedRow]]:
         among = set(numbers)
-        found = [answers.of(number, among) for number in numbers]
+        found = [answers.of(number, among, most) for number in numbers]
         rows = [
             {"prompt": split_row(dataset[number], form)[0], "completion": text}
             for number, texts in zip(numbers, found, strict=True)
