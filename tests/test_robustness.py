@@ -65,9 +65,8 @@ def test_abilities_are_averaged_over_tuning_seeds_before_the_lowest_is_taken():
         "oracle_1": {"general": {"exact_match": 0.8, "probability": 1.0}, "retain": {"exact_match": 1.0}},
     }
     references = reference_abilities(measured)
-    assert references["general"] == pytest.approx({"exact_match": 0.7, "probability": 0.9})
-    assert references["retain"] == pytest.approx({"exact_match": 0.9})
-    # 0.6 / 0.7 and 0.7 / 0.9 of general facts, 0.7 / 0.9 of retained ones: of equal shares the first
+    assert references == {"general": {"exact_match": 0.6, "probability": 0.9}, "retain": {"exact_match": 0.8}}
+    # 0.6 / 0.6 and 0.7 / 0.9 of general facts, 0.7 / 0.8 of retained ones
     assert lowest_of_means(means, references) == ("general", pytest.approx(7 / 9))
     assert lowest_of_means(mean_abilities([first, {}]), references) is None  # an older version left it unfinished
     cannot = {"original": {"two_hop": {"exact_match": 0.05}}, "unlearned": {"two_hop": {"exact_match": 0.0}}}

@@ -64,7 +64,7 @@ class Price:
 
     @property
     def share(self) -> float | None:
-        """What is left of the smaller of original and oracle, in the score that kept least; None: nothing to lose."""
+        """What is left of the weakest of original and oracles, in the score that kept least; None: nothing to lose."""
         return min((one.share for one in self.by_score.values() if one.share is not None), default=None)
 
     @property

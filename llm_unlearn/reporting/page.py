@@ -22,10 +22,7 @@ from llm_unlearn.reporting.words import NOTHING, attack_words, number_words
 
 RERUN = "run the recipe again, or give another folder"
 _CONTROL = "counterfactual_control"
-_PRICE_CAPTION = (
-    " The price of an attacked model is that before the attack; where an oracle stands lower than the top, it shows "
-    "how much an ability varies from training to training."
-)
+_PRICE_CAPTION = " The price of an attacked model is that before the attack."
 
 
 def write_report(folder: str | Path) -> Path:

@@ -80,19 +80,18 @@ def lowest_share(evidence: Sequence[Evidence]) -> Evidence | None:
 
 
 def reference_abilities(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Ability -> score -> the smaller of the original's mean and the oracles'; what neither can do is left out.
+    """Ability -> score -> mean of the weakest of original and oracles; what that one cannot do is left out.
 
     Args:
         measured: `abilities` of results.json, model -> ability -> mean scores.
     """
-    sides = [[measured[name] for name in model_names(measured, model)] for model in ("original", "oracle")]
+    models = [measured[name] for model in ("original", "oracle") for name in model_names(measured, model)]
     found: dict[str, dict[str, float]] = {}
-    for name in (sides[0] or sides[1] or [{}])[0]:
+    for name in models[0] if models else ():
         for score in _SCORES:
-            values = [[one[name][score] for one in side if score in one.get(name, {})] for side in sides]
-            means = [float(np.mean(side)) for side in values if side]
-            if means and min(means) >= MEASURABLE:
-                found.setdefault(name, {})[score] = min(means)
+            values = [one[name][score] for one in models if score in one.get(name, {})]
+            if values and min(values) >= MEASURABLE:
+                found.setdefault(name, {})[score] = min(values)
     return found
 
 

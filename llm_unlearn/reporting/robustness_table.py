@@ -46,7 +46,8 @@ _KNOWLEDGE_CAPTION = (
     "attack taught; 95 % intervals over people and seeds; control: true minus made-up facts"
 )
 _PRICE_CAPTION = (
-    "lowest ability: what is left of the smaller of original and oracle, mean over seeds; lost: surely under 95 % of it"
+    "lowest ability: what is left of the weakest of original and oracles, mean over seeds; lost: surely "
+    "under 95 % of it"
 )
 
 

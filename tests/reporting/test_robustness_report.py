@@ -85,7 +85,7 @@ def test_knowledge_and_the_price_take_the_place_of_probability_and_retained_fact
     for path in folder.glob("runs/*"):
         method = path.name.partition("-")[0]
         results = json.loads((path / "results.json").read_text())
-        results["abilities"] = {}
+        results["abilities"], results["units"] = {}, {}
         for model, share in known.items():
             record = json.loads((path / "records" / f"{model}.json").read_text())
             wins = [1.0] * int(4 * share) + [0.0] * (4 - int(4 * share))
