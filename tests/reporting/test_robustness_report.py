@@ -106,7 +106,7 @@ def test_knowledge_and_the_price_take_the_place_of_probability_and_retained_fact
     table = (folder / "table.md").read_text().splitlines()
     assert "knowledge before" in table[0] and "lowest ability" in table[0] and "retain match" not in table[0]
     row = next(line for line in table if line.startswith("| ssiuu |"))
-    assert "| 0.75 [0.75, 0.75] |" in row and "retained facts, in reverse (22 %) | 1 of 2 |" in row
+    assert "| 0.75 [0.75, 0.75] |" in row and "retained facts, in reverse (22 %) | 1 of 4 |" in row
     assert "| retained facts, in reverse | 1.00 [1.00, 1.00] | 0.22 [0.22, 0.22] (lost) |" in table
 
 
