@@ -132,7 +132,7 @@ class Examination:
         judged, not_measured = judged_sets(self.data, self.kinds, self.instructions), {}
         for name, rows in judged.sets.items():
             try:
-                encode_dataset(rows, self.processing_class, self.max_length, name)
+                encode_dataset(rows, self.processing_class, self.max_length, f"{name.replace('_', ' ')} set")
             except InputError as error:
                 asked = name.startswith("forget_") and "prompting" in self.attack_args.attacks
                 if asked or name in ("forget", "retain"):

@@ -128,7 +128,7 @@ def trade_off_axes(scores: Sequence[Mapping[str, Any]], measured: Mapping[str, A
     if knows:
         axes["forget_label"] = "knowledge of the forget facts (1 = known, 0.5 = ignorant, 0 = avoided)"
     if measured:
-        axes["retain_label"] = "what is left of the ability that lost most (1 = nothing lost)"
+        axes["retain_label"] = "left of the ability that lost most"
     if knows:
         axes["ideal"] = (IGNORANT, 1.0)
     return "forget_knowledge" if knows else "forget_probability", axes

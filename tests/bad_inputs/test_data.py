@@ -119,7 +119,7 @@ SOURCES = {
     "answers cut away": ([*ROWS, "--max_length", "7"], ["forget set row 0: max_length=7 cuts off the whole answer"]),
     "retain answers cut away": (
         ["--max_length", "10", "--forget_file", "forget.jsonl", "--retain_file", "long.jsonl"],
-        ["retain_dataset row 0: max_length=10 cuts off the whole answer"],
+        ["retain set row 0: max_length=10 cuts off the whole answer"],
     ),
     "no such instructions": (
         [*ROWS, "--attacks", "benign_relearning", "--benign_data", "none.json"],
@@ -135,7 +135,7 @@ SOURCES = {
     ),
     "no such column of the control": (
         [*ROWS, "--attacks", "retain_relearning", "--counterfactual_group_by", "city"],
-        ["group_by='city' is not a column of the forget set"],
+        ["counterfactual_group_by='city' is no column of the forget rows", "choose one of question, answer, fact_id"],
     ),
 }
 
