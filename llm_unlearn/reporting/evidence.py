@@ -97,7 +97,8 @@ def forget_values(results: Mapping[str, Any], records: Mapping[str, Any]) -> dic
                 if (record := by_metric.get(f"{prefix}_{metric}")) is not None:
                     placed = _placed(record["value_by_index"], places)
                     found.setdefault((name, variant, score), {})[model] = _rows([placed], field, rows)
-            if (record := by_metric.get(f"{prefix}_knowledge")) is not None:
+            record = by_metric.get(f"{prefix}_knowledge") or {"value_by_index": {}}
+            if any(row["wins"] for row in record["value_by_index"].values()):  # none where facts are of one person
                 placed = _placed(record["value_by_index"], places)
                 found.setdefault((name, variant, KNOWLEDGE), {})[model] = _comparisons([placed], rows)
     for attack, by_model in results["attacks"].items():

@@ -116,7 +116,10 @@ def control(output: Path, model: str) -> tuple[float, float]:
 
 def test_the_original_is_not_forgotten(world):
     verdict, _ = judged(world, world / "references" / "original")
-    assert (verdict["verdict"], verdict["by"]) == ("not forgotten", "oracle and counterfactual control")
+    assert (verdict["verdict"], verdict["by"]) == (
+        "not forgotten",
+        "made-up answers, oracle and counterfactual control",
+    )
 
 
 def test_an_oracle_that_is_not_among_the_references_has_erased(world):
@@ -134,8 +137,7 @@ def test_npo_has_hidden_and_the_attack_is_strong_enough_to_show_it(npo):
     results = json.loads((npo / "results.json").read_text())
     attacked = results["attacks"]["adversarial_reinjection"]
     assert attacked["unlearned"]["forget_probability"] >= attacked["original"]["forget_probability"] / 2
-    reinjection = next(one for one in verdict["evidence"] if one["name"] == "adversarial_reinjection")
-    assert reinjection["flagged"]
+    assert any(one["flagged"] and one["score"] == "forget_knowledge" for one in verdict["evidence"])
     assert control(npo, "unlearned")[0] > 0
     for outcome in attacked.values():  # never a fact that the attack taught, in whatever words
         facts = [json.loads(line)["fact_id"] for line in (npo / "forget.jsonl").read_text().splitlines()]
@@ -199,12 +201,21 @@ def test_plain_gradient_ascent_has_over_unlearned(world, npo, tmp_path):
 
 def test_without_an_oracle_the_control_judges_and_says_so(world, npo):
     verdict, _ = judged(world, npo / "adapter", oracles=())
-    assert (verdict["verdict"], verdict["by"]) == ("hidden", "counterfactual control")
-    assert verdict["sentence"].startswith("Hidden (by counterfactual control): ")
+    assert (verdict["verdict"], verdict["by"]) == ("hidden", "made-up answers and counterfactual control")
+    assert verdict["sentence"].startswith("Hidden (by made-up answers and counterfactual control): ")
 
 
-def test_without_either_it_is_undecided(world, npo):
-    verdict, output = judged(world, npo / "adapter", "--counterfactual=false", oracles=())
+def test_without_either_made_up_answers_carry_the_verdict(world, npo):
+    verdict, _ = judged(world, npo / "adapter", "--counterfactual=false", oracles=())
+    assert (verdict["verdict"], verdict["by"]) == ("hidden", "made-up answers")
+
+
+def test_with_rows_that_say_no_kinds_it_is_undecided(world, npo, tmp_path):
+    lines = [json.loads(line) for line in (world / "forget.jsonl").read_text().splitlines()]
+    rows = [{name: value for name, value in row.items() if name != "attribute"} for row in lines]
+    (tmp_path / "forget.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    flags = ("--counterfactual=false", f"--forget_file={tmp_path / 'forget.jsonl'}")
+    verdict, output = judged(world, npo / "adapter", *flags, oracles=())
     assert (verdict["verdict"], verdict["by"]) == ("undecided", None)
     assert len(verdict["missing"]) == 2
     page = (output / "report.html").read_text()
