@@ -20,6 +20,7 @@ KEPT = 0.95  # of the weakest of original and oracles; an ability that is surely
 SURE = 0.8  # an ability that may be below this share, and looks below KEPT, is not measured well enough
 MEASURABLE = 0.1  # a reference below it has nothing to lose
 SELECTIVE = 0.1  # of the drop on forget rows: if less of it is theirs alone, it was an ability that was lost
+SMALLEST_LOSS = 0.1  # drop of retained facts' probability; a smaller one is no lost ability
 MOST_UNITS = 1000  # that are drawn apart; of more, neighbors are drawn together
 FLUENCY_LABEL = "fluency of what is said instead"
 WELL_FORMED = "well_formed"
@@ -138,16 +139,17 @@ def is_unsure(one: Evidence) -> bool:
     """Whether an ability looks lost and may be lost by much, but was measured on too few rows to say so."""
     if not one.decides or one.flagged or one.share >= KEPT:
         return False
-    reference = one.unlearned / one.share if one.share else 1.0
-    return one.unlearned + one.interval[0] - one.excess < SURE * reference
+    reference = one.unlearned - one.excess
+    return reference + one.interval[0] < SURE * reference
 
 
 def selectivity(results: Mapping[str, Any], records: Records, evidence: Sequence[Evidence]) -> None:
     """Give every comparison of answer probabilities its selectivity, where retained facts were asked alike.
 
     selectivity = (original - unlearned on forget rows) - (the same on retained rows); people of both sides are drawn
-    apart. A style in which both sides fell (nearly) alike says that an ability was lost: it `decides` nothing, and
-    `note` says so. After an attack that trains, both models are scored after that attack.
+    apart. A style in which both sides fell (nearly) alike says that an ability was lost: it is no sign of forgetting,
+    so it `decides` nothing, and `note` says so. What speaks *against* erasure does so all the same: `flagged` stays.
+    After an attack that trains, both models are scored after that attack.
     """
     for one in evidence:
         if one.score != "forget_probability":
@@ -160,9 +162,9 @@ def selectivity(results: Mapping[str, Any], records: Records, evidence: Sequence
         differences = drawn[0][:size] - drawn[1][:size]
         one.selectivity = forget - retain
         one.selectivity_interval = percentile_interval(differences)
-        fell, all_fell = (percentile_interval(side)[0] > 0 for side in drawn)
-        if fell and all_fell and one.selectivity_interval[0] <= SELECTIVE * forget:
-            one.decides, one.flagged = False, False
+        all_fell = retain >= SMALLEST_LOSS and all(percentile_interval(side)[0] > 0 for side in drawn)
+        if all_fell and one.selectivity_interval[0] <= SELECTIVE * forget:
+            one.decides = one.flagged
             one.note = (
                 f"ability lost, not forgetting: the probability of retained facts fell by {retain:.2f}, "
                 f"that of forgotten ones by {forget:.2f}"

@@ -324,7 +324,12 @@ def _not_measured(everything: list[Evidence], results: Mapping[str, Any], has_kn
         remarks.append(f"abilities not measured: {', '.join(absent.values())}")
     skipped = results.get("not_measured") or {}
     remarks += [f"not measured, {ability_label(name)}: {why}" for name, why in skipped.items()]
-    if not has_knowledge:
+    if not has_knowledge and results.get("kinds"):
+        remarks.append(
+            f"judged by answer probability, which confuses knowledge with confidence: column {results['kinds']!r} names no "
+            "two forgotten facts of one kind, with whose answers true ones could be compared; forget more people at once"
+        )
+    elif not has_knowledge:
         remarks.append(
             "judged by answer probability, which confuses knowledge with confidence: rows with a column 'kind' (or "
             "'attribute') let true answers be compared with made-up ones of the same kind"

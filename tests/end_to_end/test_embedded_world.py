@@ -12,7 +12,12 @@ def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
         "recipes/ssiuu.py",
         "--data",
         "fictional:tiny",
-        *("--regularizer_weight", "auto"),  # the embedded world's own weight is that of the small model
+        *(
+            "--regularizer_weight",
+            "auto",
+            "--learning_rate",
+            "1e-3",
+        ),  # the embedded world's own are those of the small model
         *attack,
         cache=cache,
         cwd=tmp_path,
@@ -31,8 +36,7 @@ def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
             assert outcome["curve"][0]["step"] == 0
             assert outcome["forget_probability"] == max(point["forget_probability"] for point in outcome["curve"])
     verdict = json.loads((output / "verdict.json").read_text())
-    # the settings are those of the small world: in the tiny one answers stay likely though none is exact any more
-    assert verdict["verdict"] in ("hidden", "not forgotten", "over-unlearned") and verdict["by"] == "oracle"
+    assert verdict["verdict"] == "hidden" and verdict["by"] == "oracle"  # it still answers in reverse
     assert "counterfactual_control" in results["not_attacked"]  # one person: nobody to exchange answers with
     assert "no counterfactual control: attribute" in done.stdout and verdict["sentence"][:60] in done.stdout
     written = ("recovery.png", "heat_map.png", "trade_off.png", "report.html", "config.yaml", "forget.jsonl")

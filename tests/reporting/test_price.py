@@ -63,14 +63,14 @@ def test_a_lost_ability_is_named_once_by_what_is_least_kept():
     assert lowest_share(abilities({}, records)).share == pytest.approx(0.4)
 
 
-def output(forget, retain, decides=True):
+def output(forget, retain, decides=True, flagged=False):
     """Evidence about plain questions, after `selectivity`; (original, unlearned) probabilities of both sides."""
     records = {
         model: answer_records("forget", [forget[number]] * 10, [0.0] * 10)
         | answer_records("retain_verbatim", [retain[number]] * 10, [0.0] * 10)
         for number, model in enumerate(("original", "unlearned"))
     }
-    one = Evidence("output", "output", "before any attack", "forget_probability", decides=decides)
+    one = Evidence("output", "output", "before any attack", "forget_probability", decides=decides, flagged=flagged)
     selectivity({"units": {"forget": list(range(10)), "retain_verbatim": list(range(10))}}, records, [one])
     return one
 
@@ -83,6 +83,7 @@ def output(forget, retain, decides=True):
         ((0.9, 0.3), (0.9, 0.33), 0.03, False),  # both fell alike
         ((0.9, 0.9), (0.9, 0.9), 0.0, True),  # none fell
         ((0.9, 0.3), (0.9, 0.95), 0.65, True),
+        ((0.99, 0.989), (0.99, 0.98), -0.009, True),  # both fell surely, and by nothing: nothing is lost
     ],
 )
 def test_selectivity_by_hand(forget, retain, expected, decides):
@@ -93,6 +94,11 @@ def test_selectivity_by_hand(forget, retain, expected, decides):
     if not decides:
         drops = "the probability of retained facts fell by 0.57, that of forgotten ones by 0.60"
         assert one.note == f"ability lost, not forgetting: {drops}"
+
+
+def test_what_speaks_against_erasure_does_so_even_where_an_ability_is_lost():
+    one = output((0.99, 0.8), (0.99, 0.75), flagged=True)
+    assert one.note.startswith("ability lost") and one.decides and one.flagged
 
 
 def test_after_an_attack_that_trains_both_models_are_taken_after_it():
