@@ -326,8 +326,9 @@ def _not_measured(everything: list[Evidence], results: Mapping[str, Any], has_kn
     remarks += [f"not measured, {ability_label(name)}: {why}" for name, why in skipped.items()]
     if not has_knowledge and results.get("kinds"):
         remarks.append(
-            f"judged by answer probability, which confuses knowledge with confidence: column {results['kinds']!r} names no "
-            "two forgotten facts of one kind, with whose answers true ones could be compared; forget more people at once"
+            "judged by answer probability, which confuses knowledge with confidence: by column "
+            f"{results['kinds']!r} no two forgotten facts are of one kind, so there are no other answers to compare the "
+            "true ones with; forget more people at once"
         )
     elif not has_knowledge:
         remarks.append(
