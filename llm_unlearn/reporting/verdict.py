@@ -327,8 +327,8 @@ def _not_measured(everything: list[Evidence], results: Mapping[str, Any], has_kn
     if not has_knowledge and results.get("kinds"):
         remarks.append(
             "judged by answer probability, which confuses knowledge with confidence: by column "
-            f"{results['kinds']!r} no two forgotten facts are of one kind, so there are no other answers to compare the "
-            "true ones with; forget more people at once"
+            f"{results['kinds']!r} no two forgotten facts are of one kind, so there is nothing to compare true answers "
+            "with; forget more people at once"
         )
     elif not has_knowledge:
         remarks.append(
