@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,6 +62,13 @@ def method_of(name: str) -> Method:
         raise ValueError(f"methods: {taken[0]} in {name!r} is set for all methods alike; use {flag}")
     values = convert_fields(method.config, {field: value for field, _, value in pairs}, f"in --methods {name}")
     return replace(method, fixed={**method.fixed, **values})
+
+
+def controlled(name: str, methods: Sequence[str]) -> str | None:
+    """The compared method that a control is one of: with the same fields fixed, if that one is among the methods."""
+    own, changes = method_of(name).steps_of, name.partition(":")[2]
+    alike = own and f"{own}:{changes}"
+    return alike if alike in methods else own
 
 
 def trained_as(name: str) -> str:

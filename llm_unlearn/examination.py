@@ -23,10 +23,11 @@ from llm_unlearn.attacks import (
     split_facts,
     steps_to_half,
 )
+from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.attacks.counterfactual import PERTURBED
 from llm_unlearn.attacks.prompting import asked_otherwise
 from llm_unlearn.attacks.quantization import check_quantization
-from llm_unlearn.attacks.relearning import choose_left_out, forgotten_rows, merged_copy
+from llm_unlearn.attacks.relearning import choose_left_out, forgotten_rows
 from llm_unlearn.attacks.run import fact_ids_of, groups_of
 from llm_unlearn.data import UnlearningData, encode_dataset, row_format
 from llm_unlearn.data.encoding import IGNORED
@@ -132,7 +133,8 @@ class Examination:
         judged, not_measured = judged_sets(self.data, self.kinds, self.instructions), {}
         for name, rows in judged.sets.items():
             try:
-                encode_dataset(rows, self.processing_class, self.max_length, f"{name.replace('_', ' ')} set")
+                what = f"{name} set" if name in ("forget", "retain") else name
+                encode_dataset(rows, self.processing_class, self.max_length, what)
             except InputError as error:
                 asked = name.startswith("forget_") and "prompting" in self.attack_args.attacks
                 if asked or name in ("forget", "retain"):

@@ -136,7 +136,7 @@ def estimated_memory(trainer: UnlearnTrainer) -> dict[str, int]:
 def attack_memory(trainer: UnlearnTrainer, budget: AttackBudget) -> dict[str, int]:
     """About the bytes of a relearning step on the device, by what they are for; of two attackers, those of the larger.
 
-    As `estimated_memory`, with what `attacks.relearning.attackable_copy` makes of the model:
+    As `estimated_memory`, with what `attacks.copies.attackable_copy` makes of the model:
 
     - weights: those of the model itself and of its copy, all in float32 for the full attacker, and for the lora
       attacker as they are stored. With autocast, also the matrices in 16 bits, which the backward needs; with

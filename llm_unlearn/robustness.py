@@ -23,7 +23,7 @@ from accelerate.utils import parse_flag_from_env
 from rich.console import Console
 
 from llm_unlearn.arguments import arguments_to_dict
-from llm_unlearn.compared_methods import METHODS, Method, method_of, trained_as
+from llm_unlearn.compared_methods import METHODS, Method, controlled, method_of, trained_as
 from llm_unlearn.config import SAMConfig, SsiuuConfig, UnlearnConfig
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.examination import Examination, merge_results, reference_models
@@ -171,7 +171,12 @@ class Robustness:
         if len(rates) == 1:
             given = {name: rates[0] if rate is None else rate for name, rate in given.items()}
         chosen: dict[str, dict[str, Any]] = {
-            name: {"learning_rate": rate, "why": "the only one", "tried": [], "control_of": method_of(name).steps_of}
+            name: {
+                "learning_rate": rate,
+                "why": "the only one",
+                "tried": [],
+                "control_of": controlled(name, arguments.methods),
+            }
             for name, rate in given.items()
             if rate is not None
         }

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from builders import qa_rows, tiny_model, tiny_tokenizer
 
-from llm_unlearn.compared_methods import method_of, trained_as
+from llm_unlearn.compared_methods import controlled, method_of, trained_as
 from llm_unlearn.errors import InputError
 from llm_unlearn.recipe_arguments import AdapterArguments
 from llm_unlearn.reporting.price import lowest_of_means, reference_abilities
@@ -111,6 +111,11 @@ def test_a_name_may_fix_fields_of_its_configuration():
     assert method_of("ssiuu:regularizer_weight=auto").fixed["regularizer_weight"] == "auto"
     assert method_of("ssiuu").fixed == {"backbone": "npo"}
     assert trained_as("npo_equal_steps") == "npo" and trained_as("ssiuu:beta=1") == "ssiuu:beta=1"
+
+
+def test_a_control_is_one_of_the_method_with_the_same_fields():
+    methods = ["ssiuu", "ssiuu:beta=1", "ssiuu_shuffled", "ssiuu_shuffled:beta=1", "ssiuu_shuffled:beta=2"]
+    assert [controlled(name, methods) for name in methods] == [None, None, "ssiuu", "ssiuu:beta=1", "ssiuu"]
     RobustnessArguments(methods=["ssiuu", "ssiuu:beta=1", "npo"])
 
 

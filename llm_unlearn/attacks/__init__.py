@@ -1,6 +1,7 @@
 """Attacks that try to bring back what was unlearned."""
 
 from llm_unlearn.attacks.counterfactual import counterfactual_rows, knowledge_excess, true_rows
+from llm_unlearn.attacks.curves import steps_to_half
 from llm_unlearn.attacks.relearning import (
     AttackBudget,
     adversarial_reinjection,
@@ -8,7 +9,6 @@ from llm_unlearn.attacks.relearning import (
     leave_one_group_out,
     retain_relearning,
     split_facts,
-    steps_to_half,
 )
 from llm_unlearn.attacks.run import ATTACKS, DIRECT_ATTACKS, RELEARNING_ATTACKS, run_attack
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from llm_unlearn.attacks._variants import variant
-from llm_unlearn.attacks.relearning import merged_copy
+from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
 from llm_unlearn.scoring import score_answers, score_beside_made_up

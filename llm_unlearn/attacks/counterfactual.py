@@ -114,7 +114,7 @@ def knowledge_excess(
         `probability` and `exact_match`, each {excess, interval, p_value, recovered, recovered_counterfactual};
         `excess_before`: the same of the model as it is, over all facts; `pairs`: the seeds and excesses of each;
         `control`: the column of kinds, "perturbed_answer" or "all rows"; `resampled`: "person" or "fact"; `true` and
-        `counterfactual` (by derangement seed): outcomes as `relearning.summarize_runs` gives them, with the values of
+        `counterfactual` (by derangement seed): outcomes as `curves.summarize_runs` gives them, with the values of
         each row, and in `before_by_index` those before the attack.
 
     Raises:

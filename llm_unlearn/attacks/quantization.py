@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from llm_unlearn.attacks._variants import variant
-from llm_unlearn.attacks.relearning import merged_copy
+from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
 from llm_unlearn.modeling import never_repacked

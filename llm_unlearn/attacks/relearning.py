@@ -16,27 +16,23 @@ arXiv 2406.13356 (benign relearning).
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from llm_unlearn.attacks.copies import attackable_copy
+from llm_unlearn.attacks.curves import RecoveryCurve, summarize_runs
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
 from llm_unlearn.finetuning import finetune
-from llm_unlearn.metrics import knowledge
-from llm_unlearn.precision import stored_dtype, with_master_weights
-from llm_unlearn.scoring import score_answers, score_beside_made_up
+from llm_unlearn.scoring import score_answers
 
 ATTACKERS = ("full", "lora")
-SCORES = ("forget_exact_match", "forget_probability", "retain_exact_match", "retain_probability")
-KNOWLEDGE = ("forget_knowledge", "retain_knowledge")  # at the step at which the forget probability is highest
 SAMPLE_TEXTS = 6  # rows whose answers are generated after an attack, for readers: a page has room for no more
 
 Answerer = Callable[[PreTrainedModel, list[int]], list[str]]  # (attacked model, forget row numbers) -> its answers
@@ -307,7 +303,7 @@ def _attack(
                 "forget": ([forget_rows[i] for i in choice.scored], beside.forget(choice.scored)),
                 "retain": (retain_rows, beside.retain),
             }
-            run = _Curve(attacked, sets, budget, progress)
+            run = RecoveryCurve(attacked, sets, budget.steps, budget.score_every, progress)
             run.score(0)
             lost = relearn(attacked, choice.training_rows, budget, learning_rate, seed, run.after_step)
             best = max(run.points, key=lambda point: point["forget_probability"])
@@ -355,149 +351,7 @@ def relearn(
     )
 
 
-def merged_copy(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """A copy in the type that the model is stored in; an adapter that it has is merged, as an attacker would."""
-    copied = _copy(model)
-    return copied.merge_and_unload() if isinstance(copied, PeftModel) else copied
-
-
-def attackable_copy(model: PreTrainedModel, lora_r: int | None = None, seed: int = 0) -> PreTrainedModel | PeftModel:
-    """A copy that can be trained; an adapter that the model has is merged, as an attacker would.
-
-    What is trained is in float32. Where the model is stored in 16 bits, forwards still compute in 16: see
-    `precision.with_master_weights`. Under a new adapter, weights in bfloat16 stay as they are stored.
-
-    Args:
-        lora_r: rank of a new adapter on every linear map of the blocks (scaling 2, as the recipes have it); None: every
-            weight is trained.
-        seed: of the new adapter's first weights, which change nothing before the first step.
-    """
-    attacked, stored = _copy(model), stored_dtype(model)
-    # Gradients would leave the range of float16, also those of an adapter on it.
-    in_float32 = stored == torch.float16 or (stored == torch.bfloat16 and lora_r is None)
-    if in_float32:
-        attacked.float()  # before an adapter is merged, whose small values 16 bits would round away
-    if isinstance(attacked, PeftModel):
-        attacked = attacked.merge_and_unload()
-    if in_float32:
-        attacked = with_master_weights(attacked, stored)
-    if lora_r is None:
-        return attacked.requires_grad_(True)
-    adapter = LoraConfig(r=lora_r, lora_alpha=2 * lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
-    with torch.random.fork_rng(devices=[]):  # adapters get their first weights on the processor
-        torch.default_generator.manual_seed(seed)
-        return get_peft_model(attacked, adapter)
-
-
-def _copy(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
-    """A copy without the autocast that Accelerate put around a model that was trained in mixed precision.
-
-    Else the unlearned model would be attacked in another precision than the original, which comes from its files.
-    """
-    copied = copy.deepcopy(model)
-    if vars(copied).pop("_original_forward", None) is not None:
-        del copied.forward
-    return copied
-
-
-def summarize_runs(runs: list[dict]) -> dict:
-    """The attack's result: maxima along the mean curve over seeds of the strongest attacker and learning rate.
-
-    Returns:
-        The scores (each the maximum along `curve`; those on retain rows where there are any; knowledge where there are
-        made-up answers, at the step of the highest forget probability), `attacker` and
-        `learning_rate` (with the highest forget probability), `curve` (mean over seeds, a point per scored step, step 0
-        first) and `runs`. Where groups were left out, `curve` is the mean over all their rows, and `groups` has for
-        each of them `rows` (how many) and the same scores of its own. Where texts were asked for, the first run of
-        every attacker and learning rate has `answers`: {"step": the last, "by_index": {row: greedy answer}}, of a few
-        of the rows that it scored.
-    """
-    by_choice: dict[tuple[str, float], list[dict]] = {}
-    for run in runs:
-        by_choice.setdefault((run["attacker"], run["learning_rate"]), []).append(run)
-    curves = {choice: _mean_curve(group) for choice, group in by_choice.items()}
-    strongest = max(curves, key=lambda choice: max(point["forget_probability"] for point in curves[choice]))
-    curve = curves[strongest]
-    summary = _maxima(curve) | dict(zip(("attacker", "learning_rate"), strongest, strict=True)) | {"curve": curve}
-    by_group: dict[str, list[dict]] = {}
-    for run in by_choice[strongest]:
-        if "group" in run:
-            by_group.setdefault(run["group"], []).append(run)
-    if by_group:
-        summary["groups"] = {
-            name: {"rows": len(group[0]["value_by_index"])} | _maxima(_mean_curve(group))
-            for name, group in by_group.items()
-        }
-    return summary | {"runs": runs}
-
-
-def steps_to_half(curve: list[dict], original_probability: float | None) -> int | None:
-    """The first scored step at which the forget probability is at least half of the original model's.
-
-    Args:
-        curve: of a result of `summarize_runs`.
-        original_probability: the original's mean forget probability on the same rows, before any attack.
-
-    Returns:
-        The number of steps; None where the original is unknown, or half of it was never reached.
-    """
-    if original_probability is None:
-        return None
-    reached = (point["step"] for point in curve if point["forget_probability"] >= original_probability / 2)
-    return next(reached, None)
-
-
 def _evenly_spread(values: Sequence, count: int) -> list:
     """All of the values, or `count` of them."""
     count = min(count, len(values))
     return [values[i * len(values) // count] for i in range(count)]
-
-
-def _maxima(curve: list[dict]) -> dict[str, float]:
-    strongest = max(curve, key=lambda point: point["forget_probability"])
-    maxima = {name: max(point[name] for point in curve) for name in SCORES if name in curve[0]}
-    return maxima | {name: strongest[name] for name in KNOWLEDGE if name in strongest}
-
-
-def _mean_curve(runs: list[dict]) -> list[dict]:
-    """The mean over runs: every seed counts alike, and of groups that were left out every row."""
-    weights = [len(run["value_by_index"]) if "group" in run else 1 for run in runs]
-    return [_mean_point(points, weights) for points in zip(*(run["curve"] for run in runs), strict=True)]
-
-
-def _mean_point(points: tuple[dict, ...], weights: list[int]) -> dict:
-    means = {
-        name: sum(weight * point[name] for weight, point in zip(weights, points, strict=True)) / sum(weights)
-        for name in (*SCORES, *KNOWLEDGE)
-        if all(name in point for point in points)
-    }
-    return {"step": points[0]["step"]} | means
-
-
-class _Curve:
-    """Scores a model while it relearns: on two sets of rows, each with its made-up answers."""
-
-    def __init__(self, model, sets: dict[str, tuple], budget: AttackBudget, progress: tqdm):
-        self.model, self.sets, self.budget, self.progress = model, sets, budget, progress
-        self.points: list[dict] = []
-        self.values: dict[int, dict[str, list[dict]]] = {}  # step -> set -> values of each row
-
-    def score(self, step: int) -> None:
-        point, self.values[step] = {"step": step}, {}
-        for name, (rows, made_up) in self.sets.items():
-            scores, wins = score_beside_made_up(self.model, rows, made_up)
-            values = [{"probability": one.probability, "exact_match": float(one.exact_match)} for one in scores]
-            for value, won in zip(values, wins, strict=False):
-                value["wins"] = won
-            self.values[step][name] = values
-            if scores:
-                point[f"{name}_exact_match"] = sum(score.exact_match for score in scores) / len(scores)
-                point[f"{name}_probability"] = sum(score.probability for score in scores) / len(scores)
-            if wins and (known := knowledge({str(i): value for i, value in enumerate(values)})) is not None:
-                point[f"{name}_knowledge"] = known
-        self.points.append(point)
-
-    def after_step(self, step: int) -> None:
-        self.progress.update()
-        if step % self.budget.score_every == 0 or step == self.budget.steps:
-            self.score(step)

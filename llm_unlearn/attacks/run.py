@@ -62,7 +62,7 @@ def run_attack(
         kinds: column that says which answers are of a kind: true ones are compared with made-up ones, too (knowledge).
 
     Returns:
-        Of `RELEARNING_ATTACKS` what `relearning.summarize_runs` returns, sample texts included, and "retain_units", the
+        Of `RELEARNING_ATTACKS` what `curves.summarize_runs` returns, sample texts included, and "retain_units", the
         number of the person that each retain row scored along the curve is about; of `DIRECT_ATTACKS`
         {"variants": {name: scores}}, with further keys that each describes.
 

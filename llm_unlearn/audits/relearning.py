@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from llm_unlearn.attacks.relearning import AttackBudget, attackable_copy, relearn, split_facts
+from llm_unlearn.attacks.copies import attackable_copy
+from llm_unlearn.attacks.relearning import AttackBudget, relearn, split_facts
 from llm_unlearn.audits.influence import ModelInfluence, neuron_influence
 from llm_unlearn.data.collators import EncodedRow
 

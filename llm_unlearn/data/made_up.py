@@ -12,6 +12,7 @@ from collections.abc import Container, Sequence
 from datasets import Dataset
 
 from llm_unlearn.data.formats import Prompt
+from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
 
@@ -100,10 +101,10 @@ def with_made_up_answers(dataset: Dataset, column: str | None) -> Dataset:
         return dataset
     answers = MadeUpAnswers(dataset, column)
     if "options" not in dataset.column_names:
-        return dataset.add_column(MADE_UP, [answers.of(row) for row in range(len(dataset))])
+        return with_column(dataset, MADE_UP, [answers.of(row) for row in range(len(dataset))])
     chosen = [answers.of(row, most=len(dataset[row]["options"]) - 1) for row in range(len(dataset))]
     questions = [_asked_with(row, made_up) for row, made_up in zip(dataset, chosen, strict=True)]
-    return dataset.add_column(MADE_UP, chosen).add_column(MADE_UP_QUESTION, questions)
+    return with_column(with_column(dataset, MADE_UP, chosen), MADE_UP_QUESTION, questions)
 
 
 def _asked_with(row: dict, made_up: Sequence[str]) -> str:

@@ -74,7 +74,7 @@ def retained_queries(data: UnlearningData, most: int = MOST_RETAINED) -> dict[st
     wanted = {row.get("fact_id", number) for number, row, _, _ in chosen}
     rows = [number for number, row in enumerate(source) if row.get("fact_id", number) in wanted]
     given = {style: rows.select(spread(list(range(len(rows))), most)) for style, rows in data.retain_queries.items()}
-    verbatim = source.select(rows).add_column("row", rows)
+    verbatim = with_column(source.select(rows), "row", rows)
     return {"verbatim": verbatim, **_asked_otherwise(chosen, facts, _facts_of_others(data), given)}
 
 
@@ -241,6 +241,11 @@ def _nearest_questions(forgotten: Sequence[Numbered], others: Sequence[Numbered]
         if shared[best] > 0:
             nearest[others[best][0]] = None
     return list(nearest)
+
+
+def with_column(rows: Dataset, name: str, values: list) -> Dataset:
+    """The rows with one more column; `add_column` shows a progress bar where rows were selected before."""
+    return Dataset.from_dict({column: list(rows[column]) for column in rows.column_names} | {name: values})
 
 
 def spread(numbers: list[int], most: int) -> list[int]:

@@ -11,8 +11,8 @@ from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from llm_unlearn.attacks import quantization as module
+from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.attacks.quantization import FORMATS, check_quantization, quantization, quantized_copy
-from llm_unlearn.attacks.relearning import merged_copy
 from llm_unlearn.errors import InputError
 from llm_unlearn.exact_quantization import dequantized
 from llm_unlearn.outcomes import weights_digest

@@ -17,7 +17,9 @@ from llm_unlearn.attacks import (
     split_facts,
     steps_to_half,
 )
-from llm_unlearn.attacks.relearning import SCORES, attackable_copy, choose_left_out, forgotten_rows, summarize_runs
+from llm_unlearn.attacks.copies import attackable_copy
+from llm_unlearn.attacks.curves import SCORES, summarize_runs
+from llm_unlearn.attacks.relearning import choose_left_out, forgotten_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.finetuning import finetune
 from llm_unlearn.scoring import score_answers
