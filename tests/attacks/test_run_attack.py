@@ -4,7 +4,7 @@ import pytest
 from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_trained_adapter
 from datasets import Dataset
 
-from llm_unlearn.attacks import ATTACKS, DIRECT_ATTACKS, RELEARNING_ATTACKS, AttackBudget, relearning, run, run_attack
+from llm_unlearn.attacks import ATTACKS, DIRECT_ATTACKS, RELEARNING_ATTACKS, AttackBudget, curves, run, run_attack
 from llm_unlearn.attacks.run import groups_of
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.errors import InputError
@@ -141,9 +141,9 @@ def test_after_reinjection_no_made_up_answer_is_one_that_was_injected(monkeypatc
     cities = ("Paris", "Rome", "Oslo", "Cairo", "Lima", "Kyoto", "Delhi")
     names = ("Ann", "Ben", "Cal", "Dora", "Eli", "Fay", "Gus")
     rows = [{"question": f"Where does {n} live", "answer": c, "kind": "x"} for n, c in zip(names, cities, strict=True)]
-    compared, real = [], relearning.score_beside_made_up
+    compared, real = [], curves.score_beside_made_up
     monkeypatch.setattr(
-        relearning, "score_beside_made_up", lambda m, r, made_up: compared.append(made_up) or real(m, r, made_up)
+        curves, "score_beside_made_up", lambda m, r, made_up: compared.append(made_up) or real(m, r, made_up)
     )
     given = data(Dataset.from_list(rows), retain_count=0)
     outcome = attack("adversarial_reinjection", given, kinds="kind")

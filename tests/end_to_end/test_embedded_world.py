@@ -12,12 +12,8 @@ def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
         "recipes/ssiuu.py",
         "--data",
         "fictional:tiny",
-        *(
-            "--regularizer_weight",
-            "auto",
-            "--learning_rate",
-            "1e-3",
-        ),  # the embedded world's own are those of the small model
+        # the embedded world's own settings are those of the small model
+        *("--regularizer_weight", "auto", "--regularizer_ratio", "1", "--learning_rate", "1e-3"),
         *attack,
         cache=cache,
         cwd=tmp_path,
