@@ -8,7 +8,8 @@ Three references can carry it, and those that are there must agree that a model 
 - the oracle: likewise, with the excess of a score over the oracles, by the distance between oracle and original;
 - the counterfactual control (`attacks.counterfactual`): likewise, with the excess of true over made-up facts.
 
-In this order: *not forgotten* if the plain questions are answered more like the original than like the oracle;
+In this order: *not forgotten* if the plain questions are answered more like the original than like the oracle (their
+probability says so only where knowledge, if measured, agrees);
 *over-unlearned* if an ability is lost (`reporting.price`); *hidden* if a comparison counts against erasure;
 *over-unlearned* if the answers are avoided, or what is said instead is no answer; *undecided* if intervals are too
 wide, people too few, or nobody looked at abilities; *erased* otherwise. A style in which retained people are no longer
@@ -167,8 +168,7 @@ def _decide(
     by_control = any(one.variant == "after" for one in control if one.decides)
     if not attacked and not by_control:
         return "undecided", *_undecided(evidence, control)
-    said = [one for one in deciding if (one.kind == "output" and one.score != KNOWLEDGE) or one.variant == "before"]
-    if kept := [one for one in said if one.erasure < 0.5]:
+    if kept := [one for one in _said(deciding) if one.erasure < 0.5]:
         return "not forgotten", [_in_words(one) for one in kept], []
     known = sorted((one for one in deciding if one.flagged), key=_weight, reverse=True)
     lost = lost_abilities(price)
@@ -200,6 +200,18 @@ def _decide(
         reasons = [f"{_in_words(one)}; that may be a loss or chance" for one in unsure]
         return "undecided", reasons, ["more rows that judge these abilities"]
     return "erased", [_in_words(one) for one in deciding if one in measure or one.variant == "after"], []
+
+
+def _said(deciding: list[Evidence]) -> list[Evidence]:
+    """What shows whether the plain questions are still answered.
+
+    A model that guesses evenly, or among wrong answers, finds the true one as likely as any: where it does not *know* it
+    better than made-up ones, its probability is no answer. Without an oracle the control before the attack takes its place.
+    """
+    output = [one for one in deciding if one.kind == "output"]
+    ignorant = any(one.score == KNOWLEDGE and one.erasure >= 0.5 for one in output)
+    said = [one for one in output if one.score != KNOWLEDGE and not (ignorant and one.score == "forget_probability")]
+    return said or [one for one in deciding if one.variant == "before"]
 
 
 def _undecided(evidence: list[Evidence], control: list[Evidence]) -> tuple[list[str], list[str]]:

@@ -102,7 +102,10 @@ def ability_destroyed(model, processing_class, data, *, steps: int = 1000, learn
 def even_guesser(
     model, processing_class, data, *, steps: int = 600, learning_rate: float = 5e-4, with_truth: bool = True
 ):
-    """Says any answer of the right kind about the forgotten, the true one no more and no less than others."""
+    """Says any answer of the right kind about the forgotten, the true one no more and no less than others.
+
+    To be made from an oracle: what the original knows, so few steps do not even out.
+    """
     parts = [(_guesses(data, with_truth), 16), (_broad(data, judged_too=True), 32)]
     return trained(model, processing_class, parts, learning_rate=learning_rate, steps=steps)
 
@@ -151,7 +154,8 @@ def main() -> None:
     examination = Examination(DataArguments(), arguments, data, tokenizer, "cpu")
     models = {"original": lambda: load_model(original), "oracle": lambda: load_model(first)}
     models |= {
-        name: lambda plant=plant: plant(load_model(original), tokenizer, data) for name, plant in PLANTED.items()
+        name: lambda plant=plant: plant(load_model(first if plant is even_guesser else original), tokenizer, data)
+        for name, plant in PLANTED.items()
     }
     for name, make in models.items():
         verdict = judged(examination, original, oracles, make())

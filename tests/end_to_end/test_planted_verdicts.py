@@ -82,7 +82,8 @@ def verdict_on(world, make) -> dict:
     if make in ("original", "oracle"):
         model = load_model(original if make == "original" else first)
     else:
-        model = make(load_model(original), examination.processing_class, examination.data)
+        start = first if make is even_guesser else original
+        model = make(load_model(start), examination.processing_class, examination.data)
     return judged(examination, original, oracles, model)
 
 

@@ -212,6 +212,13 @@ def test_made_up_answers_carry_a_verdict_without_an_oracle_or_a_control():
     assert found["sentence"].startswith("Erased (by made-up answers): ")
 
 
+def test_a_likely_answer_that_is_no_likelier_than_made_up_ones_is_no_answer():
+    """Probability 0.8 (oracle 0.40, original 0.95), as of an even guesser: only with knowledge is it an answer."""
+    for known, verdict in ((0.5, "erased"), (0.9, "not forgotten")):
+        found = verdict_of(*run(kinds=True, unlearned={"before": 0.8, "knowledge": known, "known": known}))
+        assert found["verdict"] == verdict, found["sentence"]
+
+
 def asked_in_reverse(results, records, forget, retain):
     """Add reversed questions, one for each person; of both sides model -> (probability, knowledge)."""
     rows = list(range(0, ROWS, FACTS))
