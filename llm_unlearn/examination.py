@@ -253,7 +253,7 @@ class Examination:
         scores, records = {}, {}
         for name, source in models.items():
             with self.timed("score"):
-                records[name] = self.judge(self.load_model(source) if isinstance(source, str) else source)
+                records[name] = self._records(source)
             scores[name] = summarize(records[name])
         with self.timed("fluency"):
             self._add_fluency(records)
@@ -336,6 +336,18 @@ class Examination:
         model = self.load_model(unlearned) if isinstance(unlearned, str) else unlearned
         rows = encode_dataset(self.data.forget, self.processing_class, self.max_length, "forget set")
         return forgotten_rows(model, rows)
+
+    def _records(self, source: PreTrainedModel | str) -> Records:
+        """As `judge`, of a model or its folder; an embedded model's records are remembered beside it."""
+        if not isinstance(source, str):
+            return self.judge(source)
+        shared, find = outcomes_folder(source), lambda: self.judge(self.load_model(source))
+        if shared is None:
+            return find()
+        rows = {name: dataset.to_list() for name, dataset in self.judged.sets.items()}
+        settings = [self.judged.generated, self._max_new_tokens, self.max_length]
+        key = ["scores", source, rows, self.processing_class.chat_template, settings]
+        return remember(shared / f"{digest_of(key)}.json", key, find)
 
     def judge(self, model: PreTrainedModel) -> Records:
         """Per-row records on everything that models are judged on (`examining.abilities`), in one pass."""

@@ -71,6 +71,23 @@ def test_every_model_meets_the_same_attack_and_steps_to_half_are_those_of_the_or
     assert results["attacks"]["adversarial_reinjection"]["oracle"]["steps_to_half"] is None  # two steps teach nothing
 
 
+def test_an_embedded_models_scores_are_remembered_beside_it_as_long_as_the_questions_stay(
+    models, tmp_path, monkeypatch
+):
+    judged, real = [], Examination.judge
+
+    def judge(self, model):
+        judged.append(model)
+        return real(self, model)
+
+    monkeypatch.setattr(Examination, "judge", judge)
+    monkeypatch.setattr(examination, "outcomes_folder", lambda path: tmp_path if path == models["original"] else None)
+    results = [examining(attacks=["prompting"]).examine(models["original"], [], unlearned(2)) for _ in range(2)]
+    assert results[0] == results[1] and len(judged) == 3  # the unlearned model, whose weights no folder fixes, twice
+    examining(forget=qa_rows(7), attacks=["prompting"]).examine(models["original"], [], None)
+    assert len(judged) == 4
+
+
 def test_a_repeated_examination_runs_no_attack_again(models, ran, tmp_path):
     first, _ = examining(tmp_path).examine(models["original"], [models["oracle"]], unlearned(2))
     assert len(ran) == 3

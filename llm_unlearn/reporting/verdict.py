@@ -205,8 +205,9 @@ def _decide(
 def _said(deciding: list[Evidence]) -> list[Evidence]:
     """What shows whether the plain questions are still answered.
 
-    A model that guesses evenly, or among wrong answers, finds the true one as likely as any: where it does not *know* it
-    better than made-up ones, its probability is no answer. Without an oracle the control before the attack takes its place.
+    A model that guesses evenly, or among wrong answers, finds the true one as likely as any: where it does not *know*
+    it better than made-up ones, its probability is no answer. Without an oracle the control before the attack stands
+    in for it.
     """
     output = [one for one in deciding if one.kind == "output"]
     ignorant = any(one.score == KNOWLEDGE and one.erasure >= 0.5 for one in output)
