@@ -59,6 +59,7 @@ def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
     assert len(list((tmp_path / "outputs" / "benchmark" / "attacks").iterdir())) == 6  # two attacks on three models
 
 
+@pytest.mark.long
 def test_the_counterfactual_control_needs_no_oracle_and_is_not_run_twice(cache, tmp_path):
     flags = (
         "--data",

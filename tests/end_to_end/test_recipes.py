@@ -148,7 +148,13 @@ def hub_like_models(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "recipe"), [("llama", "npo"), ("gpt2", "ssiuu"), ("qwen2", "gradient_ascent"), ("gpt2", "sam")]
+    ("family", "recipe"),
+    [
+        ("gpt2", "ssiuu"),
+        pytest.param("llama", "npo", marks=pytest.mark.long),
+        pytest.param("qwen2", "gradient_ascent", marks=pytest.mark.long),
+        pytest.param("gpt2", "sam", marks=pytest.mark.long),
+    ],
 )
 def test_tofu_with_a_local_model_runs_to_the_end(family, recipe, hub_like_models, shared_data, cache, tmp_path):
     tofu = tmp_path / "tofu"  # the same files, shortened: byte-level tokens are many

@@ -56,6 +56,7 @@ def test_methods_are_matched_judged_and_never_trained_twice(cache, tmp_path, mon
     assert len(report([str(tmp_path)])) == 3  # all pages, and the table
 
 
+@pytest.mark.long
 def test_what_cannot_be_compared_is_refused_before_anything_runs(cache, tmp_path, monkeypatch, trained):
     monkeypatch.setenv("LLM_UNLEARN_CACHE", str(cache))
     for flags, message in (

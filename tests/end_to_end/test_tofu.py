@@ -82,6 +82,7 @@ def test_two_processes_write_what_one_writes(one_process, cache, tmp_path):
         assert (tmp_path / "outputs" / "tofu" / name).read_bytes() == (one_process[0] / name).read_bytes(), name
 
 
+@pytest.mark.long
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(one_process, cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLM_UNLEARN_CACHE", str(cache))
@@ -142,7 +143,10 @@ def test_a_retain_log_of_another_split_is_an_error_before_a_model_is_loaded(shar
     assert f"--retain_logs {retain}, forget_truth_ratio: 400 rows, but the forget set has 40" in error
 
 
-@pytest.mark.parametrize("script", ["tofu.py", "speed.py eval", "benign_relearning.py"])
+@pytest.mark.parametrize(
+    "script",
+    ["tofu.py", *(pytest.param(name, marks=pytest.mark.long) for name in ("speed.py eval", "benign_relearning.py"))],
+)
 def test_a_dry_run_trains_and_judges_nothing(script, tmp_path):
     name, *command = script.split()
     done = subprocess.run(

@@ -114,6 +114,7 @@ def control(output: Path, model: str) -> tuple[float, float]:
     return tuple(results["counterfactual"][model]["probability"]["interval"])
 
 
+@pytest.mark.long
 def test_the_original_is_not_forgotten(world):
     verdict, _ = judged(world, world / "references" / "original")
     assert (verdict["verdict"], verdict["by"]) == (
@@ -122,6 +123,7 @@ def test_the_original_is_not_forgotten(world):
     )
 
 
+@pytest.mark.long
 def test_an_oracle_that_is_not_among_the_references_has_erased(world):
     verdict, output = judged(world, world / "references" / "oracle-2")
     assert verdict["verdict"] == "erased", verdict["reasons"]
@@ -189,6 +191,7 @@ def test_an_attack_written_anew_lands_in_the_interval_that_is_reported(npo):
     assert low <= sum(recovered) / 3 <= high
 
 
+@pytest.mark.long
 def test_plain_gradient_ascent_has_over_unlearned(world, npo, tmp_path):
     shutil.copytree(npo / "attacks", tmp_path / "attacks")  # those on the references are remembered
     flags = ("--retain_loss=none", "--learning_rate=1e-3", "--max_steps=30", "--per_device_train_batch_size=16")
