@@ -314,7 +314,7 @@ class Examination:
                 path = source if isinstance(source, str) else None
                 model = self.load_model(source) if path else source
                 shared = outcomes_folder(path) if path else None
-                identity = path if shared else weights_digest(merged_copy(model))
+                identity = self._identity(path) if shared else weights_digest(merged_copy(model))
                 for attack in missing:
                     known = outcomes.get((name, "adversarial_reinjection")) if pool is None else None
                     outcome = self.attack(attack, model, name, identity, shared, pool, known, wait=wait)
@@ -337,6 +337,10 @@ class Examination:
         rows = encode_dataset(self.data.forget, self.processing_class, self.max_length, "forget set")
         return forgotten_rows(model, rows)
 
+    def _identity(self, embedded_path: str) -> str:
+        """What fixes the weights of an embedded model here: its folder's name, and the type they are loaded in."""
+        return f"{embedded_path} {self.data_args.dtype}"
+
     def _records(self, source: PreTrainedModel | str) -> Records:
         """As `judge`, of a model or its folder; an embedded model's records are remembered beside it."""
         if not isinstance(source, str):
@@ -346,7 +350,7 @@ class Examination:
             return find()
         rows = {name: dataset.to_list() for name, dataset in self.judged.sets.items()}
         settings = [self.judged.generated, self._max_new_tokens, self.max_length]
-        key = ["scores", source, rows, self.processing_class.chat_template, settings]
+        key = ["scores", self._identity(source), rows, self.processing_class.chat_template, settings]
         return remember(shared / f"{digest_of(key)}.json", key, find)
 
     def judge(self, model: PreTrainedModel) -> Records:

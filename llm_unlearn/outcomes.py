@@ -15,7 +15,7 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 6  # raise it when attacks change in a way that the keys do not show
+FORMAT = 6  # raise it when attacks or scores change in a way that the keys do not show
 
 
 def digest_of(key: object) -> str:

@@ -88,6 +88,18 @@ def test_an_embedded_models_scores_are_remembered_beside_it_as_long_as_the_quest
     assert len(judged) == 4
 
 
+def test_what_is_remembered_of_an_embedded_model_is_not_of_another_dtype(models, ran, tmp_path, monkeypatch):
+    monkeypatch.setattr(examination, "outcomes_folder", lambda path: tmp_path)
+    found = {}
+    for dtype in ("float32", "bfloat16", "float32"):
+        one = examining()
+        one.data_args.dtype = dtype
+        found.setdefault(dtype, []).append(one.examine(models["original"], [], None))
+    assert len(ran) == 2 and found["float32"][0] == found["float32"][1]
+    scores = [found[dtype][0][0]["scores"]["original"] for dtype in ("float32", "bfloat16")]
+    assert scores[0] != scores[1]
+
+
 def test_a_repeated_examination_runs_no_attack_again(models, ran, tmp_path):
     first, _ = examining(tmp_path).examine(models["original"], [models["oracle"]], unlearned(2))
     assert len(ran) == 3

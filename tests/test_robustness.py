@@ -111,12 +111,12 @@ def test_a_name_may_fix_fields_of_its_configuration():
     assert method_of("ssiuu:regularizer_weight=auto").fixed["regularizer_weight"] == "auto"
     assert method_of("ssiuu").fixed == {"backbone": "npo"}
     assert trained_as("npo_equal_steps") == "npo" and trained_as("ssiuu:beta=1") == "ssiuu:beta=1"
+    RobustnessArguments(methods=["ssiuu", "ssiuu:beta=1", "npo"])
 
 
 def test_a_control_is_one_of_the_method_with_the_same_fields():
     methods = ["ssiuu", "ssiuu:beta=1", "ssiuu_shuffled", "ssiuu_shuffled:beta=1", "ssiuu_shuffled:beta=2"]
     assert [controlled(name, methods) for name in methods] == [None, None, "ssiuu", "ssiuu:beta=1", "ssiuu"]
-    RobustnessArguments(methods=["ssiuu", "ssiuu:beta=1", "npo"])
 
 
 @pytest.mark.parametrize(("name", "weight"), [("npo", 1.0), ("npo:general_weight=0", 0.0), ("gradient_ascent", 0.0)])

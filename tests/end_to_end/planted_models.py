@@ -137,6 +137,11 @@ PLANTED = {
 }
 
 
+def planted(plant, original: str, oracle: str, processing_class, data) -> PreTrainedModel:
+    """A planted model, made from where it has to begin."""
+    return plant(load_model(oracle if plant is even_guesser else original), processing_class, data)
+
+
 def judged(examination: Examination, original: str, oracles: list[str], model: PreTrainedModel) -> dict:
     """The verdict on a model, with what it rests on."""
     return verdict_of(*examination.examine(original, oracles, model))
@@ -154,8 +159,7 @@ def main() -> None:
     examination = Examination(DataArguments(), arguments, data, tokenizer, "cpu")
     models = {"original": lambda: load_model(original), "oracle": lambda: load_model(first)}
     models |= {
-        name: lambda plant=plant: plant(load_model(first if plant is even_guesser else original), tokenizer, data)
-        for name, plant in PLANTED.items()
+        name: lambda plant=plant: planted(plant, original, first, tokenizer, data) for name, plant in PLANTED.items()
     }
     for name, make in models.items():
         verdict = judged(examination, original, oracles, make())

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 
 import pytest
-from planted_models import ability_destroyed, even_guesser, judged, layered, refusing
+from planted_models import ability_destroyed, even_guesser, judged, layered, planted, refusing
 
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.data.fictional import build_world
@@ -82,8 +82,7 @@ def verdict_on(world, make) -> dict:
     if make in ("original", "oracle"):
         model = load_model(original if make == "original" else first)
     else:
-        start = first if make is even_guesser else original
-        model = make(load_model(start), examination.processing_class, examination.data)
+        model = planted(make, original, first, examination.processing_class, examination.data)
     return judged(examination, original, oracles, model)
 
 
