@@ -9,10 +9,10 @@ unlearn: $(VENV)/installed
 	$(BIN)/accelerate launch recipes/ssiuu.py
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
