@@ -15,6 +15,7 @@ from llm_unlearn.data import UnlearningData
 from llm_unlearn.embedded import RECIPE_DEFAULTS
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import COUNTERFACTUAL, Examination, reference_models
+from llm_unlearn.files.run_files import write_json, write_rows
 from llm_unlearn.model_files import check_model_path
 from llm_unlearn.modeling import check_models
 from llm_unlearn.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ranges
@@ -23,7 +24,6 @@ from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, Data
 from llm_unlearn.reporting.robustness import report_robustness
 from llm_unlearn.resources import check_output_dir
 from llm_unlearn.robustness import Robustness, RobustnessArguments, RobustnessConfig, become_worker
-from llm_unlearn.run_files import write_json, write_rows
 
 EMBEDDED_LEARNING_RATES = [3e-4, 1e-3, 3e-3]
 EMBEDDED_FULL_LEARNING_RATES = [3e-5, 1e-4, 3e-4]

@@ -14,7 +14,7 @@ from peft import PeftModel
 
 from llm_unlearn.arguments import arguments_to_dict
 from llm_unlearn.errors import HubError, InputError, LeakError, StorageError
-from llm_unlearn.run_files import pinned, write_json, write_rows
+from llm_unlearn.files.run_files import pinned, write_json, write_rows
 
 
 class CheckedUploads:

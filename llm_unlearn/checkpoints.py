@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
-from llm_unlearn.all_processes import failing_together
 from llm_unlearn.checkpoint_folders import (
     RECORD,
     TRAINER_STATE,
@@ -34,7 +33,8 @@ from llm_unlearn.checkpoint_folders import (
     remove_oldest,
 )
 from llm_unlearn.errors import InputError, StorageError
-from llm_unlearn.outcomes import weights_digest
+from llm_unlearn.files.all_processes import failing_together
+from llm_unlearn.files.outcomes import weights_digest
 from llm_unlearn.sharding import sharding_of
 
 UNFINISHED = "unfinished-checkpoint"

@@ -37,9 +37,9 @@ from llm_unlearn.embedded import outcomes_folder
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import JudgedSets, ability_scores, judged_sets
 from llm_unlearn.examining.fluency import fluency_records
+from llm_unlearn.files.outcomes import digest_of, remember, weights_digest
 from llm_unlearn.judging import Records, judge, summarize
 from llm_unlearn.modeling import quantization_config, use_suitable_cpu_threads
-from llm_unlearn.outcomes import digest_of, remember, weights_digest
 from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 from llm_unlearn.sharding import whole_models
 

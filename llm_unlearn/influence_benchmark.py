@@ -29,6 +29,7 @@ from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.embedded import RECIPE_DEFAULTS
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import reference_models
+from llm_unlearn.files.run_files import write_json
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.model_files import check_model_path
 from llm_unlearn.modeling import check_models
@@ -38,7 +39,6 @@ from llm_unlearn.recipe_arguments import parse_for_model
 from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
 from llm_unlearn.reporting.influence_table import influence_sections, markdown, print_sections
 from llm_unlearn.resources import check_output_dir
-from llm_unlearn.run_files import write_json
 
 console = Console(highlight=False, width=max(Console().width, 110))  # narrower, the tables would lose digits
 

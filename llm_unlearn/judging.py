@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm_unlearn.batches import BatchRunner
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.made_up import MADE_UP, MADE_UP_QUESTION
 from llm_unlearn.errors import InputError
+from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.metrics import (
     aggregate,
     exact_memorization,

@@ -16,12 +16,13 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from llm_unlearn.all_processes import failing_together
 from llm_unlearn.arguments import arguments_to_dict, is_main_process
 from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import Examination, reference_models
+from llm_unlearn.files.all_processes import failing_together
+from llm_unlearn.files.run_files import absolute, pinned, write_json, write_rows
 from llm_unlearn.hub.edition import weight_digests
 from llm_unlearn.hub.upload import check_ready, hub_arguments, push_run
 from llm_unlearn.judging import Records
@@ -41,7 +42,6 @@ from llm_unlearn.resources import (
     memory_words,
     reference_words,
 )
-from llm_unlearn.run_files import absolute, pinned, write_json, write_rows
 from llm_unlearn.trainer import UnlearnTrainer
 
 console = Console(highlight=False)

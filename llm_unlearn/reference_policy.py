@@ -8,9 +8,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, TrainingArguments
 
-from llm_unlearn.batches import BatchRunner
 from llm_unlearn.data.collators import EncodedRow
-from llm_unlearn.outcomes import remember, weights_digest
+from llm_unlearn.files.batches import BatchRunner
+from llm_unlearn.files.outcomes import remember, weights_digest
 from llm_unlearn.scoring import score_answers
 
 logger = logging.getLogger(__name__)

@@ -36,6 +36,7 @@ from llm_unlearn.embedded import (
     train_tokenizer,
 )
 from llm_unlearn.errors import InputError
+from llm_unlearn.files.run_files import write_json
 from llm_unlearn.model_files import check_model_path, config_of
 from llm_unlearn.modeling import DTYPES, load_model
 from llm_unlearn.precision import HALVES, stored_dtype, with_master_weights
@@ -43,7 +44,6 @@ from llm_unlearn.ranges import COUNT, COUNT_OR_NONE, LENGTH, POSITIVE, SEED, che
 from llm_unlearn.recipe import prepare_process
 from llm_unlearn.recipe_arguments import DataArguments
 from llm_unlearn.resources import check_free_space, check_output_dir
-from llm_unlearn.run_files import write_json
 from llm_unlearn.scoring import score_answers
 
 FORMAT = 1  # raise it when training changes in a way that the descriptions below do not show

@@ -28,15 +28,15 @@ from llm_unlearn.config import SAMConfig, SsiuuConfig, UnlearnConfig
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.examination import Examination, merge_results, reference_models
 from llm_unlearn.examining.abilities import ability_label
+from llm_unlearn.files.outcomes import remember
+from llm_unlearn.files.run_files import write_rows
 from llm_unlearn.judging import Records
-from llm_unlearn.outcomes import remember
 from llm_unlearn.ranges import POSITIVE, SEED, check_each_once, check_ranges
 from llm_unlearn.recipe import write_results
 from llm_unlearn.recipe_arguments import AdapterArguments
 from llm_unlearn.reporting.price import lowest_of_means, reference_abilities
 from llm_unlearn.reporting.robustness import run_folder
 from llm_unlearn.resources import bytes_to_write, check_free_space
-from llm_unlearn.run_files import write_rows
 from llm_unlearn.trainer import UnlearnTrainer
 
 KEPT = 0.95  # of the ability that loses most (older references: of the retain exact match): what a rate must keep

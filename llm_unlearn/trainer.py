@@ -24,7 +24,6 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback
 
 from llm_unlearn.adapters import remember_base, with_adapter
-from llm_unlearn.all_processes import failing_together
 from llm_unlearn.answers import Answers, forward_answers
 from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
 from llm_unlearn.checked_uploads import CheckedUploads
@@ -36,6 +35,7 @@ from llm_unlearn.data.collators import FORGET, GENERAL, PART_ROLES, RETAIN, Pair
 from llm_unlearn.data.validation import validate_trained
 from llm_unlearn.divergence import count_not_finite, why_diverged
 from llm_unlearn.errors import DivergenceError, InputError, as_input_errors
+from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.logged_scores import LoggedScores
 from llm_unlearn.losses import kl_loss, nll_loss
 from llm_unlearn.model_files import check_rows_fit

@@ -35,12 +35,12 @@ from llm_unlearn.arguments import arguments_to_dict, parse_arguments
 from llm_unlearn.benchmarking import show_dry_run
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.data.collators import EncodedRow, pad_rows
+from llm_unlearn.files.run_files import write_json
 from llm_unlearn.judging import GatheredAnswers, JudgedSet, Records, judge
 from llm_unlearn.modeling import use_all_cpu_threads
 from llm_unlearn.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ranges
 from llm_unlearn.recipe_arguments import DataArguments
 from llm_unlearn.resources import check_output_dir
-from llm_unlearn.run_files import write_json
 from llm_unlearn.scoring import generate_answers
 from llm_unlearn.tofu import judged_sets
 

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, GPT2LMH
 
 from llm_unlearn.attacks.decoding import decoding, logits_at_temperature
 from llm_unlearn.errors import InputError
+from llm_unlearn.files.outcomes import weights_digest
 from llm_unlearn.metrics import leak_at_k
-from llm_unlearn.outcomes import weights_digest
 from llm_unlearn.scoring import score_answers
 
 

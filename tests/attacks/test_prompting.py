@@ -8,7 +8,7 @@ from llm_unlearn.attacks._variants import variant
 from llm_unlearn.attacks.prompting import prompting
 from llm_unlearn.data import UnlearningData, encode_dataset, forget_queries
 from llm_unlearn.errors import InputError
-from llm_unlearn.outcomes import weights_digest
+from llm_unlearn.files.outcomes import weights_digest
 from llm_unlearn.scoring import AnswerScore, score_answers
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llm_unlearn.errors import InputError
-from llm_unlearn.log_files import read_log, read_retain_log, recompute_file
+from llm_unlearn.files.logs import read_log, read_retain_log, recompute_file
 
 
 def ratios(*scores):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm_unlearn.batches import BatchRunner
+from llm_unlearn.files.batches import BatchRunner
 
 
 def run(runner, batches=("a", "b", "c"), costs=(1, 1, 1), fails_at=None):

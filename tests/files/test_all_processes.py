@@ -7,8 +7,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from llm_unlearn.all_processes import failing_together, why_not_written
 from llm_unlearn.errors import InputError, StorageError
+from llm_unlearn.files.all_processes import failing_together, why_not_written
 
 ZIP = "no space left, or a folder that may not be written to ({})"
 NOT_WRITTEN = [

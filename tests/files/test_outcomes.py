@@ -8,7 +8,7 @@ import pytest
 import torch
 from builders import tiny_model, with_trained_adapter
 
-from llm_unlearn.outcomes import digest_of, remember, weights_digest
+from llm_unlearn.files.outcomes import digest_of, remember, weights_digest
 
 
 def test_an_outcome_is_computed_once_for_each_key(tmp_path):
@@ -53,7 +53,7 @@ def test_of_two_processes_one_computes_and_the_other_reads(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from llm_unlearn.outcomes import remember
+from llm_unlearn.files.outcomes import remember
 folder = Path(sys.argv[1])
 def compute():
     (folder / f"computed-{sys.argv[2]}").touch()
