@@ -10,7 +10,7 @@ Example:
         --data locuslab/TOFU --forget_split forget10
 """
 
-from llm_unlearn.arguments import run_main
+from llm_unlearn.arguments.parsing import run_main
 from llm_unlearn.benchmarking import attack_benchmark
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ Example:
     llm-unlearn run combinatorial --hidden 16
 """
 
-from llm_unlearn.arguments import run_main
+from llm_unlearn.arguments.parsing import run_main
 from llm_unlearn.combinatorial_benchmark import combinatorial_benchmark
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ Example:
         --model_name_or_path ORIGINAL --unlearned_model_name_or_path outputs/npo/adapter
 """
 
-from llm_unlearn.arguments import run_main
+from llm_unlearn.arguments.parsing import run_main
 from llm_unlearn.benchmarking import attack_benchmark
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ Example:
         --unlearned_model_name_or_path UNLEARNED --data locuslab/TOFU --forget_split forget10
 """
 
-from llm_unlearn.arguments import run_main
+from llm_unlearn.arguments.parsing import run_main
 from llm_unlearn.influence_benchmark import influence_benchmark
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ Example:
     llm-unlearn run --num_processes 2 judge --unlearned_model_name_or_path outputs/ssiuu/adapter
 """
 
-from llm_unlearn.arguments import run_main
+from llm_unlearn.arguments.groups import AttackArguments
+from llm_unlearn.arguments.parsing import run_main
 from llm_unlearn.benchmarking import attack_benchmark
-from llm_unlearn.recipe_arguments import AttackArguments
 
 if __name__ == "__main__":
     run_main(lambda: attack_benchmark(AttackArguments().attacks, True, __doc__))

@@ -15,7 +15,7 @@ Example:
         --stop_at_forget_probability 0.2 --attacks adversarial_reinjection benign_relearning prompting quantization
 """
 
-from llm_unlearn.arguments import run_main
+from llm_unlearn.arguments.parsing import run_main
 from llm_unlearn.benchmarking import robustness_benchmark
 
 if __name__ == "__main__":

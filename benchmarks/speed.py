@@ -15,7 +15,7 @@ Example:
 
 import sys
 
-from llm_unlearn.arguments import run_main
+from llm_unlearn.arguments.parsing import run_main
 from llm_unlearn.errors import InputError
 from llm_unlearn.speed.evaluation import evaluation_speed
 from llm_unlearn.speed.scaling import training_scaling

@@ -15,7 +15,7 @@ Example:
     llm-unlearn run tofu --recompute TOFU_EVAL.json --retain_logs RETAIN/TOFU_EVAL.json
 """
 
-from llm_unlearn.arguments import run_main
+from llm_unlearn.arguments.parsing import run_main
 from llm_unlearn.tofu import tofu_benchmark
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from huggingface_hub import CommitInfo
 from peft import PeftModel
 
-from llm_unlearn.arguments import arguments_to_dict
+from llm_unlearn.arguments.parsing import arguments_to_dict
 from llm_unlearn.errors import HubError, InputError, LeakError, StorageError
 from llm_unlearn.files.run_files import pinned, write_json, write_rows
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from llm_unlearn import __version__
+from llm_unlearn.arguments.flags import check_flags, did_you_mean
 from llm_unlearn.errors import FAILURES, InputError
-from llm_unlearn.flags import check_flags, did_you_mean
 
 HELP = """\
 Unlearn with one command, and get an honest, measured answer to "erased, or only hidden?"

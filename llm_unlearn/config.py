@@ -13,7 +13,16 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import is_liger_kernel_available
 
-from llm_unlearn.ranges import BELOW_ONE, COUNT, COUNT_OR_NONE, LENGTH, NOT_NEGATIVE, POSITIVE, SEED, check_ranges
+from llm_unlearn.arguments.ranges import (
+    BELOW_ONE,
+    COUNT,
+    COUNT_OR_NONE,
+    LENGTH,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    check_ranges,
+)
 
 RETAIN_LOSSES = ("nll", "kl", "none")
 GENERAL_LOSSES = ("nll", "kl")

@@ -14,7 +14,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm_unlearn.arguments import is_main_process
+from llm_unlearn.arguments.groups import AttackArguments, DataArguments
+from llm_unlearn.arguments.parsing import is_main_process
 from llm_unlearn.attacks import (
     DIRECT_ATTACKS,
     counterfactual_rows,
@@ -40,7 +41,6 @@ from llm_unlearn.examining.fluency import fluency_records
 from llm_unlearn.files.outcomes import digest_of, remember, weights_digest
 from llm_unlearn.judging import Records, judge, summarize
 from llm_unlearn.modeling import quantization_config, use_suitable_cpu_threads
-from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 from llm_unlearn.sharding import whole_models
 
 COUNTERFACTUAL = "counterfactual_control"

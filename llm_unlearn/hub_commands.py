@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm_unlearn.flags import parse_command
+from llm_unlearn.arguments.flags import parse_command
 
 PUSH = """\
 Upload a finished run: weights, tokenizer, model card, scores, verdict and report, in one commit.

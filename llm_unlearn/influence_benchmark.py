@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from llm_unlearn.arguments import arguments_to_dict, is_main_process
+from llm_unlearn.arguments.groups import parse_for_model
+from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process
+from llm_unlearn.arguments.ranges import COUNT, LENGTH, SEED, check_each_once, check_ranges
 from llm_unlearn.attacks import AttackBudget, counterfactual_rows, true_rows
 from llm_unlearn.attacks.run import fact_ids_of, groups_of
 from llm_unlearn.audits.influence import (
@@ -33,9 +35,7 @@ from llm_unlearn.files.run_files import write_json
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.model_files import check_model_path
 from llm_unlearn.modeling import check_models
-from llm_unlearn.ranges import COUNT, LENGTH, SEED, check_each_once, check_ranges
 from llm_unlearn.recipe import prepare_process
-from llm_unlearn.recipe_arguments import parse_for_model
 from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
 from llm_unlearn.reporting.influence_table import influence_sections, markdown, print_sections
 from llm_unlearn.resources import check_output_dir

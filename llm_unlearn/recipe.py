@@ -16,7 +16,8 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from llm_unlearn.arguments import arguments_to_dict, is_main_process
+from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, DataArguments, parse_for_model
+from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process
 from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
@@ -28,7 +29,6 @@ from llm_unlearn.hub.upload import check_ready, hub_arguments, push_run
 from llm_unlearn.judging import Records
 from llm_unlearn.model_files import is_adapter
 from llm_unlearn.modeling import check_models, use_all_cpu_threads
-from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 from llm_unlearn.reporting.counterfactual_table import counterfactual_table
 from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results

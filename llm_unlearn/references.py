@@ -23,7 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from llm_unlearn.arguments import arguments_to_dict, is_main_process, parse_arguments
+from llm_unlearn.arguments.groups import DataArguments
+from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process, parse_arguments
+from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, POSITIVE, SEED, check_ranges
 from llm_unlearn.benchmarking import show_dry_run
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.data.collators import EncodedRow
@@ -40,9 +42,7 @@ from llm_unlearn.files.run_files import write_json
 from llm_unlearn.model_files import check_model_path, config_of
 from llm_unlearn.modeling import DTYPES, load_model
 from llm_unlearn.precision import HALVES, stored_dtype, with_master_weights
-from llm_unlearn.ranges import COUNT, COUNT_OR_NONE, LENGTH, POSITIVE, SEED, check_ranges
 from llm_unlearn.recipe import prepare_process
-from llm_unlearn.recipe_arguments import DataArguments
 from llm_unlearn.resources import check_free_space, check_output_dir
 from llm_unlearn.scoring import score_answers
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from llm_unlearn.arguments.flags import parse_command
 from llm_unlearn.errors import InputError
-from llm_unlearn.flags import parse_command
 
 DESCRIPTION = """\
 Rebuild verdict.json, the figures and report.html of finished runs from what was measured.

@@ -15,7 +15,8 @@ from accelerate import PartialState
 from datasets import Dataset
 from rich.console import Console
 
-from llm_unlearn.arguments import parse_arguments
+from llm_unlearn.arguments.parsing import parse_arguments
+from llm_unlearn.arguments.ranges import COUNT, check_ranges
 from llm_unlearn.benchmarking import BenchmarkArguments, show_dry_run
 from llm_unlearn.data import UnlearningData, forget_queries, neighbor_facts
 from llm_unlearn.errors import InputError
@@ -26,7 +27,6 @@ from llm_unlearn.files.run_files import write_json
 from llm_unlearn.judging import Records, judge, reference_attack
 from llm_unlearn.metrics.logs import recompute_log
 from llm_unlearn.modeling import check_models, use_all_cpu_threads
-from llm_unlearn.ranges import COUNT, check_ranges
 from llm_unlearn.reporting.tofu_table import tofu_table
 from llm_unlearn.resources import check_output_dir
 

@@ -16,7 +16,7 @@ Errors: bad arguments or data end the run with one line before anything is train
 folder with models that were trained in another way. A loss that diverges ends it with exit code 3.
 """
 
-from llm_unlearn.arguments import run_main
+from llm_unlearn.arguments.parsing import run_main
 from llm_unlearn.references import references_from_command_line
 
 if __name__ == "__main__":

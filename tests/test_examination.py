@@ -7,11 +7,11 @@ from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_tra
 from datasets import Dataset
 
 from llm_unlearn import examination
+from llm_unlearn.arguments.groups import AttackArguments, DataArguments
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import Examination, merge_results
 from llm_unlearn.finetuning import finetune
-from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 
 
 def examining(folder=None, forget=None, retain=True, **changes) -> Examination:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from llm_unlearn.arguments.ranges import COUNT, POSITIVE, SEED, check_ranges
 from llm_unlearn.combinatorial.attribution import attribution_regularized
 from llm_unlearn.combinatorial.formulas import Mixture, Task, batches, draw_rows, generators, random_task
 from llm_unlearn.combinatorial.judge import JUDGED_ROWS, Judge, summary
@@ -16,7 +17,6 @@ from llm_unlearn.combinatorial.network import Network, adam, cross_entropy, desc
 from llm_unlearn.combinatorial.output_methods import SMALL_LEARNING_RATE, graddiff, gradient_ascent, npo, task_vector
 from llm_unlearn.combinatorial.recovery import Recovery, recover, reversal
 from llm_unlearn.combinatorial.subject import Subject, Unlearned
-from llm_unlearn.ranges import COUNT, POSITIVE, SEED, check_ranges
 
 REGULARIZER_WEIGHTS = (0.1, 0.3, 1.0, 3.0)
 REGULARIZER_WEIGHT = 1.0  # of the method in the table: the smallest of these that removes codes

@@ -22,7 +22,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from llm_unlearn.arguments import arguments_to_dict, parse_arguments
+from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
 from llm_unlearn.files.run_files import write_json
 from llm_unlearn.modeling import use_all_cpu_threads
 from llm_unlearn.resources import check_output_dir

@@ -1,6 +1,7 @@
 """What earlier runs left: caches, outcomes, checkpoints, results; and the folder and the disk of the next one.
 
-Checkpoints of another method or of other rows: tests/test_checkpoints.py. Evaluation logs: tests/files/test_log_files.py.
+Checkpoints of another method or of other rows: tests/test_checkpoints.py. Evaluation logs:
+tests/files/test_log_files.py.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""Flags and configuration files. More of them, on made-up fields: tests/test_arguments.py."""
+"""Flags and configuration files. More of them, on made-up fields: tests/arguments/test_arguments.py."""
 
 import pytest
 from bad_commands import MODEL, QUICK, RECIPE, ROWS
 
 from llm_unlearn import NPOConfig
+from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 from llm_unlearn.embedded import FULL_FINETUNING_DEFAULTS, RECIPE_DEFAULTS
-from llm_unlearn.recipe_arguments import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 
 FLAGS = {
     "misspelt": ("--learning_rat 1e-3", ["unknown flag --learning_rat", "did you mean --learning_rate?"]),

@@ -20,10 +20,10 @@ from builders import arguments, lora_config, qa_rows, tiny_model, tiny_tokenizer
 from sharded_on_cpu import allow_fsdp_on_cpu
 from two_process_runs import FSDP2
 
-import llm_unlearn.arguments
+import llm_unlearn.arguments.parsing
 import llm_unlearn.checkpoints
 from llm_unlearn import NPOConfig, NPOTrainer
-from llm_unlearn.arguments import run_main
+from llm_unlearn.arguments.parsing import run_main
 
 RANK = int(os.environ["RANK"])
 CASES = {  # what fails, on which process: in the first checkpoint, or, of the record, when it is read
@@ -78,7 +78,7 @@ def ending(trainer: NPOTrainer, **keywords) -> list:
 
 
 def main(folder: Path) -> None:
-    llm_unlearn.arguments.SILENCE = 0.0  # nobody waits for the first process to say it
+    llm_unlearn.arguments.parsing.SILENCE = 0.0  # nobody waits for the first process to say it
     report = {}
     for name, (method, rank) in CASES.items():
         is_sharded = name == "sharded weights"  # the last one: what it allows stays allowed

@@ -59,7 +59,7 @@ def test_a_dry_run_and_what_cannot_be_audited(tmp_path, monkeypatch, capsys):
         (["--oracle_seeds=0"], "give --unlearned_model_name_or_path"),
     ):
         if "--oracle_seeds=0" in flags:
-            found = "llm_unlearn.recipe_arguments.embedded_models"
+            found = "llm_unlearn.arguments.groups.embedded_models"
             monkeypatch.setattr(found, lambda _, wanted: [tmp_path] * len(wanted))
         with pytest.raises(InputError, match=message):
             influence_benchmark("", ["--data=fictional:tiny", *flags])

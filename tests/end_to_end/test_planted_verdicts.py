@@ -6,6 +6,7 @@ import itertools
 import pytest
 from planted_models import ability_destroyed, even_guesser, judged, layered, planted, refusing
 
+from llm_unlearn.arguments.groups import AttackArguments, DataArguments
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.data.fictional import build_world
 from llm_unlearn.data.general import fictional_abilities
@@ -13,7 +14,6 @@ from llm_unlearn.data.loading import _dataset
 from llm_unlearn.embedded import RECIPES, build_tokenizer, new_llama, save_model_folder, train_on_known, training_rows
 from llm_unlearn.examination import Examination
 from llm_unlearn.modeling import load_model, use_suitable_cpu_threads
-from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 from llm_unlearn.reporting.price import FLUENCY_LABEL
 
 FORGOTTEN = 5

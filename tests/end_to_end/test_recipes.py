@@ -211,7 +211,7 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
 def test_bad_input_ends_with_one_clear_line(name, cache, tmp_path, monkeypatch, capsys):
     """In this process, because imports take most of a run's time; one of them again as a real process below."""
     from llm_unlearn import SsiuuConfig, SsiuuTrainer
-    from llm_unlearn.arguments import run_main
+    from llm_unlearn.arguments.parsing import run_main
     from llm_unlearn.embedded import RECIPE_DEFAULTS
     from llm_unlearn.recipe import Recipe
 

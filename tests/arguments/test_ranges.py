@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from llm_unlearn import InputError
-from llm_unlearn.ranges import (
+from llm_unlearn.arguments.ranges import (
     BELOW_ONE,
     COUNT,
     COUNT_OR_NONE,

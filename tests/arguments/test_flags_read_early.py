@@ -6,11 +6,12 @@ import sys
 import pytest
 from transformers import HfArgumentParser
 
-from llm_unlearn import arguments, flags
+from llm_unlearn.arguments import flags
+from llm_unlearn.arguments import parsing as arguments
+from llm_unlearn.arguments.flags import check_flags, known_flags
+from llm_unlearn.arguments.help_text import field_types
 from llm_unlearn.command_line import parse_launch, run, scripts
 from llm_unlearn.errors import InputError
-from llm_unlearn.flags import check_flags, known_flags
-from llm_unlearn.reporting.help_text import field_types
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,8 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from llm_unlearn.errors import FAILURES, InputError, StorageError
-from llm_unlearn.flags import unknown_words
-from llm_unlearn.reporting.help_text import (
+from llm_unlearn.arguments.flags import unknown_words
+from llm_unlearn.arguments.help_text import (
     default_words,
     field_types,
     group_name,
@@ -33,6 +32,7 @@ from llm_unlearn.reporting.help_text import (
     type_members,
     type_words,
 )
+from llm_unlearn.errors import FAILURES, InputError, StorageError
 
 COMMAND_LINE = "on the command line"
 _SECRET = re.compile(r"(^|_)(hub_token|hf_token|access_token|auth_token|api_key|password|secret)$|^token$")

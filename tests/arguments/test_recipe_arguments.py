@@ -2,9 +2,9 @@
 
 import pytest
 
+from llm_unlearn.arguments.groups import AttackArguments, DataArguments
 from llm_unlearn.attacks import ATTACKS, AttackBudget
 from llm_unlearn.errors import InputError
-from llm_unlearn.recipe_arguments import AttackArguments, DataArguments
 
 
 def test_without_flags_two_relearning_attacks_run_with_full_finetuning_and_all_facts_are_asked_otherwise():

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from llm_unlearn.arguments import arguments_to_dict, parse_arguments, run_main
+from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments, run_main
 from llm_unlearn.errors import DivergenceError, InputError
 
 
