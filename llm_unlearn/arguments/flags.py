@@ -76,7 +76,7 @@ def known_flags() -> dict[str, bool]:
     fields = dict(_fields(path, "TrainingArguments")) if path and path.is_file() else {}
     if "output_dir" not in fields:  # another version, whose fields stand elsewhere
         return {}
-    for path in Path(__file__).parent.rglob("*.py"):
+    for path in Path(__file__).parents[1].rglob("*.py"):
         for name, alone in _fields(path, "Arguments", "Config"):
             fields[name] = fields.get(name, False) or alone
     negated = {f"no_{name}": True for name, alone in fields.items() if alone}  # HfArgumentParser adds them
