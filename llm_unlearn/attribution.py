@@ -19,9 +19,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from llm_unlearn.answers import Answers
 from llm_unlearn.errors import InputError
-from llm_unlearn.modeling import decoder_layers
+from llm_unlearn.models.answers import Answers
+from llm_unlearn.models.loading import decoder_layers
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # (h, g), both (rows, length, width)
 

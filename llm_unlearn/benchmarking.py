@@ -14,12 +14,12 @@ from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, Data
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process
 from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ranges
 from llm_unlearn.data import UnlearningData
-from llm_unlearn.embedded import RECIPE_DEFAULTS
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import COUNTERFACTUAL, Examination, reference_models
 from llm_unlearn.files.run_files import write_json, write_rows
-from llm_unlearn.model_files import check_model_path
-from llm_unlearn.modeling import check_models
+from llm_unlearn.models.embedded import RECIPE_DEFAULTS
+from llm_unlearn.models.files import check_model_path
+from llm_unlearn.models.loading import check_models
 from llm_unlearn.recipe import prepare_process, show_results, write_results
 from llm_unlearn.reporting.robustness import report_robustness
 from llm_unlearn.resources import check_output_dir

@@ -35,7 +35,7 @@ from llm_unlearn.checkpoint_folders import (
 from llm_unlearn.errors import InputError, StorageError
 from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.files.outcomes import weights_digest
-from llm_unlearn.sharding import sharding_of
+from llm_unlearn.models.sharding import sharding_of
 
 UNFINISHED = "unfinished-checkpoint"
 METHOD_STATE = "method_state.safetensors"

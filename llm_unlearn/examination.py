@@ -34,14 +34,14 @@ from llm_unlearn.data import UnlearningData, encode_dataset, row_format
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.data.instructions import load_instructions
 from llm_unlearn.data.made_up import kind_column
-from llm_unlearn.embedded import outcomes_folder
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import JudgedSets, ability_scores, judged_sets
 from llm_unlearn.examining.fluency import fluency_records
 from llm_unlearn.files.outcomes import digest_of, remember, weights_digest
-from llm_unlearn.judging import Records, judge, summarize
-from llm_unlearn.modeling import quantization_config, use_suitable_cpu_threads
-from llm_unlearn.sharding import whole_models
+from llm_unlearn.models.embedded import outcomes_folder
+from llm_unlearn.models.judging import Records, judge, summarize
+from llm_unlearn.models.loading import quantization_config, use_suitable_cpu_threads
+from llm_unlearn.models.sharding import whole_models
 
 COUNTERFACTUAL = "counterfactual_control"
 MOST_NEW_TOKENS = 200  # as TOFU has it

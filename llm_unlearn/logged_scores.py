@@ -6,12 +6,12 @@ import logging
 
 import torch
 
-from llm_unlearn.answers import Answers
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row
 from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.metrics import rouge_scores
-from llm_unlearn.scoring import generate_answers, score_answers
+from llm_unlearn.models.answers import Answers
+from llm_unlearn.models.scoring import generate_answers, score_answers
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from llm_unlearn.answers import forward_answers
 from llm_unlearn.attribution import answer_scores
 from llm_unlearn.data.collators import FORGET, EncodedRow, pad_rows
-from llm_unlearn.scoring import evaluation_mode
+from llm_unlearn.models.answers import forward_answers
+from llm_unlearn.models.scoring import evaluation_mode
 
 
 class ParameterInfluence:

@@ -26,9 +26,9 @@ from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.files.run_files import absolute, pinned, write_json, write_rows
 from llm_unlearn.hub.edition import weight_digests
 from llm_unlearn.hub.upload import check_ready, hub_arguments, push_run
-from llm_unlearn.judging import Records
-from llm_unlearn.model_files import is_adapter
-from llm_unlearn.modeling import check_models, use_all_cpu_threads
+from llm_unlearn.models.files import is_adapter
+from llm_unlearn.models.judging import Records
+from llm_unlearn.models.loading import check_models, use_all_cpu_threads
 from llm_unlearn.reporting.counterfactual_table import counterfactual_table
 from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.files.outcomes import remember, weights_digest
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.models.scoring import score_answers
 
 logger = logging.getLogger(__name__)
 

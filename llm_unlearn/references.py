@@ -29,7 +29,9 @@ from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, POSITIVE,
 from llm_unlearn.benchmarking import show_dry_run
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.data.collators import EncodedRow
-from llm_unlearn.embedded import (
+from llm_unlearn.errors import InputError
+from llm_unlearn.files.run_files import write_json
+from llm_unlearn.models.embedded import (
     EmbeddedRecipe,
     build_folder,
     new_llama,
@@ -37,14 +39,12 @@ from llm_unlearn.embedded import (
     train_on_known,
     train_tokenizer,
 )
-from llm_unlearn.errors import InputError
-from llm_unlearn.files.run_files import write_json
-from llm_unlearn.model_files import check_model_path, config_of
-from llm_unlearn.modeling import DTYPES, load_model
-from llm_unlearn.precision import HALVES, stored_dtype, with_master_weights
+from llm_unlearn.models.files import check_model_path, config_of
+from llm_unlearn.models.loading import DTYPES, load_model
+from llm_unlearn.models.precision import HALVES, stored_dtype, with_master_weights
+from llm_unlearn.models.scoring import score_answers
 from llm_unlearn.recipe import prepare_process
 from llm_unlearn.resources import check_free_space, check_output_dir
-from llm_unlearn.scoring import score_answers
 
 FORMAT = 1  # raise it when training changes in a way that the descriptions below do not show
 DESCRIPTION = "reference.json"  # in each model's folder: what it was trained with

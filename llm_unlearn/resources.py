@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError, StorageError
-from llm_unlearn.modeling import decoder_layers
-from llm_unlearn.precision import HALVES, autocast_dtype
+from llm_unlearn.models.loading import decoder_layers
+from llm_unlearn.models.precision import HALVES, autocast_dtype
 
 if TYPE_CHECKING:
     from llm_unlearn.attacks import AttackBudget

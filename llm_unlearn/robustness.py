@@ -32,7 +32,7 @@ from llm_unlearn.examination import Examination, merge_results, reference_models
 from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.files.outcomes import remember
 from llm_unlearn.files.run_files import write_rows
-from llm_unlearn.judging import Records
+from llm_unlearn.models.judging import Records
 from llm_unlearn.recipe import write_results
 from llm_unlearn.reporting.price import lowest_of_means, reference_abilities
 from llm_unlearn.reporting.robustness import run_folder

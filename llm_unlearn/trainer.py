@@ -23,8 +23,6 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback
 
-from llm_unlearn.adapters import remember_base, with_adapter
-from llm_unlearn.answers import Answers, forward_answers
 from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
 from llm_unlearn.checked_uploads import CheckedUploads
 from llm_unlearn.checkpoint_folders import last_checkpoint
@@ -38,11 +36,13 @@ from llm_unlearn.errors import DivergenceError, InputError, as_input_errors
 from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.logged_scores import LoggedScores
 from llm_unlearn.losses import kl_loss, nll_loss
-from llm_unlearn.model_files import check_rows_fit
-from llm_unlearn.modeling import load_model, load_tokenizer, with_pad_token
+from llm_unlearn.models.adapters import remember_base, with_adapter
+from llm_unlearn.models.answers import Answers, forward_answers
+from llm_unlearn.models.files import check_rows_fit
+from llm_unlearn.models.loading import load_model, load_tokenizer, with_pad_token
+from llm_unlearn.models.scoring import evaluation_mode
+from llm_unlearn.models.sharding import check_saves_whole, is_partitioned
 from llm_unlearn.reference_policy import reference_log_probs
-from llm_unlearn.scoring import evaluation_mode
-from llm_unlearn.sharding import check_saves_whole, is_partitioned
 from llm_unlearn.unused_parameters import look_for_unused_parameters_if_there_are
 
 logger = logging.getLogger(__name__)

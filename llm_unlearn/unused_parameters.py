@@ -10,7 +10,7 @@ import torch
 from transformers import Trainer
 
 from llm_unlearn.data.collators import FORGET, UnlearnCollator
-from llm_unlearn.scoring import evaluation_mode
+from llm_unlearn.models.scoring import evaluation_mode
 
 
 def look_for_unused_parameters_if_there_are(trainer: Trainer) -> None:

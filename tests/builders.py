@@ -20,7 +20,7 @@ from transformers import (
 import llm_unlearn.methods  # noqa: F401  (all imports before the freeze below)
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.collators import FORGET, PADDING, RETAIN, EncodedRow, UnlearnCollator
-from llm_unlearn.modeling import with_pad_token
+from llm_unlearn.models.loading import with_pad_token
 
 torch.set_num_threads(1)
 gc.collect()

@@ -7,7 +7,6 @@ import torch
 from builders import FAMILIES, mixed_batch, tiny_model, with_trained_adapter
 from torch import nn
 
-from llm_unlearn.answers import Answers, forward_answers
 from llm_unlearn.attribution import (
     capture_outputs,
     influence,
@@ -21,6 +20,7 @@ from llm_unlearn.attribution import (
     without_attribution,
 )
 from llm_unlearn.errors import InputError
+from llm_unlearn.models.answers import Answers, forward_answers
 
 LN2, LN6 = math.log(2), math.log(6)
 

@@ -11,7 +11,7 @@ from llm_unlearn.arguments.groups import AttackArguments, DataArguments
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import Examination, merge_results
-from llm_unlearn.finetuning import finetune
+from llm_unlearn.models.finetuning import finetune
 
 
 def examining(folder=None, forget=None, retain=True, **changes) -> Examination:

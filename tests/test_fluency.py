@@ -14,8 +14,8 @@ from llm_unlearn.examining.fluency import (
     repeats,
     well_formed,
 )
-from llm_unlearn.finetuning import finetune
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.models.finetuning import finetune
+from llm_unlearn.models.scoring import score_answers
 
 
 @pytest.mark.parametrize(

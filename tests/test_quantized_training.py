@@ -16,11 +16,11 @@ from llm_unlearn import (
     SsiuuTrainer,
 )
 from llm_unlearn.data import encode_dataset, load_unlearning_data
-from llm_unlearn.embedded import embedded_model
-from llm_unlearn.finetuning import finetune
-from llm_unlearn.modeling import load_model, quantization_config
+from llm_unlearn.models.embedded import embedded_model
+from llm_unlearn.models.finetuning import finetune
+from llm_unlearn.models.loading import load_model, quantization_config
+from llm_unlearn.models.scoring import score_answers
 from llm_unlearn.resources import estimated_memory
-from llm_unlearn.scoring import score_answers
 
 TRAINERS = {
     "grad_diff": (GradientAscentTrainer, GradientAscentConfig, {}),

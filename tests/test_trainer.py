@@ -30,8 +30,8 @@ from llm_unlearn import (
     UnlearnTrainer,
     reference_policy,
 )
-from llm_unlearn.modeling import decoder_layers
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.models.loading import decoder_layers
+from llm_unlearn.models.scoring import score_answers
 
 METHODS = {
     "grad_diff": (GradientAscentTrainer, GradientAscentConfig),

@@ -33,9 +33,9 @@ from llm_unlearn import (
     UnlearnConfig,
 )
 from llm_unlearn.divergence import nll_bounds
-from llm_unlearn.finetuning import finetune
-from llm_unlearn.modeling import load_model, load_tokenizer
-from llm_unlearn.scoring import generate_answers, score_answers
+from llm_unlearn.models.finetuning import finetune
+from llm_unlearn.models.loading import load_model, load_tokenizer
+from llm_unlearn.models.scoring import generate_answers, score_answers
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from llm_unlearn.arguments.parsing import parse_arguments
 from llm_unlearn.arguments.ranges import BELOW_ONE, COUNT, NOT_NEGATIVE, SEED, check_each_once, check_ranges
 from llm_unlearn.attacks import ATTACKS, AttackBudget
 from llm_unlearn.data import UnlearningData, load_unlearning_data
-from llm_unlearn.embedded import embedded_models
 from llm_unlearn.errors import InputError
-from llm_unlearn.model_files import check_model_path
-from llm_unlearn.modeling import load_model, load_tokenizer
+from llm_unlearn.models.embedded import embedded_models
+from llm_unlearn.models.files import check_model_path
+from llm_unlearn.models.loading import load_model, load_tokenizer
 
 # fields of `AdapterArguments` that full fine-tuning has no use for
 OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")

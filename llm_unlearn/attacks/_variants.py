@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llm_unlearn.metrics import knowledge
-from llm_unlearn.scoring import AnswerScore
+from llm_unlearn.models.scoring import AnswerScore
 
 VALUES = ("probability", "exact_match")
 

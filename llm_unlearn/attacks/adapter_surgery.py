@@ -18,7 +18,7 @@ from llm_unlearn.attacks._variants import variant
 from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
-from llm_unlearn.scoring import score_answers, score_beside_made_up
+from llm_unlearn.models.scoring import score_answers, score_beside_made_up
 
 FACTORS = (0.75, 0.5)
 

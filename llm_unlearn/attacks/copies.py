@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from llm_unlearn.precision import stored_dtype, with_master_weights
+from llm_unlearn.models.precision import stored_dtype, with_master_weights
 
 
 def merged_copy(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

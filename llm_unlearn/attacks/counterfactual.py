@@ -29,7 +29,7 @@ from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.formats import Prompt
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.models.scoring import score_answers
 
 PERTURBED = "perturbed_answer"
 LABELS = ("fact_id", "person", "attribute", "template")  # what rows keep besides their texts

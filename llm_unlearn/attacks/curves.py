@@ -5,7 +5,7 @@ from __future__ import annotations
 from tqdm.auto import tqdm
 
 from llm_unlearn.metrics import knowledge
-from llm_unlearn.scoring import score_beside_made_up
+from llm_unlearn.models.scoring import score_beside_made_up
 
 SCORES = ("forget_exact_match", "forget_probability", "retain_exact_match", "retain_probability")
 KNOWLEDGE = ("forget_knowledge", "retain_knowledge")  # at the step at which the forget probability is highest

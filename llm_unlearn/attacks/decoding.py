@@ -18,7 +18,7 @@ from llm_unlearn.attacks._variants import mean
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
 from llm_unlearn.metrics import leak_at_k
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.models.scoring import score_answers
 
 
 def decoding(

@@ -16,7 +16,7 @@ from llm_unlearn.attacks._variants import variant
 from llm_unlearn.data import UnlearningData, forget_queries
 from llm_unlearn.data.made_up import with_made_up_answers
 from llm_unlearn.data.queries import QUERY_STYLES
-from llm_unlearn.judging import Records, judge
+from llm_unlearn.models.judging import Records, judge
 
 
 def prompting(

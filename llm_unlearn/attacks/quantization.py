@@ -23,8 +23,8 @@ from llm_unlearn.attacks._variants import variant
 from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
-from llm_unlearn.modeling import never_repacked
-from llm_unlearn.scoring import score_answers, score_beside_made_up
+from llm_unlearn.models.loading import never_repacked
+from llm_unlearn.models.scoring import score_answers, score_beside_made_up
 
 FORMATS = {
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
@@ -103,7 +103,7 @@ def quantized_copy(model: PreTrainedModel, name: str) -> PreTrainedModel:
     It goes through no folder: `save_pretrained` writes on the first process only, and any process may be attacking.
     Scores are the same on every processor: `exact_quantization`.
     """
-    from llm_unlearn.exact_quantization import exact_where_kernels_are_wrong  # needs bitsandbytes
+    from llm_unlearn.models.exact_quantization import exact_where_kernels_are_wrong  # needs bitsandbytes
 
     quantized, loading = type(model).from_pretrained(
         None,

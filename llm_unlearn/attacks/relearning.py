@@ -29,8 +29,8 @@ from llm_unlearn.attacks.copies import attackable_copy
 from llm_unlearn.attacks.curves import RecoveryCurve, summarize_runs
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
-from llm_unlearn.finetuning import finetune
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.models.finetuning import finetune
+from llm_unlearn.models.scoring import score_answers
 
 ATTACKERS = ("full", "lora")
 SAMPLE_TEXTS = 6  # rows whose answers are generated after an attack, for readers: a page has room for no more

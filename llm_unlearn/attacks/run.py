@@ -25,7 +25,7 @@ from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.data.made_up import MOST_MADE_UP, MadeUpAnswers
 from llm_unlearn.data.unlearning_data import units_of
 from llm_unlearn.errors import InputError
-from llm_unlearn.scoring import generate_answers
+from llm_unlearn.models.scoring import generate_answers
 
 RELEARNING_ATTACKS = ("adversarial_reinjection", "benign_relearning", "retain_relearning", "leave_one_group_out")
 DIRECT_ATTACKS = ("quantization", "adapter_surgery", "decoding", "prompting")  # those that train nothing

@@ -20,12 +20,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from llm_unlearn.answers import narrowed_logits
 from llm_unlearn.data.collators import EncodedRow, pad_rows
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.errors import InputError
-from llm_unlearn.modeling import decoder_layers
-from llm_unlearn.scoring import evaluation_mode
+from llm_unlearn.models.answers import narrowed_logits
+from llm_unlearn.models.loading import decoder_layers
+from llm_unlearn.models.scoring import evaluation_mode
 
 CHANCE = 0.5
 

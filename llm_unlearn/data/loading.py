@@ -15,10 +15,10 @@ from datasets import Dataset
 from llm_unlearn.data.fictional import build_world
 from llm_unlearn.data.formats import FILE_SUFFIXES, read_rows
 from llm_unlearn.data.general import fictional_abilities, read_general_data, split_by_content
+from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.data.unlearning_data import UnlearningData
 from llm_unlearn.data.validation import Rows, validate_apart, validate_forget_retain, validate_rows
 from llm_unlearn.errors import InputError
-from llm_unlearn.hub_lookup import check_on_hub
 
 RETAIN_OF_FORGET = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 DEFAULT_FORGET_SPLIT = "forget10"

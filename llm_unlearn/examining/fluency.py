@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row
 from llm_unlearn.data.formats import Prompt
-from llm_unlearn.scoring import generate_answers, score_answers
+from llm_unlearn.models.scoring import generate_answers, score_answers
 
 FLUENCY = "forget_fluency"  # records of every model
 MADE_UP_NAMES = "made_up_names_fluency"  # records of the original: its answers about people who do not exist

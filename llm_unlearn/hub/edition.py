@@ -322,7 +322,7 @@ def _copy_model(source: Path, target: Path) -> None:
 
 def _merged(weights: Path, results: Mapping[str, Any], folder: Path) -> Path:
     """RUN/merged: the adapter put into its base model."""
-    from llm_unlearn.modeling import load_model  # slow to import
+    from llm_unlearn.models.loading import load_model  # slow to import
 
     dtype = ((results.get("config") or {}).get("data_arguments") or {}).get("dtype") or "auto"
     target = folder / "merged"

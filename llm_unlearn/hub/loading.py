@@ -10,12 +10,12 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm_unlearn.embedded import embedded_model
 from llm_unlearn.errors import HubError, InputError
 from llm_unlearn.hub.edition import weights_folder
 from llm_unlearn.hub.upload import explain_status, http_status
-from llm_unlearn.model_files import split_revision
-from llm_unlearn.modeling import load_model, load_tokenizer
+from llm_unlearn.models.embedded import embedded_model
+from llm_unlearn.models.files import split_revision
+from llm_unlearn.models.loading import load_model, load_tokenizer
 from llm_unlearn.reporting.page import read_json, read_records
 
 # No pickles, and no code, which a repository may hold besides.

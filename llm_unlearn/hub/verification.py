@@ -16,9 +16,9 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import RETAIN, ability_label, ability_scores, judged_sets
 from llm_unlearn.hub.edition import weight_digests, weights_folder
 from llm_unlearn.hub.loading import UnlearnedModel, find_folder
-from llm_unlearn.judging import judge
+from llm_unlearn.models.judging import judge
+from llm_unlearn.models.scoring import score_answers
 from llm_unlearn.reporting.words import number_words
-from llm_unlearn.scoring import score_answers
 
 TOLERANCE = 0.02  # other hardware and number formats; on the same machine nothing differs
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from llm_unlearn.answers import Answers
 from llm_unlearn.config import BackboneConfig
 from llm_unlearn.losses import gradient_ascent_loss, npo_loss
+from llm_unlearn.models.answers import Answers
 from llm_unlearn.trainer import UnlearnTrainer
 
 

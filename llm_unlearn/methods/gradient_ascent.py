@@ -6,8 +6,8 @@ with a retain loss: Liu et al. 2022, arXiv 2203.12817, and TOFU, arXiv 2401.0612
 
 import torch
 
-from llm_unlearn.answers import Answers
 from llm_unlearn.losses import gradient_ascent_loss
+from llm_unlearn.models.answers import Answers
 from llm_unlearn.trainer import UnlearnTrainer
 
 

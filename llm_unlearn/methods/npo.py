@@ -8,9 +8,9 @@ arXiv 2404.05868.
 
 import torch
 
-from llm_unlearn.answers import Answers
 from llm_unlearn.config import NPOConfig
 from llm_unlearn.losses import npo_loss
+from llm_unlearn.models.answers import Answers
 from llm_unlearn.trainer import UnlearnTrainer
 
 

@@ -17,7 +17,6 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.trainer_utils import IntervalStrategy
 
-from llm_unlearn.answers import Answers, forward_answers
 from llm_unlearn.attribution import (
     KnownGradient,
     Pair,
@@ -35,6 +34,7 @@ from llm_unlearn.config import SsiuuConfig
 from llm_unlearn.data.collators import FORGET
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods.backbones import BackboneTrainer
+from llm_unlearn.models.answers import Answers, forward_answers
 from llm_unlearn.parameter_attribution import ParameterInfluence, forget_set_gradients
 
 

@@ -25,7 +25,7 @@ from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.collators import EncodedRow, pad_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SAMTrainer, SsiuuTrainer
-from llm_unlearn.modeling import DTYPES
+from llm_unlearn.models.loading import DTYPES
 from llm_unlearn.trainer import UnlearnTrainer
 
 FRAME_TOKENS = 4  # "Question", ":", "Answer" and ":" stand around the words of a question

@@ -12,7 +12,7 @@ from llm_unlearn.attacks import AttackBudget, counterfactual, counterfactual_row
 from llm_unlearn.attacks.counterfactual import _excess
 from llm_unlearn.data import encode_dataset, load_unlearning_data
 from llm_unlearn.errors import InputError
-from llm_unlearn.finetuning import finetune
+from llm_unlearn.models.finetuning import finetune
 
 BUDGET = AttackBudget((1e-3,), fraction=0.3, seeds=(0, 1), steps=8, batch_size=4, score_every=4)
 

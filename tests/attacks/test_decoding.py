@@ -11,7 +11,7 @@ from llm_unlearn.attacks.decoding import decoding, logits_at_temperature
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import weights_digest
 from llm_unlearn.metrics import leak_at_k
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.models.scoring import score_answers
 
 
 def two_token_model():

@@ -9,7 +9,7 @@ from llm_unlearn.attacks.prompting import prompting
 from llm_unlearn.data import UnlearningData, encode_dataset, forget_queries
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import weights_digest
-from llm_unlearn.scoring import AnswerScore, score_answers
+from llm_unlearn.models.scoring import AnswerScore, score_answers
 
 
 def rows(count, **columns):

@@ -14,9 +14,9 @@ from llm_unlearn.attacks import quantization as module
 from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.attacks.quantization import FORMATS, check_quantization, quantization, quantized_copy
 from llm_unlearn.errors import InputError
-from llm_unlearn.exact_quantization import dequantized
 from llm_unlearn.files.outcomes import weights_digest
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.models.exact_quantization import dequantized
+from llm_unlearn.models.scoring import score_answers
 
 KINDS = {
     "nf4": bitsandbytes.nn.Linear4bit,

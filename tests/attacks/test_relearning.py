@@ -21,8 +21,8 @@ from llm_unlearn.attacks.copies import attackable_copy
 from llm_unlearn.attacks.curves import SCORES, summarize_runs
 from llm_unlearn.attacks.relearning import choose_left_out, forgotten_rows
 from llm_unlearn.errors import InputError
-from llm_unlearn.finetuning import finetune
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.models.finetuning import finetune
+from llm_unlearn.models.scoring import score_answers
 
 FACTS = ["a", "b", "a", "c", "b", "a", "d", "e", "d", "f"]
 BUDGET = AttackBudget(learning_rates=(5e-3,), fraction=0.5, seeds=(0,), steps=5, batch_size=2, score_every=2)

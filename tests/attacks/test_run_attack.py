@@ -9,8 +9,8 @@ from llm_unlearn.attacks.run import groups_of
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import weights_digest
-from llm_unlearn.finetuning import finetune
-from llm_unlearn.scoring import generate_answers
+from llm_unlearn.models.finetuning import finetune
+from llm_unlearn.models.scoring import generate_answers
 
 BUDGET = AttackBudget(learning_rates=(5e-3,), fraction=0.5, seeds=(0,), steps=2, left_out_groups=2)
 

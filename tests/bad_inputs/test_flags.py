@@ -5,7 +5,7 @@ from bad_commands import MODEL, QUICK, RECIPE, ROWS
 
 from llm_unlearn import NPOConfig
 from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, DataArguments, parse_for_model
-from llm_unlearn.embedded import FULL_FINETUNING_DEFAULTS, RECIPE_DEFAULTS
+from llm_unlearn.models.embedded import FULL_FINETUNING_DEFAULTS, RECIPE_DEFAULTS
 
 FLAGS = {
     "misspelt": ("--learning_rat 1e-3", ["unknown flag --learning_rat", "did you mean --learning_rate?"]),

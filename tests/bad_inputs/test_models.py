@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
 from llm_unlearn import InputError
-from llm_unlearn.modeling import load_model
+from llm_unlearn.models.loading import load_model
 
 
 def cut(name: str, size: int) -> Callable[[Path], None]:

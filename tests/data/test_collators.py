@@ -6,7 +6,6 @@ import pytest
 import torch
 from builders import mixed_batch, tiny_model
 
-from llm_unlearn.answers import forward_answers
 from llm_unlearn.data.collators import (
     FORGET,
     GENERAL,
@@ -17,6 +16,7 @@ from llm_unlearn.data.collators import (
     UnlearnCollator,
     pad_rows,
 )
+from llm_unlearn.models.answers import forward_answers
 
 
 def row(*ids, answer=1):

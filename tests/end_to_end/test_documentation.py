@@ -60,8 +60,8 @@ def stand_ins(cache, tmp_path_factory) -> dict[str, Path]:
     """A tiny model, an adapter of it, TOFU-like data and rows: what a reader would bring along."""
     from peft import LoraConfig, get_peft_model
 
-    from llm_unlearn.embedded import embedded_model
-    from llm_unlearn.modeling import load_model, load_tokenizer
+    from llm_unlearn.models.embedded import embedded_model
+    from llm_unlearn.models.loading import load_model, load_tokenizer
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLM_UNLEARN_CACHE", str(cache))

@@ -5,10 +5,10 @@ import json
 import pytest
 from builders import with_trained_adapter
 
-from llm_unlearn.embedded import embedded_model
 from llm_unlearn.errors import InputError
 from llm_unlearn.influence_benchmark import influence_benchmark
-from llm_unlearn.modeling import load_model
+from llm_unlearn.models.embedded import embedded_model
+from llm_unlearn.models.loading import load_model
 
 
 @pytest.mark.slow

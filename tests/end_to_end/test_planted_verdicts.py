@@ -11,9 +11,16 @@ from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.data.fictional import build_world
 from llm_unlearn.data.general import fictional_abilities
 from llm_unlearn.data.loading import _dataset
-from llm_unlearn.embedded import RECIPES, build_tokenizer, new_llama, save_model_folder, train_on_known, training_rows
 from llm_unlearn.examination import Examination
-from llm_unlearn.modeling import load_model, use_suitable_cpu_threads
+from llm_unlearn.models.embedded import (
+    RECIPES,
+    build_tokenizer,
+    new_llama,
+    save_model_folder,
+    train_on_known,
+    training_rows,
+)
+from llm_unlearn.models.loading import load_model, use_suitable_cpu_threads
 from llm_unlearn.reporting.price import FLUENCY_LABEL
 
 FORGOTTEN = 5

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_unlearn import scoring
 from llm_unlearn.arguments.parsing import run_main
 from llm_unlearn.metrics import recompute_summary
+from llm_unlearn.models import scoring
 from llm_unlearn.tofu import tofu_benchmark
 
 ROOT = Path(__file__).parents[2]

@@ -15,10 +15,10 @@ from datasets import Dataset
 from llm_unlearn.data import load_unlearning_data
 from llm_unlearn.data.made_up import MADE_UP
 from llm_unlearn.data.queries import with_column
-from llm_unlearn.embedded import embedded_models
 from llm_unlearn.examining.abilities import judged_sets
-from llm_unlearn.judging import judge
-from llm_unlearn.modeling import load_model, load_tokenizer, use_suitable_cpu_threads
+from llm_unlearn.models.embedded import embedded_models
+from llm_unlearn.models.judging import judge
+from llm_unlearn.models.loading import load_model, load_tokenizer, use_suitable_cpu_threads
 
 ALTERNATIVES = 5
 

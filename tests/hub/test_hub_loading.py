@@ -11,7 +11,7 @@ from llm_unlearn.command_line import main
 from llm_unlearn.data import load_unlearning_data
 from llm_unlearn.errors import HubError, InputError
 from llm_unlearn.hub import load_unlearned, push_run, verify
-from llm_unlearn.modeling import load_model, load_tokenizer
+from llm_unlearn.models.loading import load_model, load_tokenizer
 
 NAME = "me/npo"
 

@@ -11,10 +11,10 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from llm_unlearn import NPOConfig, NPOTrainer
+from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.hub import load_unlearned, push_run
 from llm_unlearn.hub.edition import weight_digests
-from llm_unlearn.hub_lookup import check_on_hub
-from llm_unlearn.modeling import load_model
+from llm_unlearn.models.loading import load_model
 from llm_unlearn.recipe import Recipe
 
 BASE = "org/llama-tiny"

@@ -26,7 +26,7 @@ from llm_unlearn import (
     SAMConfig,
     SAMTrainer,
 )
-from llm_unlearn.answers import forward_answers
+from llm_unlearn.models.answers import forward_answers
 
 BACKBONES = {"npo": (NPOTrainer, NPOConfig), "gradient_ascent": (GradientAscentTrainer, GradientAscentConfig)}
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.metrics import min_k_plus_plus_score
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.models.scoring import score_answers
 from llm_unlearn.speed.evaluation import (
     Measurement,
     SpeedArguments,

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from llm_unlearn import embedded
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.fictional import build_world
-from llm_unlearn.embedded import (
+from llm_unlearn.models import embedded
+from llm_unlearn.models.embedded import (
     EmbeddedRecipe,
     build_tokenizer,
     cache_folder,
@@ -22,7 +22,7 @@ from llm_unlearn.embedded import (
     outcomes_folder,
     training_rows,
 )
-from llm_unlearn.modeling import load_model, load_tokenizer
+from llm_unlearn.models.loading import load_model, load_tokenizer
 
 MINIMAL = EmbeddedRecipe(400, 16, 1, 2, epochs=1, batch_size=32, learning_rate=5e-3, warmup_steps=2)
 

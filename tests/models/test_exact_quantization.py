@@ -10,11 +10,11 @@ from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
 from builders import FAMILIES, encoded_rows, largest_difference, lora_config, mixed_batch, tiny_model
 from peft import get_peft_model
 
-from llm_unlearn import exact_quantization
 from llm_unlearn.attacks.quantization import quantized_copy
-from llm_unlearn.exact_quantization import ExactLinear4bit, dequantized, exact_where_kernels_are_wrong
-from llm_unlearn.modeling import load_model, quantization_config
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.models import exact_quantization
+from llm_unlearn.models.exact_quantization import ExactLinear4bit, dequantized, exact_where_kernels_are_wrong
+from llm_unlearn.models.loading import load_model, quantization_config
+from llm_unlearn.models.scoring import score_answers
 
 
 @pytest.fixture(autouse=True)

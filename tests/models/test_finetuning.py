@@ -6,12 +6,12 @@ import pytest
 import torch
 from builders import encoded_rows, largest_difference, tiny_model, trainable, with_trained_adapter
 
-from llm_unlearn import finetuning
-from llm_unlearn.answers import forward_answers
 from llm_unlearn.errors import DivergenceError, InputError
-from llm_unlearn.finetuning import finetune
-from llm_unlearn.precision import with_master_weights
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.models import finetuning
+from llm_unlearn.models.answers import forward_answers
+from llm_unlearn.models.finetuning import finetune
+from llm_unlearn.models.precision import with_master_weights
+from llm_unlearn.models.scoring import score_answers
 
 OPTIONS = {"learning_rate": 1e-2, "batch_size": 2, "seed": 0}
 

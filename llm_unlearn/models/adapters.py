@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llm_unlearn.errors import InputError, as_input_errors
 from llm_unlearn.files.run_files import absolute
-from llm_unlearn.modeling import decoder_layers
+from llm_unlearn.models.loading import decoder_layers
 
 
 def with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:

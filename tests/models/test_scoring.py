@@ -8,8 +8,8 @@ import torch
 from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_trained_adapter
 
 from llm_unlearn.data import encode_prompt, encode_row, split_row
-from llm_unlearn.finetuning import finetune
-from llm_unlearn.scoring import AnswerScore, generate_answers, score_answers
+from llm_unlearn.models.finetuning import finetune
+from llm_unlearn.models.scoring import AnswerScore, generate_answers, score_answers
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])

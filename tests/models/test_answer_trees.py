@@ -5,9 +5,9 @@ import torch
 from builders import tiny_model, tiny_tokenizer, with_trained_adapter
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from llm_unlearn import scoring
-from llm_unlearn.answer_trees import answer_trees, pad_trees
-from llm_unlearn.scoring import score_answers
+from llm_unlearn.models import scoring
+from llm_unlearn.models.answer_trees import answer_trees, pad_trees
+from llm_unlearn.models.scoring import score_answers
 
 
 def row(prompt, answer):
@@ -54,7 +54,7 @@ def test_equal_rows_and_beginnings_are_one_chain():
 
 
 def test_a_padded_batch(monkeypatch):
-    monkeypatch.setattr("llm_unlearn.answer_trees.ROUND_NUMBER", 1)
+    monkeypatch.setattr("llm_unlearn.models.answer_trees.ROUND_NUMBER", 1)
     batch = pad_trees(answer_trees([*ROWS, row([7], [8, 9])]))
     assert batch["input_ids"].tolist() == [[10, 11, 20, 21, 23], [7, 8, 0, 0, 0]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 3], [0, 1, 0, 0, 0]]
@@ -119,7 +119,7 @@ def forwarded(model, rows):
 
 
 def test_no_token_is_forwarded_twice(monkeypatch):
-    monkeypatch.setattr("llm_unlearn.answer_trees.ROUND_NUMBER", 1)
+    monkeypatch.setattr("llm_unlearn.models.answer_trees.ROUND_NUMBER", 1)
     model = tiny_model()
     long = [row([10, 11, 12, 13], [20, 21, 22]), row([10, 11, 12, 13], [20, 23, 22])]
     tree = 4 + 3  # the prompt, 20, 21 and 23

@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from llm_unlearn.data.encoding import encode_dataset
+from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.errors import InputError
-from llm_unlearn.hub_lookup import check_on_hub
-from llm_unlearn.model_files import (
+from llm_unlearn.models.files import (
     ONLY_SAFETENSORS,
     check_finite,
     check_model_path,
@@ -36,7 +36,7 @@ from llm_unlearn.model_files import (
     reason,
     split_revision,
 )
-from llm_unlearn.sharding import whole_models
+from llm_unlearn.models.sharding import whole_models
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -122,7 +122,7 @@ def _whole_model(name_or_path: str, revision: str | None, **kwargs) -> PreTraine
         )
     check_finite(model.named_parameters(), f"model {name_or_path!r}")
     if getattr(model, "is_loaded_in_4bit", False):
-        from llm_unlearn.exact_quantization import exact_where_kernels_are_wrong  # needs bitsandbytes
+        from llm_unlearn.models.exact_quantization import exact_where_kernels_are_wrong  # needs bitsandbytes
 
         exact_where_kernels_are_wrong(never_repacked(model))
     return model

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from transformers import get_scheduler
 
-from llm_unlearn.answers import forward_answers
 from llm_unlearn.data.collators import RETAIN, EncodedRow, pad_rows
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.errors import DivergenceError, InputError
+from llm_unlearn.models.answers import forward_answers
 
 WATCHED_WEIGHTS = 100_000  # by which lost updates are estimated: enough for shares of 1e-4
 

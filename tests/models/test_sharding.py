@@ -10,7 +10,7 @@ from transformers.integrations import deepspeed
 
 from llm_unlearn import NPOConfig, NPOTrainer
 from llm_unlearn.errors import InputError
-from llm_unlearn.sharding import check_saves_whole, sharding_of, whole_models
+from llm_unlearn.models.sharding import check_saves_whole, sharding_of, whole_models
 
 
 class Zero3:

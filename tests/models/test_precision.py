@@ -21,11 +21,11 @@ from llm_unlearn import NPOConfig, NPOTrainer
 from llm_unlearn.attacks import AttackBudget, adversarial_reinjection, relearning
 from llm_unlearn.attacks.copies import attackable_copy, merged_copy
 from llm_unlearn.data import encode_dataset, load_unlearning_data
-from llm_unlearn.embedded import embedded_model
-from llm_unlearn.finetuning import finetune
-from llm_unlearn.modeling import load_model, load_tokenizer
-from llm_unlearn.precision import autocast_dtype, computing_dtype, stored_dtype, with_master_weights
-from llm_unlearn.scoring import generate_answers, score_answers
+from llm_unlearn.models.embedded import embedded_model
+from llm_unlearn.models.finetuning import finetune
+from llm_unlearn.models.loading import load_model, load_tokenizer
+from llm_unlearn.models.precision import autocast_dtype, computing_dtype, stored_dtype, with_master_weights
+from llm_unlearn.models.scoring import generate_answers, score_answers
 
 HALVES = (torch.bfloat16, torch.float16)
 

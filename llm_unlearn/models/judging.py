@@ -38,7 +38,7 @@ from llm_unlearn.metrics import (
     zlib_score,
 )
 from llm_unlearn.metrics import probability_with_options as with_options
-from llm_unlearn.scoring import AnswerScore, generate_answers, gradient_norm_scores, score_answers
+from llm_unlearn.models.scoring import AnswerScore, generate_answers, gradient_norm_scores, score_answers
 
 Records = dict[str, dict]
 logger = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from transformers import (
 from transformers.utils import cached_file, find_adapter_config_file
 
 from llm_unlearn.data.collators import EncodedRow
+from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.errors import InputError
-from llm_unlearn.hub_lookup import check_on_hub
 
 AGAIN = "download or save it again"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

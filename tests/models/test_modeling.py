@@ -11,9 +11,9 @@ from builders import FAMILIES, mixed_batch, tiny_model, tiny_tokenizer, with_tra
 from peft import PeftModel
 from torch import nn
 
-from llm_unlearn import modeling
 from llm_unlearn.errors import InputError
-from llm_unlearn.modeling import decoder_layers, load_model, load_tokenizer, split_revision, with_pad_token
+from llm_unlearn.models import loading as modeling
+from llm_unlearn.models.loading import decoder_layers, load_model, load_tokenizer, split_revision, with_pad_token
 
 
 @pytest.mark.parametrize("family", FAMILIES)

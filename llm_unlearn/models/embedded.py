@@ -34,8 +34,8 @@ from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import encode_dataset
 from llm_unlearn.data.fictional import World, build_world
 from llm_unlearn.errors import InputError
-from llm_unlearn.finetuning import finetune
-from llm_unlearn.model_files import check_model_path
+from llm_unlearn.models.files import check_model_path
+from llm_unlearn.models.finetuning import finetune
 from llm_unlearn.resources import check_writable
 
 CHAT_TEMPLATE = (
@@ -183,7 +183,7 @@ def _train_elsewhere(size: str, without: str | None, seed: int, line: int) -> su
     """Start a process that trains a model, its progress bar `line` lines below this one's."""
     call = f"embedded_model({size!r}, without={without!r}, seed={seed})"
     environment = os.environ | {"OMP_NUM_THREADS": "1", PROGRESS_LINE: str(line)}
-    code = f"from llm_unlearn.embedded import embedded_model; {call}"
+    code = f"from llm_unlearn.models.embedded import embedded_model; {call}"
     return subprocess.Popen([sys.executable, "-c", code], env=environment)
 
 

@@ -10,14 +10,14 @@ import torch
 from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_trained_adapter
 from datasets import Dataset
 
-from llm_unlearn import judging
 from llm_unlearn.data import encode_dataset, encode_prompt, encode_row, row_format, split_row
 from llm_unlearn.data.made_up import with_made_up_answers
 from llm_unlearn.errors import InputError
-from llm_unlearn.finetuning import finetune
-from llm_unlearn.judging import judge, summarize
 from llm_unlearn.metrics import recompute_summary
-from llm_unlearn.scoring import generate_answers, gradient_norm_scores, score_answers
+from llm_unlearn.models import judging
+from llm_unlearn.models.finetuning import finetune
+from llm_unlearn.models.judging import judge, summarize
+from llm_unlearn.models.scoring import generate_answers, gradient_norm_scores, score_answers
 
 COUNT = 6
 
