@@ -12,16 +12,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Loaded on first use: importing the package must not import torch.
 _HOMES = {
-    "UnlearnTrainer": "llm_unlearn.trainer",
-    "UnlearnConfig": "llm_unlearn.config",
+    "UnlearnTrainer": "llm_unlearn.training.trainer",
+    "UnlearnConfig": "llm_unlearn.training.config",
     "GradientAscentTrainer": "llm_unlearn.methods",
-    "GradientAscentConfig": "llm_unlearn.config",
+    "GradientAscentConfig": "llm_unlearn.training.config",
     "NPOTrainer": "llm_unlearn.methods",
-    "NPOConfig": "llm_unlearn.config",
+    "NPOConfig": "llm_unlearn.training.config",
     "SAMTrainer": "llm_unlearn.methods",
-    "SAMConfig": "llm_unlearn.config",
+    "SAMConfig": "llm_unlearn.training.config",
     "SsiuuTrainer": "llm_unlearn.methods",
-    "SsiuuConfig": "llm_unlearn.config",
+    "SsiuuConfig": "llm_unlearn.training.config",
     "load_unlearning_data": "llm_unlearn.data",
     "InputError": "llm_unlearn.errors",
     "DivergenceError": "llm_unlearn.errors",
@@ -29,11 +29,11 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 if TYPE_CHECKING:  # for editors and type checkers; __all__ names them all
-    from llm_unlearn.config import GradientAscentConfig, NPOConfig, SAMConfig, SsiuuConfig, UnlearnConfig  # noqa: F401
     from llm_unlearn.data import load_unlearning_data  # noqa: F401
     from llm_unlearn.errors import DivergenceError, InputError  # noqa: F401
     from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SAMTrainer, SsiuuTrainer  # noqa: F401
-    from llm_unlearn.trainer import UnlearnTrainer  # noqa: F401
+    from llm_unlearn.training.config import GradientAscentConfig, NPOConfig, SAMConfig, SsiuuConfig, UnlearnConfig  # noqa: F401
+    from llm_unlearn.training.trainer import UnlearnTrainer  # noqa: F401
 
 
 def __getattr__(name: str):

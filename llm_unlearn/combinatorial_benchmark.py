@@ -20,7 +20,7 @@ from llm_unlearn.reporting.combinatorial_figures import (
 )
 from llm_unlearn.reporting.combinatorial_table import laboratory_sections
 from llm_unlearn.reporting.influence_table import markdown, print_sections
-from llm_unlearn.resources import check_output_dir
+from llm_unlearn.training.memory import check_output_dir
 
 FIGURES = {
     "codes.png": codes_figure,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llm_unlearn.arguments.parsing import convert_fields
-from llm_unlearn.config import GradientAscentConfig, NPOConfig, SAMConfig, SsiuuConfig, UnlearnConfig
 from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SAMTrainer, SsiuuTrainer
-from llm_unlearn.trainer import UnlearnTrainer
+from llm_unlearn.training.config import GradientAscentConfig, NPOConfig, SAMConfig, SsiuuConfig, UnlearnConfig
+from llm_unlearn.training.trainer import UnlearnTrainer
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from llm_unlearn.models.loading import check_models
 from llm_unlearn.recipe import prepare_process
 from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
 from llm_unlearn.reporting.influence_table import influence_sections, markdown, print_sections
-from llm_unlearn.resources import check_output_dir
+from llm_unlearn.training.memory import check_output_dir
 
 console = Console(highlight=False, width=max(Console().width, 110))  # narrower, the tables would lose digits
 

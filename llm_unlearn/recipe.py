@@ -18,7 +18,6 @@ from rich.markup import escape
 
 from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process
-from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.examination import Examination, reference_models
@@ -34,7 +33,8 @@ from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results
 from llm_unlearn.reporting.verdict import verdict_of
 from llm_unlearn.reporting.verdict_table import print_verdict
-from llm_unlearn.resources import (
+from llm_unlearn.training.config import UnlearnConfig
+from llm_unlearn.training.memory import (
     attack_memory_words,
     bytes_to_write,
     check_free_space,
@@ -42,7 +42,7 @@ from llm_unlearn.resources import (
     memory_words,
     reference_words,
 )
-from llm_unlearn.trainer import UnlearnTrainer
+from llm_unlearn.training.trainer import UnlearnTrainer
 
 console = Console(highlight=False)
 

@@ -44,7 +44,7 @@ from llm_unlearn.models.loading import DTYPES, load_model
 from llm_unlearn.models.precision import HALVES, stored_dtype, with_master_weights
 from llm_unlearn.models.scoring import score_answers
 from llm_unlearn.recipe import prepare_process
-from llm_unlearn.resources import check_free_space, check_output_dir
+from llm_unlearn.training.memory import check_free_space, check_output_dir
 
 FORMAT = 1  # raise it when training changes in a way that the descriptions below do not show
 DESCRIPTION = "reference.json"  # in each model's folder: what it was trained with

@@ -28,7 +28,7 @@ from llm_unlearn.metrics.logs import recompute_log
 from llm_unlearn.models.judging import Records, judge, reference_attack
 from llm_unlearn.models.loading import check_models, use_all_cpu_threads
 from llm_unlearn.reporting.tofu_table import tofu_table
-from llm_unlearn.resources import check_output_dir
+from llm_unlearn.training.memory import check_output_dir
 
 MAXIMUM_RETAIN_ROWS = 400  # TOFU judges 400 retain rows
 GENERATED = ("forget", "retain", "ra", "wf")  # sets with ROUGE

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from llm_unlearn.combinatorial.formulas import batches, generators
 from llm_unlearn.combinatorial.network import Network, adam, copy_where, cross_entropy, descend, true_positive_rate
 from llm_unlearn.combinatorial.subject import FORGOTTEN, LEARNING_RATE, Step, Subject, Unlearned, until_forgotten
-from llm_unlearn.losses import npo_loss
+from llm_unlearn.training.losses import npo_loss
 
 BETA = 0.1  # of NPO
 SMALL_LEARNING_RATE = 0.002  # with which NPO takes about as many steps as with the attribution regularizer at weight 1

@@ -20,7 +20,7 @@ from llm_unlearn.hub.leaks import check_files
 from llm_unlearn.reporting.page import RERUN, read_json
 
 if TYPE_CHECKING:
-    from llm_unlearn.config import UnlearnConfig
+    from llm_unlearn.training.config import UnlearnConfig
 
 _SERVER_FAULT = 500
 _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")

@@ -2,10 +2,10 @@
 
 import torch
 
-from llm_unlearn.config import BackboneConfig
-from llm_unlearn.losses import gradient_ascent_loss, npo_loss
 from llm_unlearn.models.answers import Answers
-from llm_unlearn.trainer import UnlearnTrainer
+from llm_unlearn.training.config import BackboneConfig
+from llm_unlearn.training.losses import gradient_ascent_loss, npo_loss
+from llm_unlearn.training.trainer import UnlearnTrainer
 
 
 class BackboneTrainer(UnlearnTrainer):

@@ -6,9 +6,9 @@ with a retain loss: Liu et al. 2022, arXiv 2203.12817, and TOFU, arXiv 2401.0612
 
 import torch
 
-from llm_unlearn.losses import gradient_ascent_loss
 from llm_unlearn.models.answers import Answers
-from llm_unlearn.trainer import UnlearnTrainer
+from llm_unlearn.training.losses import gradient_ascent_loss
+from llm_unlearn.training.trainer import UnlearnTrainer
 
 
 class GradientAscentTrainer(UnlearnTrainer):

@@ -8,10 +8,10 @@ arXiv 2404.05868.
 
 import torch
 
-from llm_unlearn.config import NPOConfig
-from llm_unlearn.losses import npo_loss
 from llm_unlearn.models.answers import Answers
-from llm_unlearn.trainer import UnlearnTrainer
+from llm_unlearn.training.config import NPOConfig
+from llm_unlearn.training.losses import npo_loss
+from llm_unlearn.training.trainer import UnlearnTrainer
 
 
 class NPOTrainer(UnlearnTrainer):

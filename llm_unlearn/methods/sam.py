@@ -17,11 +17,11 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from llm_unlearn.config import SAMConfig
 from llm_unlearn.data.collators import FORGET, GENERAL, RETAIN
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods.backbones import BackboneTrainer
 from llm_unlearn.models.answers import Answers
+from llm_unlearn.training.config import SAMConfig
 
 
 class SAMTrainer(BackboneTrainer):

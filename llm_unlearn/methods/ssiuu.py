@@ -30,12 +30,12 @@ from llm_unlearn.attribution import (
     negative_influence_penalty,
     squared_pulls,
 )
-from llm_unlearn.config import SsiuuConfig
 from llm_unlearn.data.collators import FORGET
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods.backbones import BackboneTrainer
 from llm_unlearn.models.answers import Answers, forward_answers
 from llm_unlearn.parameter_attribution import ParameterInfluence, forget_set_gradients
+from llm_unlearn.training.config import SsiuuConfig
 
 
 class SsiuuTrainer(BackboneTrainer):

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llm_unlearn.data.collators import FORGET, GENERAL, RETAIN
 from llm_unlearn.errors import InputError
-from llm_unlearn.losses import answer_token_logps
+from llm_unlearn.training.losses import answer_token_logps
 
 
 @dataclass

@@ -41,8 +41,8 @@ from llm_unlearn.models.answers import narrowed_logits
 from llm_unlearn.models.judging import GatheredAnswers, JudgedSet, Records, judge
 from llm_unlearn.models.loading import use_all_cpu_threads
 from llm_unlearn.models.scoring import generate_answers
-from llm_unlearn.resources import check_output_dir
 from llm_unlearn.tofu import judged_sets
+from llm_unlearn.training.memory import check_output_dir
 
 NAIVE_GROUP = 32
 DENSE_SHAPES = ((64, 32), (32, 64), (16, 128), (8, 256))  # rows x tokens: the fastest is the model's rate

@@ -25,7 +25,6 @@ from transformers import PreTrainedModel
 from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
 from llm_unlearn.files.run_files import write_json
 from llm_unlearn.models.loading import use_all_cpu_threads
-from llm_unlearn.resources import check_output_dir
 from llm_unlearn.speed.measurement import count_block, run_block
 from llm_unlearn.speed.peer import PEERS, peer_trainer
 from llm_unlearn.speed.training_table import markdown_table, print_measurement
@@ -39,6 +38,7 @@ from llm_unlearn.speed.workload import (
     random_llama,
     random_rows,
 )
+from llm_unlearn.training.memory import check_output_dir
 
 PLAIN = "plain supervised"
 

@@ -20,13 +20,13 @@ from transformers import (
 )
 
 from llm_unlearn.arguments.ranges import COUNT, check_ranges
-from llm_unlearn.config import GradientAscentConfig, NPOConfig, SAMConfig, SsiuuConfig, UnlearnConfig
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.collators import EncodedRow, pad_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SAMTrainer, SsiuuTrainer
 from llm_unlearn.models.loading import DTYPES
-from llm_unlearn.trainer import UnlearnTrainer
+from llm_unlearn.training.config import GradientAscentConfig, NPOConfig, SAMConfig, SsiuuConfig, UnlearnConfig
+from llm_unlearn.training.trainer import UnlearnTrainer
 
 FRAME_TOKENS = 4  # "Question", ":", "Answer" and ":" stand around the words of a question
 RESERVED = ("<end>", "<unk>", "Question", "Answer", ":")

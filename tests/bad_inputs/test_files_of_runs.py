@@ -1,6 +1,6 @@
 """What earlier runs left: caches, outcomes, checkpoints, results; and the folder and the disk of the next one.
 
-Checkpoints of another method or of other rows: tests/test_checkpoints.py. Evaluation logs:
+Checkpoints of another method or of other rows: tests/training/test_checkpoints.py. Evaluation logs:
 tests/files/test_log_files.py.
 """
 
@@ -16,7 +16,7 @@ from bad_commands import MODEL, QUICK, RECIPE, ROWS, run, snapshot
 from llm_unlearn.errors import InputError, StorageError
 from llm_unlearn.files.outcomes import remember
 from llm_unlearn.models import embedded
-from llm_unlearn.resources import check_free_space, check_output_dir, size_words
+from llm_unlearn.training.memory import check_free_space, check_output_dir, size_words
 
 Usage = namedtuple("Usage", "total used free")
 

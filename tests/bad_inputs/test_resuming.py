@@ -1,6 +1,6 @@
 """Checkpoints that are damaged or belong to another run, given to the command that made them.
 
-In Python, file by file and setting by setting: tests/test_checkpoints.py.
+In Python, file by file and setting by setting: tests/training/test_checkpoints.py.
 """
 
 import shutil

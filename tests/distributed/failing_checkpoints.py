@@ -21,7 +21,7 @@ from sharded_on_cpu import allow_fsdp_on_cpu
 from two_process_runs import FSDP2
 
 import llm_unlearn.arguments.parsing
-import llm_unlearn.checkpoints
+import llm_unlearn.training.checkpoints
 from llm_unlearn import NPOConfig, NPOTrainer
 from llm_unlearn.arguments.parsing import run_main
 
@@ -88,7 +88,9 @@ def main(folder: Path) -> None:
         assert trainer.is_fsdp_enabled == is_sharded
         if method and rank == RANK:
             setattr(
-                llm_unlearn.checkpoints if is_sharded else trainer, method, full_when_gathered if is_sharded else full
+                llm_unlearn.training.checkpoints if is_sharded else trainer,
+                method,
+                full_when_gathered if is_sharded else full,
             )
         report[name] = ending(trainer)
         if method is None:

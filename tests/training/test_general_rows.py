@@ -28,7 +28,7 @@ from llm_unlearn import (
 from llm_unlearn.data.collators import GENERAL
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.models.scoring import score_answers
-from llm_unlearn.resources import estimated_memory, reference_words
+from llm_unlearn.training.memory import estimated_memory, reference_words
 
 METHODS = {
     "grad_diff": (GradientAscentTrainer, GradientAscentConfig),

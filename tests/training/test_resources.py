@@ -6,7 +6,13 @@ from builders import arguments, lora_config, qa_rows, tiny_model, tiny_tokenizer
 
 from llm_unlearn import GradientAscentConfig, GradientAscentTrainer, NPOConfig, NPOTrainer
 from llm_unlearn.attacks import AttackBudget
-from llm_unlearn.resources import attack_memory, attack_memory_words, bytes_to_write, estimated_memory, reference_words
+from llm_unlearn.training.memory import (
+    attack_memory,
+    attack_memory_words,
+    bytes_to_write,
+    estimated_memory,
+    reference_words,
+)
 
 WHOLE = 18_848  # parameters of the tiny Llama, 4 bytes each
 ADAPTER = 3_712  # of a LoRA of rank 4 on all its linear maps

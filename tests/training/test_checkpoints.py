@@ -19,8 +19,8 @@ from builders import (
 )
 
 from llm_unlearn import InputError, NPOConfig, NPOTrainer, SsiuuConfig, SsiuuTrainer
-from llm_unlearn.checkpoint_folders import last_checkpoint
 from llm_unlearn.errors import StorageError
+from llm_unlearn.training.checkpoint_folders import last_checkpoint
 
 
 def build(folder, trainer_class=SsiuuTrainer, start=0, **changes):

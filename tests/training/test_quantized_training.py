@@ -20,7 +20,7 @@ from llm_unlearn.models.embedded import embedded_model
 from llm_unlearn.models.finetuning import finetune
 from llm_unlearn.models.loading import load_model, quantization_config
 from llm_unlearn.models.scoring import score_answers
-from llm_unlearn.resources import estimated_memory
+from llm_unlearn.training.memory import estimated_memory
 
 TRAINERS = {
     "grad_diff": (GradientAscentTrainer, GradientAscentConfig, {}),

@@ -21,7 +21,11 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
-from llm_unlearn.checkpoint_folders import (
+from llm_unlearn.errors import InputError, StorageError
+from llm_unlearn.files.all_processes import failing_together
+from llm_unlearn.files.outcomes import weights_digest
+from llm_unlearn.models.sharding import sharding_of
+from llm_unlearn.training.checkpoint_folders import (
     RECORD,
     TRAINER_STATE,
     check_checkpoint,
@@ -32,10 +36,6 @@ from llm_unlearn.checkpoint_folders import (
     refuse_another_run,
     remove_oldest,
 )
-from llm_unlearn.errors import InputError, StorageError
-from llm_unlearn.files.all_processes import failing_together
-from llm_unlearn.files.outcomes import weights_digest
-from llm_unlearn.models.sharding import sharding_of
 
 UNFINISHED = "unfinished-checkpoint"
 METHOD_STATE = "method_state.safetensors"

@@ -32,10 +32,10 @@ from llm_unlearn import (
     SsiuuTrainer,
     UnlearnConfig,
 )
-from llm_unlearn.divergence import nll_bounds
 from llm_unlearn.models.finetuning import finetune
 from llm_unlearn.models.loading import load_model, load_tokenizer
 from llm_unlearn.models.scoring import generate_answers, score_answers
+from llm_unlearn.training.divergence import nll_bounds
 
 
 @pytest.fixture(scope="module")

@@ -23,27 +23,27 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback
 
-from llm_unlearn.callbacks import UnlearnCallback, UnlearnProgressCallback
-from llm_unlearn.checked_uploads import CheckedUploads
-from llm_unlearn.checkpoint_folders import last_checkpoint
-from llm_unlearn.checkpoints import WholeCheckpoints
-from llm_unlearn.config import UnlearnConfig
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.collators import FORGET, GENERAL, PART_ROLES, RETAIN, PairedDataset, PairSampler, UnlearnCollator
 from llm_unlearn.data.validation import validate_trained
-from llm_unlearn.divergence import count_not_finite, why_diverged
 from llm_unlearn.errors import DivergenceError, InputError, as_input_errors
 from llm_unlearn.files.all_processes import failing_together
-from llm_unlearn.logged_scores import LoggedScores
-from llm_unlearn.losses import kl_loss, nll_loss
 from llm_unlearn.models.adapters import remember_base, with_adapter
 from llm_unlearn.models.answers import Answers, forward_answers
 from llm_unlearn.models.files import check_rows_fit
 from llm_unlearn.models.loading import load_model, load_tokenizer, with_pad_token
 from llm_unlearn.models.scoring import evaluation_mode
 from llm_unlearn.models.sharding import check_saves_whole, is_partitioned
-from llm_unlearn.reference_policy import reference_log_probs
-from llm_unlearn.unused_parameters import look_for_unused_parameters_if_there_are
+from llm_unlearn.training.callbacks import UnlearnCallback, UnlearnProgressCallback
+from llm_unlearn.training.checked_uploads import CheckedUploads
+from llm_unlearn.training.checkpoint_folders import last_checkpoint
+from llm_unlearn.training.checkpoints import WholeCheckpoints
+from llm_unlearn.training.config import UnlearnConfig
+from llm_unlearn.training.divergence import count_not_finite, why_diverged
+from llm_unlearn.training.logged_scores import LoggedScores
+from llm_unlearn.training.losses import kl_loss, nll_loss
+from llm_unlearn.training.reference_policy import reference_log_probs
+from llm_unlearn.training.unused_parameters import look_for_unused_parameters_if_there_are
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch.distributed.tensor import DTensor
 
-from llm_unlearn.config import UnlearnConfig
+from llm_unlearn.training.config import UnlearnConfig
 
 # Times the negative log-likelihood of a blind guess, log(vocabulary), per answer token. Retained answers at three times
 # that are wrong with confidence; forgotten ones may be, but far beyond that logits grow and nothing else changes.

@@ -21,7 +21,7 @@ from llm_unlearn.models.precision import HALVES, autocast_dtype
 
 if TYPE_CHECKING:
     from llm_unlearn.attacks import AttackBudget
-    from llm_unlearn.trainer import UnlearnTrainer
+    from llm_unlearn.training.trainer import UnlearnTrainer
 
 ADAM_STATES = 2  # running means of the gradient and of its square, in the parameters' type
 
