@@ -15,7 +15,7 @@ from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process
 from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ranges
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
-from llm_unlearn.examination import COUNTERFACTUAL, Examination, reference_models
+from llm_unlearn.examining.examination import COUNTERFACTUAL, Examination, reference_models
 from llm_unlearn.files.run_files import write_json, write_rows
 from llm_unlearn.models.embedded import RECIPE_DEFAULTS
 from llm_unlearn.models.files import check_model_path

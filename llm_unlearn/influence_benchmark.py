@@ -29,7 +29,7 @@ from llm_unlearn.audits.relearning import reinjected_influence
 from llm_unlearn.benchmarking import ReferenceArguments, show_dry_run
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.errors import InputError
-from llm_unlearn.examination import reference_models
+from llm_unlearn.examining.examination import reference_models
 from llm_unlearn.files.run_files import write_json
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.models.embedded import RECIPE_DEFAULTS

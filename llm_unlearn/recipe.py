@@ -20,7 +20,7 @@ from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, Data
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process
 from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
-from llm_unlearn.examination import Examination, reference_models
+from llm_unlearn.examining.examination import Examination, reference_models
 from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.files.run_files import absolute, pinned, write_json, write_rows
 from llm_unlearn.hub.edition import weight_digests

@@ -27,8 +27,8 @@ from llm_unlearn.arguments.parsing import arguments_to_dict
 from llm_unlearn.arguments.ranges import POSITIVE, SEED, check_each_once, check_ranges
 from llm_unlearn.compared_methods import METHODS, Method, controlled, method_of, trained_as
 from llm_unlearn.errors import DivergenceError, InputError
-from llm_unlearn.examination import Examination, merge_results, reference_models
 from llm_unlearn.examining.abilities import ability_label
+from llm_unlearn.examining.examination import Examination, merge_results, reference_models
 from llm_unlearn.files.outcomes import remember
 from llm_unlearn.files.run_files import write_rows
 from llm_unlearn.models.judging import Records

@@ -41,8 +41,8 @@ def place(good_inputs, tmp_path, monkeypatch) -> Path:
 def refused(place, monkeypatch) -> Callable[..., None]:
     """Run a command that must end at once, with exit code 2, one line that says all of `words`, and nothing written."""
     monkeypatch.setattr("transformers.Trainer.train", _no_work)
-    monkeypatch.setattr("llm_unlearn.examination.Examination.attack", _no_work)
-    monkeypatch.setattr("llm_unlearn.examination.Examination.judge", _no_work)
+    monkeypatch.setattr("llm_unlearn.examining.examination.Examination.attack", _no_work)
+    monkeypatch.setattr("llm_unlearn.examining.examination.Examination.judge", _no_work)
 
     def check(command: str, flags: list[str], *words: str, code: int = 2) -> None:
         before = snapshot(place)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.arguments.groups import AttackArguments, DataArguments
 from llm_unlearn.data import UnlearningData, encode_dataset, load_unlearning_data
-from llm_unlearn.examination import Examination
+from llm_unlearn.examining.examination import Examination
 from llm_unlearn.models.embedded import RECIPE_DEFAULTS, embedded_models
 from llm_unlearn.models.finetuning import finetune
 from llm_unlearn.models.loading import load_model, load_tokenizer, use_suitable_cpu_threads

@@ -11,7 +11,7 @@ from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.data.fictional import build_world
 from llm_unlearn.data.general import fictional_abilities
 from llm_unlearn.data.loading import _dataset
-from llm_unlearn.examination import Examination
+from llm_unlearn.examining.examination import Examination
 from llm_unlearn.models.embedded import (
     RECIPES,
     build_tokenizer,

@@ -6,11 +6,11 @@ import pytest
 from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_trained_adapter
 from datasets import Dataset
 
-from llm_unlearn import examination
 from llm_unlearn.arguments.groups import AttackArguments, DataArguments
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
-from llm_unlearn.examination import Examination, merge_results
+from llm_unlearn.examining import examination
+from llm_unlearn.examining.examination import Examination, merge_results
 from llm_unlearn.models.finetuning import finetune
 
 
