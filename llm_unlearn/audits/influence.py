@@ -37,10 +37,10 @@ from scipy.stats import pearsonr, spearmanr
 from torch import nn
 from transformers import PreTrainedModel
 
-from llm_unlearn.attribution import answer_scores, capture_outputs, linear_modules
 from llm_unlearn.data.collators import RETAIN, EncodedRow, pad_rows
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.errors import InputError
+from llm_unlearn.methods.attribution import answer_scores, capture_outputs, linear_modules
 from llm_unlearn.models.answers import Answers, forward_answers
 from llm_unlearn.models.scoring import evaluation_mode
 

@@ -17,7 +17,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.trainer_utils import IntervalStrategy
 
-from llm_unlearn.attribution import (
+from llm_unlearn.data.collators import FORGET
+from llm_unlearn.errors import InputError
+from llm_unlearn.methods.attribution import (
     KnownGradient,
     Pair,
     capture_inputs,
@@ -30,11 +32,9 @@ from llm_unlearn.attribution import (
     negative_influence_penalty,
     squared_pulls,
 )
-from llm_unlearn.data.collators import FORGET
-from llm_unlearn.errors import InputError
 from llm_unlearn.methods.backbones import BackboneTrainer
+from llm_unlearn.methods.parameter_attribution import ParameterInfluence, forget_set_gradients
 from llm_unlearn.models.answers import Answers, forward_answers
-from llm_unlearn.parameter_attribution import ParameterInfluence, forget_set_gradients
 from llm_unlearn.training.config import SsiuuConfig
 
 

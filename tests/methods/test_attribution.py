@@ -7,7 +7,8 @@ import torch
 from builders import FAMILIES, mixed_batch, tiny_model, with_trained_adapter
 from torch import nn
 
-from llm_unlearn.attribution import (
+from llm_unlearn.errors import InputError
+from llm_unlearn.methods.attribution import (
     capture_outputs,
     influence,
     influence_sums,
@@ -19,7 +20,6 @@ from llm_unlearn.attribution import (
     squared_pulls,
     without_attribution,
 )
-from llm_unlearn.errors import InputError
 from llm_unlearn.models.answers import Answers, forward_answers
 
 LN2, LN6 = math.log(2), math.log(6)

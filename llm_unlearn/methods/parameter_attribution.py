@@ -15,8 +15,8 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from llm_unlearn.attribution import answer_scores
 from llm_unlearn.data.collators import FORGET, EncodedRow, pad_rows
+from llm_unlearn.methods.attribution import answer_scores
 from llm_unlearn.models.answers import forward_answers
 from llm_unlearn.models.scoring import evaluation_mode
 
