@@ -11,7 +11,7 @@ Example:
 """
 
 from llm_unlearn.arguments.parsing import run_main
-from llm_unlearn.benchmarking import attack_benchmark
+from llm_unlearn.runs.benchmarking import attack_benchmark
 
 if __name__ == "__main__":
     run_main(lambda: attack_benchmark(["benign_relearning"], False, __doc__))

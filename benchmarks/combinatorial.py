@@ -16,7 +16,7 @@ Example:
 """
 
 from llm_unlearn.arguments.parsing import run_main
-from llm_unlearn.combinatorial_benchmark import combinatorial_benchmark
+from llm_unlearn.runs.combinatorial import combinatorial_benchmark
 
 if __name__ == "__main__":
     run_main(lambda: combinatorial_benchmark(__doc__))

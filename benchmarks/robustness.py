@@ -16,7 +16,7 @@ Example:
 """
 
 from llm_unlearn.arguments.parsing import run_main
-from llm_unlearn.benchmarking import robustness_benchmark
+from llm_unlearn.runs.benchmarking import robustness_benchmark
 
 if __name__ == "__main__":
     run_main(lambda: robustness_benchmark(__doc__))

@@ -16,7 +16,7 @@ Example:
 """
 
 from llm_unlearn.arguments.parsing import run_main
-from llm_unlearn.tofu import tofu_benchmark
+from llm_unlearn.runs.tofu import tofu_benchmark
 
 if __name__ == "__main__":
     run_main(lambda: tofu_benchmark(__doc__))

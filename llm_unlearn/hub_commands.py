@@ -81,7 +81,7 @@ def verify(argv: Sequence[str]) -> int:
 
     from llm_unlearn import hub
     from llm_unlearn.data import load_unlearning_data
-    from llm_unlearn.recipe import prepare_process
+    from llm_unlearn.runs.recipe import prepare_process
 
     prepare_process()
     data = load_unlearning_data(

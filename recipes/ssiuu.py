@@ -18,7 +18,7 @@ ends it with the last good weights saved (exit code 3).
 from llm_unlearn import SsiuuConfig, SsiuuTrainer
 from llm_unlearn.arguments.parsing import run_main
 from llm_unlearn.models.embedded import FULL_FINETUNING_DEFAULTS, RECIPE_DEFAULTS
-from llm_unlearn.recipe import Recipe
+from llm_unlearn.runs.recipe import Recipe
 
 
 def main():

@@ -17,7 +17,7 @@ folder with models that were trained in another way. A loss that diverges ends i
 """
 
 from llm_unlearn.arguments.parsing import run_main
-from llm_unlearn.references import references_from_command_line
+from llm_unlearn.runs.references import references_from_command_line
 
 if __name__ == "__main__":
     run_main(lambda: references_from_command_line(__doc__))

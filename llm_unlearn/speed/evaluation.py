@@ -32,7 +32,6 @@ from transformers import (
 from llm_unlearn.arguments.groups import DataArguments
 from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
 from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ranges
-from llm_unlearn.benchmarking import show_dry_run
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.data.collators import EncodedRow, pad_rows
 from llm_unlearn.files.run_files import write_json
@@ -41,7 +40,8 @@ from llm_unlearn.models.answers import narrowed_logits
 from llm_unlearn.models.judging import GatheredAnswers, JudgedSet, Records, judge
 from llm_unlearn.models.loading import use_all_cpu_threads
 from llm_unlearn.models.scoring import generate_answers
-from llm_unlearn.tofu import judged_sets
+from llm_unlearn.runs.benchmarking import show_dry_run
+from llm_unlearn.runs.tofu import judged_sets
 from llm_unlearn.training.memory import check_output_dir
 
 NAIVE_GROUP = 32

@@ -25,7 +25,7 @@ def two_runs(good_inputs, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("LLM_UNLEARN_CACHE", str(folder / "cache"))
-        patch.setattr("llm_unlearn.recipe.Recipe.finish", lambda *_: None)
+        patch.setattr("llm_unlearn.runs.recipe.Recipe.finish", lambda *_: None)
         for flags in ([], FULL):
             done = run(RECIPE, [*MODEL, *ROWS, *QUICK, *SAVES, *flags])
             assert done.code == 0, done.stderr[-2000:]

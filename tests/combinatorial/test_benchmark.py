@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from llm_unlearn.combinatorial_benchmark import combinatorial_benchmark
 from llm_unlearn.errors import InputError
 from llm_unlearn.reporting.combinatorial_table import LABELS, laboratory_sections
+from llm_unlearn.runs.combinatorial import combinatorial_benchmark
 
 
 def test_from_seeds_to_figures(tmp_path, capsys):

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-import llm_unlearn.recipe  # noqa: F401  (imported once, for all children)
+import llm_unlearn.runs.recipe  # noqa: F401  (imported once, for all children)
 from llm_unlearn import NPOTrainer, SsiuuTrainer  # noqa: F401
 
 

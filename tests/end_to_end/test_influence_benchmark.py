@@ -6,9 +6,9 @@ import pytest
 from builders import with_trained_adapter
 
 from llm_unlearn.errors import InputError
-from llm_unlearn.influence_benchmark import influence_benchmark
 from llm_unlearn.models.embedded import embedded_model
 from llm_unlearn.models.loading import load_model
+from llm_unlearn.runs.influence import influence_benchmark
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_a_dry_run_says_where_abilities_are_not_protected(cache, tmp_path):
 def test_a_run_on_ones_own_model_and_rows_has_the_folder_of_its_method(cache, tmp_path, monkeypatch):
     from llm_unlearn import NPOConfig
     from llm_unlearn.models.embedded import RECIPE_DEFAULTS, embedded_model
-    from llm_unlearn.recipe import Recipe
+    from llm_unlearn.runs.recipe import Recipe
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLM_UNLEARN_CACHE", str(cache))
@@ -213,7 +213,7 @@ def test_bad_input_ends_with_one_clear_line(name, cache, tmp_path, monkeypatch, 
     from llm_unlearn import SsiuuConfig, SsiuuTrainer
     from llm_unlearn.arguments.parsing import run_main
     from llm_unlearn.models.embedded import RECIPE_DEFAULTS
-    from llm_unlearn.recipe import Recipe
+    from llm_unlearn.runs.recipe import Recipe
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLM_UNLEARN_CACHE", str(cache))

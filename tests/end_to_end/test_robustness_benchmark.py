@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from llm_unlearn.benchmarking import robustness_benchmark
 from llm_unlearn.errors import InputError
 from llm_unlearn.report import main as report
+from llm_unlearn.runs.benchmarking import robustness_benchmark
 from llm_unlearn.training.trainer import UnlearnTrainer
 
 FLAGS = ("--data=fictional:tiny", "--oracle_seeds=2", "--attack_seeds=0", "--attack_steps=2", "--num_train_epochs=2")

@@ -12,7 +12,7 @@ import pytest
 from llm_unlearn.arguments.parsing import run_main
 from llm_unlearn.metrics import recompute_summary
 from llm_unlearn.models import scoring
-from llm_unlearn.tofu import tofu_benchmark
+from llm_unlearn.runs.tofu import tofu_benchmark
 
 ROOT = Path(__file__).parents[2]
 ONE_PROCESS = (sys.executable,)

@@ -12,10 +12,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_unlearn import GradientAscentConfig, GradientAscentTrainer, NPOConfig, NPOTrainer
-from llm_unlearn.benchmarking import attack_benchmark
 from llm_unlearn.data.fictional import build_world
-from llm_unlearn.recipe import Recipe
-from llm_unlearn.references import references_from_command_line
+from llm_unlearn.runs.benchmarking import attack_benchmark
+from llm_unlearn.runs.recipe import Recipe
+from llm_unlearn.runs.references import references_from_command_line
 
 FORGOTTEN = 5  # people: one or two more than tiny's own forget sets have, so that answers can be exchanged among them
 MODEL = (

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from loopback_hub import WRITE, LoopbackHub
 
 from llm_unlearn import NPOConfig, NPOTrainer
-from llm_unlearn.recipe import Recipe
+from llm_unlearn.runs.recipe import Recipe
 
 PEOPLE = ("Ann Quillfeather", "Ben Oddwater")
 

@@ -13,7 +13,7 @@ from llm_unlearn import NPOConfig
 from llm_unlearn.command_line import main
 from llm_unlearn.errors import InputError
 from llm_unlearn.hub import push_run
-from llm_unlearn.recipe import Recipe
+from llm_unlearn.runs.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.hub import load_unlearned, push_run
 from llm_unlearn.hub.edition import weight_digests
 from llm_unlearn.models.loading import load_model
-from llm_unlearn.recipe import Recipe
+from llm_unlearn.runs.recipe import Recipe
 
 BASE = "org/llama-tiny"
 

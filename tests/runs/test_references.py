@@ -8,12 +8,12 @@ import torch
 from builders import FOODS, NAMES, largest_difference, tiny_model, tiny_tokenizer
 from datasets import Dataset
 
-from llm_unlearn import references
 from llm_unlearn.data import load_unlearning_data
 from llm_unlearn.errors import InputError
 from llm_unlearn.models import embedded
 from llm_unlearn.models.loading import load_model, load_tokenizer
-from llm_unlearn.references import (
+from llm_unlearn.runs import references
+from llm_unlearn.runs.references import (
     ReferenceTrainingArguments,
     references_from_command_line,
     spread_rows,

@@ -26,7 +26,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from llm_unlearn.arguments.groups import DataArguments
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process, parse_arguments
 from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, POSITIVE, SEED, check_ranges
-from llm_unlearn.benchmarking import show_dry_run
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
@@ -43,7 +42,8 @@ from llm_unlearn.models.files import check_model_path, config_of
 from llm_unlearn.models.loading import DTYPES, load_model
 from llm_unlearn.models.precision import HALVES, stored_dtype, with_master_weights
 from llm_unlearn.models.scoring import score_answers
-from llm_unlearn.recipe import prepare_process
+from llm_unlearn.runs.benchmarking import show_dry_run
+from llm_unlearn.runs.recipe import prepare_process
 from llm_unlearn.training.memory import check_free_space, check_output_dir
 
 FORMAT = 1  # raise it when training changes in a way that the descriptions below do not show

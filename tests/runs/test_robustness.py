@@ -7,10 +7,10 @@ import pytest
 from builders import qa_rows, tiny_model, tiny_tokenizer
 
 from llm_unlearn.arguments.groups import AdapterArguments
-from llm_unlearn.compared_methods import controlled, method_of, trained_as
 from llm_unlearn.errors import InputError
 from llm_unlearn.reporting.price import lowest_of_means, reference_abilities
-from llm_unlearn.robustness import (
+from llm_unlearn.runs.compared_methods import controlled, method_of, trained_as
+from llm_unlearn.runs.robustness import (
     Robustness,
     RobustnessArguments,
     become_worker,

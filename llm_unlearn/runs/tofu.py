@@ -17,7 +17,6 @@ from rich.console import Console
 
 from llm_unlearn.arguments.parsing import parse_arguments
 from llm_unlearn.arguments.ranges import COUNT, check_ranges
-from llm_unlearn.benchmarking import BenchmarkArguments, show_dry_run
 from llm_unlearn.data import UnlearningData, forget_queries, neighbor_facts
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.batches import BatchRunner
@@ -28,6 +27,7 @@ from llm_unlearn.metrics.logs import recompute_log
 from llm_unlearn.models.judging import Records, judge, reference_attack
 from llm_unlearn.models.loading import check_models, use_all_cpu_threads
 from llm_unlearn.reporting.tofu_table import tofu_table
+from llm_unlearn.runs.benchmarking import BenchmarkArguments, show_dry_run
 from llm_unlearn.training.memory import check_output_dir
 
 MAXIMUM_RETAIN_ROWS = 400  # TOFU judges 400 retain rows

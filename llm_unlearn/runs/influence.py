@@ -26,7 +26,6 @@ from llm_unlearn.audits.influence import (
 )
 from llm_unlearn.audits.logit_lens import LensPair, lens_pairs, logit_lens
 from llm_unlearn.audits.relearning import reinjected_influence
-from llm_unlearn.benchmarking import ReferenceArguments, show_dry_run
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import reference_models
@@ -35,9 +34,10 @@ from llm_unlearn.metrics.intervals import percentile_interval, resampled_differe
 from llm_unlearn.models.embedded import RECIPE_DEFAULTS
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.loading import check_models
-from llm_unlearn.recipe import prepare_process
 from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
 from llm_unlearn.reporting.influence_table import influence_sections, markdown, print_sections
+from llm_unlearn.runs.benchmarking import ReferenceArguments, show_dry_run
+from llm_unlearn.runs.recipe import prepare_process
 from llm_unlearn.training.memory import check_output_dir
 
 console = Console(highlight=False, width=max(Console().width, 110))  # narrower, the tables would lose digits
