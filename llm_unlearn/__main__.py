@@ -1,5 +1,5 @@
 """`python -m llm_unlearn`: the command `llm-unlearn`."""
 
-from llm_unlearn.command_line import main
+from llm_unlearn.cli.main import main
 
 main()

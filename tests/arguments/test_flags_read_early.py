@@ -10,7 +10,7 @@ from llm_unlearn.arguments import flags
 from llm_unlearn.arguments import parsing as arguments
 from llm_unlearn.arguments.flags import check_flags, known_flags
 from llm_unlearn.arguments.help_text import field_types
-from llm_unlearn.command_line import parse_launch, run, scripts
+from llm_unlearn.cli.main import parse_launch, run, scripts
 from llm_unlearn.errors import InputError
 
 

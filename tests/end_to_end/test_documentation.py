@@ -29,7 +29,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 
-from llm_unlearn import command_line
+from llm_unlearn.cli import main as command_line
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

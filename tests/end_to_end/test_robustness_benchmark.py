@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from llm_unlearn.cli.report import main as report
 from llm_unlearn.errors import InputError
-from llm_unlearn.report import main as report
 from llm_unlearn.runs.benchmarking import robustness_benchmark
 from llm_unlearn.training.trainer import UnlearnTrainer
 

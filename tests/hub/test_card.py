@@ -6,9 +6,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from llm_unlearn.cli.report import rebuild_verdict
 from llm_unlearn.hub.edition import public_configuration, public_results, without_texts
 from llm_unlearn.hub.upload import build_checked
-from llm_unlearn.report import rebuild_verdict
 
 NAMES = {"base_model": None, "data": None}
 

@@ -10,7 +10,7 @@ import pytest
 from loopback_hub import WRITE
 
 from llm_unlearn import NPOConfig
-from llm_unlearn.command_line import main
+from llm_unlearn.cli.main import main
 from llm_unlearn.errors import InputError
 from llm_unlearn.hub import push_run
 from llm_unlearn.runs.recipe import Recipe

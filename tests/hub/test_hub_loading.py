@@ -7,7 +7,7 @@ import pytest
 from loopback_hub import DROP
 from safetensors.torch import load_file, save_file
 
-from llm_unlearn.command_line import main
+from llm_unlearn.cli.main import main
 from llm_unlearn.data import load_unlearning_data
 from llm_unlearn.errors import HubError, InputError
 from llm_unlearn.hub import load_unlearned, push_run, verify

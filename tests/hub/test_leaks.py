@@ -9,7 +9,7 @@ import socket
 import pytest
 from safetensors.torch import load_file, save_file
 
-from llm_unlearn.command_line import main
+from llm_unlearn.cli.main import main
 from llm_unlearn.errors import LeakError
 from llm_unlearn.hub import push_run
 from llm_unlearn.hub.leaks import Secrets, _names_in, leaks_in_file, words_of

@@ -7,7 +7,7 @@ from huggingface_hub import constants
 from loopback_hub import DROP, READ
 from safetensors.torch import load_file
 
-from llm_unlearn.command_line import main
+from llm_unlearn.cli.main import main
 from llm_unlearn.errors import HubError, InputError, StorageError
 from llm_unlearn.hub import push_run
 

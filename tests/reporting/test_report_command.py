@@ -6,7 +6,8 @@ import types
 
 import pytest
 
-from llm_unlearn import command_line, report
+from llm_unlearn.cli import main as command_line
+from llm_unlearn.cli import report
 from llm_unlearn.errors import InputError
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_unlearn import __version__, environment
-from llm_unlearn.environment import describe_environment, without_names
+from llm_unlearn import __version__
+from llm_unlearn.cli import environment
+from llm_unlearn.cli.environment import describe_environment, without_names
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def attack(arguments: list[str]) -> int:
 
 def report(arguments: list[str]) -> int:
     """`llm-unlearn report`."""
-    from llm_unlearn.report import main as build
+    from llm_unlearn.cli.report import main as build
 
     build(arguments)
     return 0
@@ -179,21 +179,21 @@ def report(arguments: list[str]) -> int:
 
 def push(arguments: list[str]) -> int:
     """`llm-unlearn push`."""
-    from llm_unlearn.hub_commands import push
+    from llm_unlearn.cli.hub import push
 
     return push(arguments)
 
 
 def verify(arguments: list[str]) -> int:
     """`llm-unlearn verify`."""
-    from llm_unlearn.hub_commands import verify
+    from llm_unlearn.cli.hub import verify
 
     return verify(arguments)
 
 
 def environment(arguments: list[str]) -> int:
     """`llm-unlearn env`."""
-    from llm_unlearn.environment import describe_environment
+    from llm_unlearn.cli.environment import describe_environment
 
     if arguments:
         raise InputError(f"env takes no arguments, got {' '.join(arguments)}")

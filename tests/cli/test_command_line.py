@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from llm_unlearn import command_line
-from llm_unlearn.command_line import ATTACKS, attack, judge, main, parse_launch, run, scripts, scripts_folder
+from llm_unlearn.cli import main as command_line
+from llm_unlearn.cli.main import ATTACKS, attack, judge, main, parse_launch, run, scripts, scripts_folder
 from llm_unlearn.errors import InputError
 
 
@@ -171,7 +171,7 @@ def test_names_and_help_need_no_library():
     """Torch and transformers take seconds; so do numpy and scipy."""
     code = (
         "import sys; before = {name.partition('.')[0] for name in sys.modules}\n"
-        "from llm_unlearn.command_line import run_help; run_help()\n"
+        "from llm_unlearn.cli.main import run_help; run_help()\n"
         "from llm_unlearn import hub_commands, report\n"
         "after = {name.partition('.')[0] for name in sys.modules}\n"
         "print(after - before - sys.stdlib_module_names)"
