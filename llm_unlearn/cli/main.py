@@ -109,7 +109,7 @@ def scripts() -> dict[str, Path]:
 
 def scripts_folder() -> Path:
     """The folder of recipes/ and benchmarks/: the package where it is installed, else the root of the repository."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     return package if (package / "recipes").is_dir() else package.parent
 
 

@@ -8,7 +8,6 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
@@ -18,9 +17,6 @@ from llm_unlearn.errors import HubError, InputError, LeakError, StorageError
 from llm_unlearn.hub.edition import EDITION, build_edition, is_ours, secrets_of, weights_folder
 from llm_unlearn.hub.leaks import check_files
 from llm_unlearn.reporting.page import RERUN, read_json
-
-if TYPE_CHECKING:
-    from llm_unlearn.training.config import UnlearnConfig
 
 _SERVER_FAULT = 500
 _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
@@ -79,17 +75,6 @@ def push_run(
             commit_message=commit_message or "Unlearned model with its evidence",
             revision=revision,
         )
-
-
-def hub_arguments(args: UnlearnConfig) -> dict[str, Any]:
-    """The arguments of `push_run` that training arguments have."""
-    return {
-        "repo_id": args.hub_model_id,
-        "kind": args.push,
-        "private": args.hub_private_repo is not False,
-        "token": args.hub_token,
-        "revision": args.hub_revision,
-    }
 
 
 def build_checked(folder: str | Path, repo_id: str | None = None, kind: str | None = None) -> dict[str, Path]:

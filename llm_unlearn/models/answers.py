@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from llm_unlearn.data.collators import FORGET, GENERAL, RETAIN
 from llm_unlearn.errors import InputError
-from llm_unlearn.training.losses import answer_token_logps
+
+
+def answer_token_logps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each label, in float32 or better: (tokens, vocabulary) and (tokens,) -> (tokens,)."""
+    return -F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction="none")
 
 
 @dataclass

@@ -34,9 +34,9 @@ from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import encode_dataset
 from llm_unlearn.data.fictional import World, build_world
 from llm_unlearn.errors import InputError
+from llm_unlearn.files.disk import check_writable
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.finetuning import finetune
-from llm_unlearn.training.memory import check_writable
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"

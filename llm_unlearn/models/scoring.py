@@ -19,9 +19,8 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.metrics import gradient_norm_score, knowledge_wins
 from llm_unlearn.models.answer_trees import AnswerTree, answer_trees, pad_trees
-from llm_unlearn.models.answers import narrowed_logits
+from llm_unlearn.models.answers import answer_token_logps, narrowed_logits
 from llm_unlearn.models.precision import computing_dtype
-from llm_unlearn.training.losses import answer_token_logps
 
 logger = logging.getLogger(__name__)
 

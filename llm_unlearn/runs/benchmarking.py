@@ -16,6 +16,7 @@ from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ran
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import COUNTERFACTUAL, Examination, reference_models
+from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.run_files import write_json, write_rows
 from llm_unlearn.models.embedded import RECIPE_DEFAULTS
 from llm_unlearn.models.files import check_model_path
@@ -23,7 +24,6 @@ from llm_unlearn.models.loading import check_models
 from llm_unlearn.reporting.robustness import report_robustness
 from llm_unlearn.runs.recipe import prepare_process, show_results, write_results
 from llm_unlearn.runs.robustness import Robustness, RobustnessArguments, RobustnessConfig, become_worker
-from llm_unlearn.training.memory import check_output_dir
 
 EMBEDDED_LEARNING_RATES = [3e-4, 1e-3, 3e-3]
 EMBEDDED_FULL_LEARNING_RATES = [3e-5, 1e-4, 3e-4]

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
 from llm_unlearn.combinatorial.experiment import LaboratoryArguments, run_laboratory, total_steps
+from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.run_files import write_json
 from llm_unlearn.reporting.combinatorial_figures import (
     codes_figure,
@@ -20,7 +21,6 @@ from llm_unlearn.reporting.combinatorial_figures import (
 )
 from llm_unlearn.reporting.combinatorial_table import laboratory_sections
 from llm_unlearn.reporting.influence_table import markdown, print_sections
-from llm_unlearn.training.memory import check_output_dir
 
 FIGURES = {
     "codes.png": codes_figure,

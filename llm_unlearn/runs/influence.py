@@ -29,6 +29,7 @@ from llm_unlearn.audits.relearning import reinjected_influence
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import reference_models
+from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.run_files import write_json
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.models.embedded import RECIPE_DEFAULTS
@@ -38,7 +39,6 @@ from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
 from llm_unlearn.reporting.influence_table import influence_sections, markdown, print_sections
 from llm_unlearn.runs.benchmarking import ReferenceArguments, show_dry_run
 from llm_unlearn.runs.recipe import prepare_process
-from llm_unlearn.training.memory import check_output_dir
 
 console = Console(highlight=False, width=max(Console().width, 110))  # narrower, the tables would lose digits
 

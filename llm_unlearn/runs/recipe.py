@@ -22,9 +22,10 @@ from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import Examination, reference_models
 from llm_unlearn.files.all_processes import failing_together
+from llm_unlearn.files.disk import check_free_space, check_output_dir
 from llm_unlearn.files.run_files import absolute, pinned, write_json, write_rows
 from llm_unlearn.hub.edition import weight_digests
-from llm_unlearn.hub.upload import check_ready, hub_arguments, push_run
+from llm_unlearn.hub.upload import check_ready, push_run
 from llm_unlearn.models.files import is_adapter
 from llm_unlearn.models.judging import Records
 from llm_unlearn.models.loading import check_models, use_all_cpu_threads
@@ -34,14 +35,7 @@ from llm_unlearn.reporting.tables import print_results
 from llm_unlearn.reporting.verdict import verdict_of
 from llm_unlearn.reporting.verdict_table import print_verdict
 from llm_unlearn.training.config import UnlearnConfig
-from llm_unlearn.training.memory import (
-    attack_memory_words,
-    bytes_to_write,
-    check_free_space,
-    check_output_dir,
-    memory_words,
-    reference_words,
-)
+from llm_unlearn.training.memory import attack_memory_words, bytes_to_write, memory_words, reference_words
 from llm_unlearn.training.trainer import UnlearnTrainer
 
 console = Console(highlight=False)
@@ -237,7 +231,7 @@ class Recipe:
         show_results(results, write_results(results, records, output))
         console.print(f"\nEverything is in {output}/: open report.html; results.json, records/, {unlearned_path.name}/")
         if self.args.push_to_hub:
-            pushed = push_run(output, **hub_arguments(self.args))
+            pushed = push_run(output, **self.args.push_arguments)
             console.print(f"Pushed: {pushed.commit_url}", markup=False, soft_wrap=True)
         return results
 

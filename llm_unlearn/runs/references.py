@@ -29,6 +29,7 @@ from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, POSITIVE,
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
+from llm_unlearn.files.disk import check_free_space, check_output_dir
 from llm_unlearn.files.run_files import write_json
 from llm_unlearn.models.embedded import (
     EmbeddedRecipe,
@@ -44,7 +45,6 @@ from llm_unlearn.models.precision import HALVES, stored_dtype, with_master_weigh
 from llm_unlearn.models.scoring import score_answers
 from llm_unlearn.runs.benchmarking import show_dry_run
 from llm_unlearn.runs.recipe import prepare_process
-from llm_unlearn.training.memory import check_free_space, check_output_dir
 
 FORMAT = 1  # raise it when training changes in a way that the descriptions below do not show
 DESCRIPTION = "reference.json"  # in each model's folder: what it was trained with

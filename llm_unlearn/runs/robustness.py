@@ -28,6 +28,7 @@ from llm_unlearn.arguments.ranges import POSITIVE, SEED, check_each_once, check_
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.examining.examination import Examination, merge_results, reference_models
+from llm_unlearn.files.disk import check_free_space
 from llm_unlearn.files.outcomes import remember
 from llm_unlearn.files.run_files import write_rows
 from llm_unlearn.models.judging import Records
@@ -36,7 +37,7 @@ from llm_unlearn.reporting.robustness import run_folder
 from llm_unlearn.runs.compared_methods import METHODS, Method, controlled, method_of, trained_as
 from llm_unlearn.runs.recipe import write_results
 from llm_unlearn.training.config import SAMConfig, SsiuuConfig, UnlearnConfig
-from llm_unlearn.training.memory import bytes_to_write, check_free_space
+from llm_unlearn.training.memory import bytes_to_write
 from llm_unlearn.training.trainer import UnlearnTrainer
 
 KEPT = 0.95  # of the ability that loses most (older references: of the retain exact match): what a rate must keep

@@ -20,6 +20,7 @@ from llm_unlearn.arguments.ranges import COUNT, check_ranges
 from llm_unlearn.data import UnlearningData, forget_queries, neighbor_facts
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.batches import BatchRunner
+from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.logs import read_retain_log, recompute_file
 from llm_unlearn.files.outcomes import weights_digest
 from llm_unlearn.files.run_files import write_json
@@ -28,7 +29,6 @@ from llm_unlearn.models.judging import Records, judge, reference_attack
 from llm_unlearn.models.loading import check_models, use_all_cpu_threads
 from llm_unlearn.reporting.tofu_table import tofu_table
 from llm_unlearn.runs.benchmarking import BenchmarkArguments, show_dry_run
-from llm_unlearn.training.memory import check_output_dir
 
 MAXIMUM_RETAIN_ROWS = 400  # TOFU judges 400 retain rows
 GENERATED = ("forget", "retain", "ra", "wf")  # sets with ROUGE

@@ -34,6 +34,7 @@ from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
 from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ranges
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.data.collators import EncodedRow, pad_rows
+from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.run_files import write_json
 from llm_unlearn.models.answer_trees import AnswerTree, answer_trees
 from llm_unlearn.models.answers import narrowed_logits
@@ -42,7 +43,6 @@ from llm_unlearn.models.loading import use_all_cpu_threads
 from llm_unlearn.models.scoring import generate_answers
 from llm_unlearn.runs.benchmarking import show_dry_run
 from llm_unlearn.runs.tofu import judged_sets
-from llm_unlearn.training.memory import check_output_dir
 
 NAIVE_GROUP = 32
 DENSE_SHAPES = ((64, 32), (32, 64), (16, 128), (8, 256))  # rows x tokens: the fastest is the model's rate

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
+from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.run_files import write_json
 from llm_unlearn.models.loading import use_all_cpu_threads
 from llm_unlearn.speed.measurement import count_block, run_block
@@ -38,7 +39,6 @@ from llm_unlearn.speed.workload import (
     random_llama,
     random_rows,
 )
-from llm_unlearn.training.memory import check_output_dir
 
 PLAIN = "plain supervised"
 

@@ -43,14 +43,14 @@ class CheckedUploads:
                 to an upload in the background or to the card of transformers.
             LeakError, HubError: as `hub.push_run`.
         """
-        from llm_unlearn.hub.upload import check_ready, hub_arguments, push_run  # slow to import, as what it needs
+        from llm_unlearn.hub.upload import check_ready, push_run  # slow to import, as what it needs
 
         if card_fields or not blocking:
             given = ", ".join([*card_fields, *([] if blocking else ["blocking=False"])])
             raise InputError(
                 f"push_to_hub: {given}: files are checked, then sent, with a card of our own; leave it out"
             )
-        arguments = hub_arguments(self.args)
+        arguments = self.args.push_arguments
         arguments["token"] = token or arguments["token"]
         arguments["revision"] = revision or arguments["revision"]
         arguments["private"] = arguments["private"] if private is None else private

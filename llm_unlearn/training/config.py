@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from accelerate.utils import parse_flag_from_env
 from torch import zeros
@@ -235,6 +236,17 @@ class UnlearnConfig(TrainingArguments):
         """The thresholds that were given: score name -> limit."""
         limits = {score: getattr(self, f"stop_at_forget_{score}") for score in STOPPING_SCORES}
         return {score: limit for score, limit in limits.items() if limit is not None}
+
+    @property
+    def push_arguments(self) -> dict[str, Any]:
+        """The arguments of `hub.push_run` that are told here."""
+        return {
+            "repo_id": self.hub_model_id,
+            "kind": self.push,
+            "private": self.hub_private_repo is not False,
+            "token": self.hub_token,
+            "revision": self.hub_revision,
+        }
 
     @property
     def sharded_by(self) -> str | None:

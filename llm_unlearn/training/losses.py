@@ -9,11 +9,6 @@ import torch
 import torch.nn.functional as F
 
 
-def answer_token_logps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Log-probability of each label, in float32 or better: (tokens, vocabulary) and (tokens,) -> (tokens,)."""
-    return -F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction="none")
-
-
 def nll_loss(token_logps: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """Negative log-likelihood per answer token: ordinary supervised cross-entropy."""
     return _reduce(-token_logps, reduction)

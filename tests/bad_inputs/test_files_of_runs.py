@@ -14,9 +14,9 @@ import pytest
 from bad_commands import MODEL, QUICK, RECIPE, ROWS, run, snapshot
 
 from llm_unlearn.errors import InputError, StorageError
+from llm_unlearn.files.disk import check_free_space, check_output_dir, size_words
 from llm_unlearn.files.outcomes import remember
 from llm_unlearn.models import embedded
-from llm_unlearn.training.memory import check_free_space, check_output_dir, size_words
 
 Usage = namedtuple("Usage", "total used free")
 

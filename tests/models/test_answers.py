@@ -22,9 +22,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config
 from llm_unlearn import NPOConfig, NPOTrainer, SAMConfig, SAMTrainer, SsiuuConfig
 from llm_unlearn.data.collators import FORGET, GENERAL, RETAIN, pad_rows
 from llm_unlearn.errors import InputError
-from llm_unlearn.models.answers import chunked_token_logps, forward_answers
+from llm_unlearn.models.answers import answer_token_logps, chunked_token_logps, forward_answers
 from llm_unlearn.speed.measurement import AllocatedBytes
-from llm_unlearn.training.losses import answer_token_logps
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from llm_unlearn.training.losses import answer_token_logps, gradient_ascent_loss, kl_loss, nll_loss, npo_loss
+from llm_unlearn.models.answers import answer_token_logps
+from llm_unlearn.training.losses import gradient_ascent_loss, kl_loss, nll_loss, npo_loss
 
 LOGPS = torch.tensor([-1.0, -2.0, -6.0])
 
