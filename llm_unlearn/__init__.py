@@ -14,14 +14,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _HOMES = {
     "UnlearnTrainer": "llm_unlearn.training.trainer",
     "UnlearnConfig": "llm_unlearn.training.config",
-    "GradientAscentTrainer": "llm_unlearn.methods",
-    "GradientAscentConfig": "llm_unlearn.training.config",
-    "NPOTrainer": "llm_unlearn.methods",
-    "NPOConfig": "llm_unlearn.training.config",
-    "SAMTrainer": "llm_unlearn.methods",
-    "SAMConfig": "llm_unlearn.training.config",
-    "SsiuuTrainer": "llm_unlearn.methods",
-    "SsiuuConfig": "llm_unlearn.training.config",
+    "GradientAscentTrainer": "llm_unlearn.methods.gradient_ascent",
+    "GradientAscentConfig": "llm_unlearn.methods.gradient_ascent",
+    "NPOTrainer": "llm_unlearn.methods.npo",
+    "NPOConfig": "llm_unlearn.methods.npo",
+    "SAMTrainer": "llm_unlearn.methods.sam",
+    "SAMConfig": "llm_unlearn.methods.sam",
+    "SsiuuTrainer": "llm_unlearn.methods.ssiuu",
+    "SsiuuConfig": "llm_unlearn.methods.ssiuu",
+    "Method": "llm_unlearn.methods.method",
     "load_unlearning_data": "llm_unlearn.data",
     "InputError": "llm_unlearn.errors",
     "DivergenceError": "llm_unlearn.errors",
@@ -31,8 +32,12 @@ __all__ = list(_HOMES)
 if TYPE_CHECKING:  # for editors and type checkers; __all__ names them all
     from llm_unlearn.data import load_unlearning_data  # noqa: F401
     from llm_unlearn.errors import DivergenceError, InputError  # noqa: F401
-    from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SAMTrainer, SsiuuTrainer  # noqa: F401
-    from llm_unlearn.training.config import GradientAscentConfig, NPOConfig, SAMConfig, SsiuuConfig, UnlearnConfig  # noqa: F401
+    from llm_unlearn.methods.gradient_ascent import GradientAscentConfig, GradientAscentTrainer  # noqa: F401
+    from llm_unlearn.methods.method import Method  # noqa: F401
+    from llm_unlearn.methods.npo import NPOConfig, NPOTrainer  # noqa: F401
+    from llm_unlearn.methods.sam import SAMConfig, SAMTrainer  # noqa: F401
+    from llm_unlearn.methods.ssiuu import SsiuuConfig, SsiuuTrainer  # noqa: F401
+    from llm_unlearn.training.config import UnlearnConfig  # noqa: F401
     from llm_unlearn.training.trainer import UnlearnTrainer  # noqa: F401
 
 

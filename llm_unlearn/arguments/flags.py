@@ -42,16 +42,19 @@ def unknown_words(name: str, where: str, known: Iterable[str], prefix: str = "")
     return f"unknown {'flag' if prefix else 'field'} {name} {where}; {fix}"
 
 
-def check_flags(flags: Sequence[str]) -> None:
+def check_flags(flags: Sequence[str], sources: Iterable[Path] = ()) -> None:
     """Refuse what is no flag of any recipe or benchmark, or lacks its value, without importing them.
 
     Their own parser, which knows more (which flag belongs to which recipe, and what values may be), comes later: what
     passes here may still be refused there, and what is refused here is wrong for all of them.
 
+    Args:
+        sources: files outside this package whose configurations have fields, too: those of methods of other packages.
+
     Raises:
         InputError: the message names the flag that was meant, or how to write its value.
     """
-    known = known_flags()
+    known = known_flags(tuple(sources))
     if not known:
         return
     for flag, following in itertools.pairwise([*flags, "--end"]):
@@ -65,7 +68,7 @@ def check_flags(flags: Sequence[str]) -> None:
 
 
 @functools.cache
-def known_flags() -> dict[str, bool]:
+def known_flags(sources: tuple[Path, ...] = ()) -> dict[str, bool]:
     """Flag of any recipe or benchmark -> whether it may stand alone; empty where the sources do not tell.
 
     They are the fields of dataclasses called ...Arguments or ...Config in this package, which are read, not imported,
@@ -76,7 +79,7 @@ def known_flags() -> dict[str, bool]:
     fields = dict(_fields(path, "TrainingArguments")) if path and path.is_file() else {}
     if "output_dir" not in fields:  # another version, whose fields stand elsewhere
         return {}
-    for path in Path(__file__).parents[1].rglob("*.py"):
+    for path in [*Path(__file__).parents[1].rglob("*.py"), *sources]:
         for name, alone in _fields(path, "Arguments", "Config"):
             fields[name] = fields.get(name, False) or alone
     negated = {f"no_{name}": True for name, alone in fields.items() if alone}  # HfArgumentParser adds them

@@ -354,6 +354,7 @@ def parse_for_model(
     argv: Sequence[str] | None,
     *,
     description: str,
+    prog: str | None = None,
     defaults: Mapping[str, Any],
     embedded_defaults: Mapping[str, Any],
     embedded_full_defaults: Mapping[str, Any] | None = None,
@@ -366,12 +367,12 @@ def parse_for_model(
             embedded one's size.
         embedded_full_defaults: on top of those, with `--full_finetuning`.
     """
-    arguments = parse_arguments(groups, argv, description=description, defaults=defaults)
+    arguments = parse_arguments(groups, argv, description=description, prog=prog, defaults=defaults)
     if arguments[0].model_name_or_path is None:
         full = any(getattr(group, "full_finetuning", False) for group in arguments)
         if full:
             adapterless = {name: value for name, value in embedded_defaults.items() if name not in OF_ADAPTERS}
             embedded_defaults = {**adapterless, **(embedded_full_defaults or {})}
         both = {**embedded_defaults, **defaults}
-        arguments = parse_arguments(groups, argv, description=description, defaults=both)
+        arguments = parse_arguments(groups, argv, description=description, prog=prog, defaults=both)
     return arguments

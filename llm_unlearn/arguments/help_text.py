@@ -147,7 +147,8 @@ def _is_inherited(cls: type, field: dataclasses.Field) -> bool:
 def _usage(description: str, prog: str) -> Iterator[str]:
     path = Path(prog)
     is_ours = path.parent.name in ("recipes", "benchmarks")  # wherever they are installed
-    command = f"llm-unlearn run {path.stem}" if is_ours else f"accelerate launch {prog}"
+    script = f"llm-unlearn run {path.stem}" if is_ours else f"accelerate launch {prog}"
+    command = script if path.suffix == ".py" else prog
     yield f"Usage:\n  {command} [--config FILE.yaml] [--field value ...]"
     if "Example:" not in description and path.name not in description:
         yield f"Example:\n  {command} --learning_rate 1e-5 --output_dir outputs/example"

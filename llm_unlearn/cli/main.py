@@ -21,6 +21,7 @@ from typing import NoReturn
 from llm_unlearn import __version__
 from llm_unlearn.arguments.flags import check_flags, did_you_mean
 from llm_unlearn.errors import FAILURES, InputError
+from llm_unlearn.methods import method_files, summaries
 
 HELP = """\
 Unlearn with one command, and get an honest, measured answer to "erased, or only hidden?"
@@ -69,6 +70,7 @@ ATTACKS = {  # those of llm_unlearn.attacks, which takes seconds to import
     "adapter_surgery": "the adapter removed, scaled and merged",
     "counterfactual": "the control: reinjection of true and of made-up facts, which needs no oracle",
 }
+RUNS_ANY_METHOD = "llm_unlearn.runs"
 LAUNCHER_FLAGS = (  # what is most often put behind the name by mistake
     *("num_processes", "config_file", "multi_gpu", "num_machines", "machine_rank", "main_process_port", "gpu_ids"),
     *("mixed_precision", "use_fsdp", "use_deepspeed", "num_cpu_threads_per_process"),
@@ -119,17 +121,24 @@ def packaged_file(path: str) -> str:
     return str(packaged) if not Path(path).exists() and packaged.is_file() else path
 
 
-def script_of(name: str, group: str = "recipe or benchmark") -> Path:
-    """The file that `name` means: ssiuu, or as in the repository recipes/ssiuu.py.
+def started_by(name: str) -> list[str]:
+    """What Python is started with for `name`: a script, or where a method has none, the module that runs any method.
+
+    Args:
+        name: ssiuu, or as in the repository recipes/ssiuu.py.
 
     Raises:
         InputError: there is none; the message suggests the nearest.
     """
-    known = scripts()
+    known, methods = scripts(), method_files()
     stem = Path(name).name.removesuffix(".py").replace("-", "_")
-    if stem not in known:
-        raise InputError(f"{name!r} is no {group}{did_you_mean(stem, known)}; llm-unlearn run lists them")
-    return known[stem]
+    if stem in known:
+        return [str(known[stem])]
+    if stem in methods:
+        return ["-m", RUNS_ANY_METHOD, stem]
+    raise InputError(
+        f"{name!r} is no recipe or benchmark{did_you_mean(stem, {*known, *methods})}; llm-unlearn run lists them"
+    )
 
 
 def run(arguments: list[str]) -> int:
@@ -138,11 +147,11 @@ def run(arguments: list[str]) -> int:
         print(run_help())
         return 0
     if not arguments[0].startswith("-"):
-        script_of(arguments[0])  # a wrong name is found before the launcher is imported, which takes seconds
+        started = started_by(arguments[0])  # a wrong name is found before the launcher is imported, in seconds
         _refuse_launcher_flags(*arguments)
-        check_flags(arguments[1:])
-    if arguments[-1] in ("-h", "--help", "--help_all") and not arguments[0].startswith("-"):
-        return _run_here(script_of(arguments[0]), arguments[1:])
+        check_flags(arguments[1:], method_files().values())
+        if arguments[-1] in ("-h", "--help", "--help_all"):
+            return _run_here(*started, *arguments[1:])
     return launch(arguments)
 
 
@@ -211,9 +220,9 @@ def run_help() -> str:
     """All recipes and benchmarks with a line each, and where flags go."""
     base, known = scripts_folder(), scripts()
     lines = ["usage: llm-unlearn run [LAUNCHER FLAGS] NAME [FLAGS]"]
-    for group in ("recipes", "benchmarks"):
-        of_group = {name: path for name, path in known.items() if path.parent.name == group}
-        lines += ["", f"{group}:", *_lines({name: _first_line(path) for name, path in of_group.items()})]
+    for group, methods in (("recipes", summaries()), ("benchmarks", {})):
+        of_group = {name: _first_line(path) for name, path in known.items() if path.parent.name == group}
+        lines += ["", f"{group}:", *_lines(methods | {k: v for k, v in of_group.items() if k not in methods})]
     for folder, flag in (("configs", "after the NAME: --config"), ("accelerate", "before the NAME: --config_file")):
         files = sorted((base / "recipes" / folder).glob("*.yaml"))
         if files:
@@ -243,10 +252,15 @@ def _refuse_launcher_flags(name: str, *flags: str) -> None:
             )
 
 
-def _run_here(script: Path, flags: list[str]) -> int:
-    """The script in this process, for its help."""
-    sys.argv = [str(script), *flags]
-    runpy.run_path(str(script), run_name="__main__")
+def _run_here(script: str, *arguments: str) -> int:
+    """A script, or a module after "-m", in this process, for its help."""
+    if script == "-m":
+        module, *rest = arguments
+        sys.argv = [module, *rest]
+        runpy.run_module(module, run_name="__main__")
+    else:
+        sys.argv = [script, *arguments]
+        runpy.run_path(script, run_name="__main__")
     return 0
 
 
@@ -269,16 +283,19 @@ def parse_launch(arguments: Sequence[str]) -> argparse.Namespace:
             f"{unknown[0]} is no flag of accelerate launch; flags of a recipe follow its name: llm-unlearn run NAME "
             f"{unknown[0]} ..."
         )
-    parsed.training_script = str(script_of(parsed.training_script))
+    started = started_by(parsed.training_script)
+    parsed.module = started[0] == "-m"
+    parsed.training_script, *before = started[1:] if parsed.module else started
     if parsed.config_file is not None:
         parsed.config_file = packaged_file(parsed.config_file)
     flags = parsed.training_script_args
-    check_flags(flags)
+    check_flags(flags, method_files().values())
     for number, flag in enumerate(flags):
         if flag.startswith("--config="):
             flags[number] = f"--config={packaged_file(flag.partition('=')[2])}"
         elif number and flags[number - 1] == "--config":
             flags[number] = packaged_file(flag)
+    parsed.training_script_args = [*before, *flags]
     return parsed
 
 

@@ -216,6 +216,8 @@ def public_results(results: Mapping[str, Any], names: Mapping[str, Any], kind: s
     own = f"{names['base_model']} without the forget rows" if embedded else "a local model"
     return {
         "method": results.get("method"),
+        "method_title": results.get("method_title"),
+        "paper": results.get("paper"),
         "seed": results.get("seed"),
         "published": kind,
         "config": configuration,

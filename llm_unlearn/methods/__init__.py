@@ -1,8 +1,97 @@
-"""One file per method family: equation, source, loss, and the `UnlearnTrainer` subclass that presets them."""
+"""Ways to unlearn. A file of this folder that ends with a `METHOD` is one: equation, source, configuration, trainer.
 
-from llm_unlearn.methods.gradient_ascent import GradientAscentTrainer
-from llm_unlearn.methods.npo import NPOTrainer
-from llm_unlearn.methods.sam import SAMTrainer
-from llm_unlearn.methods.ssiuu import SsiuuTrainer
+Another package adds its own by an entry point of the group `llm_unlearn.methods`:
 
-__all__ = ["GradientAscentTrainer", "NPOTrainer", "SAMTrainer", "SsiuuTrainer"]
+    [project.entry-points."llm_unlearn.methods"]
+    simnpo = "their_package.simnpo:METHOD"
+
+Names and summaries are read from the sources: lists and help must not wait for what takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_unlearn.errors import InputError
+
+if TYPE_CHECKING:
+    from llm_unlearn.methods.method import Method
+
+GROUP = "llm_unlearn.methods"
+
+
+def method_files() -> dict[str, Path]:
+    """Name -> source of every method, ours and those of installed packages; nothing of them is imported.
+
+    Raises:
+        InputError: a package offers a name that is taken, or a module that is not there.
+    """
+    folder = Path(__file__).parent
+    found = {path.stem: path for path in sorted(folder.glob("*.py")) if _record(path) is not None}
+    for name, point in _offered().items():
+        if name in found:
+            raise InputError(f"method {name!r} of {point.dist.name} is a method of llm_unlearn; rename theirs")
+        spec = find_spec(point.module)
+        if spec is None or spec.origin is None:
+            raise InputError(f"method {name!r} of {point.dist.name}: there is no module {point.module}")
+        found[name] = Path(spec.origin)
+    return found
+
+
+def summaries() -> dict[str, str]:
+    """Name -> what the method does, in a line."""
+    return {name: _summary(path) for name, path in method_files().items()}
+
+
+@cache
+def load_method(name: str) -> Method:
+    """The record of a method.
+
+    Raises:
+        InputError: no such method, or a package's entry point that is no `Method` of that name.
+    """
+    known = method_files()
+    if name not in known:
+        raise InputError(f"{name!r} is no method; choose from {', '.join(known)}")
+    if point := _offered().get(name):
+        from llm_unlearn.methods.method import Method
+
+        method = point.load()
+        if not isinstance(method, Method) or method.name != name:
+            raise InputError(f"method {name!r} of {point.dist.name}: {point.value} is no Method of that name")
+        return method
+    return import_module(f"{__name__}.{name}").METHOD
+
+
+def load_methods() -> dict[str, Method]:
+    """All methods by name."""
+    return {name: load_method(name) for name in method_files()}
+
+
+def _offered() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+@cache
+def _record(path: Path) -> ast.Call | None:
+    """The call that makes a file's `METHOD`."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "METHOD" for target in node.targets):
+            return node.value if isinstance(node.value, ast.Call) else None
+    return None
+
+
+def _summary(path: Path) -> str:
+    """The record's summary where it is written out, else the first line of the file."""
+    record = _record(path)
+    for keyword in record.keywords if record else []:
+        if keyword.arg == "summary" and isinstance(keyword.value, ast.Constant):
+            return keyword.value.value
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0].rstrip(".")

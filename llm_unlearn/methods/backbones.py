@@ -1,11 +1,30 @@
 """Methods that change how a forget loss is trained, not the loss itself: which one is a choice (`args.backbone`)."""
 
+from dataclasses import dataclass, field
+
 import torch
 
+from llm_unlearn.methods.npo import NPOConfig
 from llm_unlearn.models.answers import Answers
-from llm_unlearn.training.config import BackboneConfig
 from llm_unlearn.training.losses import gradient_ascent_loss, npo_loss
 from llm_unlearn.training.trainer import UnlearnTrainer
+
+BACKBONES = ("npo", "gradient_ascent")
+
+
+@dataclass
+class BackboneConfig(NPOConfig):
+    """Arguments of methods that train a forget loss of choice in a way of their own."""
+
+    backbone: str = field(
+        default="npo",
+        metadata={"help": "Forget loss that the method builds on: npo or gradient_ascent.", "choices": list(BACKBONES)},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"backbone={self.backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
 
 
 class BackboneTrainer(UnlearnTrainer):

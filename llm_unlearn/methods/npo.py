@@ -6,12 +6,29 @@ Source: Zhang et al. 2024, "Negative Preference Optimization: From Catastrophic 
 arXiv 2404.05868.
 """
 
+from dataclasses import dataclass, field
+
 import torch
 
+from llm_unlearn.arguments.ranges import POSITIVE, check_ranges
+from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.models.answers import Answers
-from llm_unlearn.training.config import NPOConfig
+from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.losses import npo_loss
-from llm_unlearn.training.trainer import UnlearnTrainer
+from llm_unlearn.training.trainer import Paper, UnlearnTrainer
+
+
+@dataclass
+class NPOConfig(UnlearnConfig):
+    """Arguments of `NPOTrainer`."""
+
+    beta: float = field(
+        default=0.1, metadata={"help": "NPO's inverse temperature (paper: 0.1 to 0.5); near 0 it is gradient ascent."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_ranges(self, {"beta": POSITIVE})
 
 
 class NPOTrainer(UnlearnTrainer):
@@ -19,8 +36,24 @@ class NPOTrainer(UnlearnTrainer):
 
     config_class = NPOConfig
     method_name = "npo"
+    method_title = "NPO"
+    paper = Paper(
+        "2404.05868",
+        "Zhang and others",
+        2024,
+        "Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning",
+    )
     needs_reference_logps = True
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         forget = answers.forget
         return npo_loss(forget.logps, forget.reference_logps, self.args.beta, reduction="none")
+
+
+METHOD = Method(
+    NPOTrainer,
+    summary="Unlearn with NPO (negative preference optimization): gradient ascent that weighs down rows already "
+    "forgotten",
+    embedded_defaults={"beta": 0.5},
+    compared={"npo": Compared(), "npo_equal_steps": Compared(steps_of="ssiuu")},
+)

@@ -11,12 +11,15 @@ scalar parameters phi with A = phi dP/dphi over the whole forget set, against th
 from __future__ import annotations
 
 import contextlib
+import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.trainer_utils import IntervalStrategy
 
+from llm_unlearn.arguments.ranges import POSITIVE, check_ranges
 from llm_unlearn.data.collators import FORGET
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods.attribution import (
@@ -32,10 +35,133 @@ from llm_unlearn.methods.attribution import (
     negative_influence_penalty,
     squared_pulls,
 )
-from llm_unlearn.methods.backbones import BackboneTrainer
+from llm_unlearn.methods.backbones import BackboneConfig, BackboneTrainer
+from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.methods.parameter_attribution import ParameterInfluence, forget_set_gradients
 from llm_unlearn.models.answers import Answers, forward_answers
-from llm_unlearn.training.config import SsiuuConfig
+from llm_unlearn.training.trainer import Paper
+
+VARIANTS = ("neuron", "published", "exact")
+REFERENCES = ("zero", "previous", "original")
+INFLUENCES = ("log_probability", "log_odds", "probability")
+TOKEN_AGGREGATIONS = ("all", "minimum", "sum")
+ATTRIBUTIONS = ("negative", "positive", "both", "shuffled", "random", "activity")
+
+
+@dataclass
+class SsiuuConfig(BackboneConfig):
+    """Arguments of `SsiuuTrainer`: a backbone forget loss plus the attribution regularizer."""
+
+    variant: str = field(
+        default="neuron",
+        metadata={
+            "help": "What has influence: neuron outputs, with a constant gradient (neuron) or with second derivatives "
+            "(exact: slow, the yardstick of neuron), or trainable scalars over the whole forget set (published).",
+            "choices": list(VARIANTS),
+        },
+    )
+    regularizer_weight: float | str = field(
+        default="auto",
+        metadata={
+            "help": "Weight of the attribution regularizer, or auto: held where its gradient has regularizer_ratio "
+            "times the norm of the forget loss's. The right weight depends on model, answers' length and backbone: "
+            "watch the logged regularizer/gradient_ratio.",
+        },
+    )
+    regularizer_ratio: float = field(
+        default=2.0,
+        metadata={
+            "help": "With regularizer_weight auto: |weight grad R| / |grad forget loss| at the neurons' outputs."
+        },
+    )
+    reference: str | None = field(
+        default=None,
+        metadata={
+            "help": "Influence that negative influence is drawn to: zero (default of neuron and exact), or, for "
+            "published alone, that of the previous step (its default) or of the original model.",
+            "choices": list(REFERENCES),
+        },
+    )
+    influence_of: str | None = field(
+        default=None,
+        metadata={
+            "help": "Influence on the mean answer log-probability (log_probability, default of neuron and exact), on "
+            "the mean log-odds of its tokens (log_odds) or on the probability of the whole answer (probability, "
+            "default of published).",
+            "choices": list(INFLUENCES),
+        },
+    )
+    token_aggregation: str = field(
+        default="all",
+        metadata={
+            "help": "A neuron's influence at all positions of a row, the minimum over them, or their sum.",
+            "choices": list(TOKEN_AGGREGATIONS),
+        },
+    )
+    layers: list[int] | None = field(
+        default=None, metadata={"help": "Blocks whose neurons are regularized (-1: the last); default: all."}
+    )
+    modules: list[str] | None = field(
+        default=None,
+        metadata={"help": "Last names of the linear maps whose neurons are regularized, as q_proj; default: all."},
+    )
+    attribution: str = field(
+        default="negative",
+        metadata={
+            "help": "Influence that is regularized: negative, or, as controls of what the method owes to it, positive, "
+            "both, shuffled (each neuron's with the gradient of another one), random (as many as are negative) or "
+            "activity (neurons are regularized for being active, whatever their influence).",
+            "choices": list(ATTRIBUTIONS),
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        # Tried with PyTorch 2.13 and DeepSpeed 0.19: both take the inner backward for the step's own, and crash.
+        self.refuse_sharding("Ssiuu has a backward inside its forward, which sharding does not survive")
+        choices = {
+            "variant": VARIANTS,
+            "reference": REFERENCES,
+            "influence_of": INFLUENCES,
+            "token_aggregation": TOKEN_AGGREGATIONS,
+            "attribution": ATTRIBUTIONS,
+        }
+        published = self.variant == "published"
+        self.reference = self.reference or ("previous" if published else "zero")
+        self.influence_of = self.influence_of or ("probability" if published else "log_probability")
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(known)}")
+        if not published and self.reference != "zero":
+            raise ValueError(
+                f"reference={self.reference!r} is of variant published; neurons are drawn to zero (on memorized "
+                "answers the original's influence is zero, too)"
+            )
+        for name, only in (("attribution", "negative"), ("token_aggregation", "all")):
+            if published and getattr(self, name) != only:
+                raise ValueError(f"{name}={getattr(self, name)!r} is about neurons; variant published has scalars")
+        if self.variant == "exact" and self.activation_checkpointing:
+            raise ValueError("activation_checkpointing recomputes without second derivatives: not with variant exact")
+        weight = self.regularizer_weight
+        if weight != "auto" and (isinstance(weight, str) or not 0 <= weight < math.inf):
+            raise ValueError(f"regularizer_weight={weight!r} must be auto, or a number of 0 or more")
+        if weight == "auto" and (published or self.influence_of != "log_probability"):
+            of = "variant published" if published else f"influence_of={self.influence_of!r}"
+            raise ValueError(
+                f"regularizer_weight='auto' needs influence on the log-probability of neuron outputs, not {of}; "
+                "give a number"
+            )
+        if self.logits_chunk_size is not None:
+            raise ValueError(f"logits_chunk_size={self.logits_chunk_size} keeps no logits to attribute; leave it out")
+        if self.use_liger_kernel:  # read in liger-kernel 0.8.5: ops/swiglu.py writes gradients over what was saved
+            raise ValueError(
+                "use_liger_kernel=True: its kernels overwrite what a second backward needs, and Ssiuu has one: its "
+                "gradients would be silently wrong. Leave it out"
+            )
+        check_ranges(self, {"regularizer_ratio": POSITIVE})
+        for name in ("layers", "modules"):
+            if getattr(self, name) is not None and not getattr(self, name):
+                raise ValueError(f"{name}=[] would regularize nothing; leave it out for all")
 
 
 class SsiuuTrainer(BackboneTrainer):
@@ -58,6 +184,8 @@ class SsiuuTrainer(BackboneTrainer):
 
     config_class = SsiuuConfig
     method_name = "ssiuu"
+    method_title = "Ssiuu"
+    paper = Paper("2509.22263", "Yang and others", 2025, "Erase or Hide?")
 
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
@@ -196,3 +324,19 @@ class SsiuuTrainer(BackboneTrainer):
             return True
         step = self.state.global_step
         return (step + 1) % max(1, self.state.logging_steps) == 0 or (step == 0 and self.args.logging_first_step)
+
+
+METHOD = Method(
+    SsiuuTrainer,
+    summary="Unlearn with Ssiuu: an unlearning loss whose attribution regularizer keeps it from merely hiding the "
+    "answers",
+    embedded_defaults={"beta": 0.5, "regularizer_weight": 3.0, "retain_weight": 60.0},
+    compared={
+        "ssiuu": Compared({"backbone": "npo"}),
+        "ssiuu_grad_diff": Compared({"backbone": "gradient_ascent"}),
+        "ssiuu_shuffled": Compared({"backbone": "npo", "attribution": "shuffled"}, steps_of="ssiuu"),
+        "ssiuu_positive": Compared({"backbone": "npo", "attribution": "positive"}, steps_of="ssiuu"),
+        "ssiuu_random": Compared({"backbone": "npo", "attribution": "random"}, steps_of="ssiuu"),
+    },
+    extra_backwards=1,
+)

@@ -69,15 +69,15 @@ RECIPES = {
     "medium": EmbeddedRecipe(8192, 768, 12, 12, epochs=12, batch_size=128, learning_rate=5e-4, warmup_steps=500),
 }
 
-# What suits these models in place of the configurations' defaults, which are meant for models a thousand times larger.
-# LoRA of rank 64, of a width of 160: with rank 16 Ssiuu leaves more behind (docs/results/ssiuu.md). The weights of
-# general rows and of Ssiuu's regularizer, and the rates, are those at which most is kept of every ability on seed 100;
-# with KL more is kept of abilities that no general row trains than with cross-entropy, which learns rows by heart.
-# The thresholds lie just under what oracles score on forget rows. The attacker's learning rates are those of 5e-4 and
-# 1e-3 that recovered most from an NPO-unlearned model; a LoRA attacker's those of 1e-3, 3e-3 and 1e-2 that did in
-# the tiny world. SAM's rho: on seed 100 a little less came back with 0.1 than with 0.01; 0.3 takes over twice as many
-# steps, and with 1 nothing is forgotten at all.
-_COMMON = {
+# What suits these models in place of the configurations' defaults, which are meant for models a thousand times larger;
+# each method has a few of its own. LoRA of rank 64, of a width of 160: with rank 16 Ssiuu leaves more behind
+# (docs/results/ssiuu.md). The weights of general rows and of Ssiuu's regularizer, and the rates, are those at which
+# most is kept of every ability on seed 100; with KL more is kept of abilities that no general row trains than with
+# cross-entropy, which learns rows by heart. The thresholds lie just under what oracles score on forget rows. The
+# attacker's learning rates are those of 5e-4 and 1e-3 that recovered most from an NPO-unlearned model; a LoRA
+# attacker's those of 1e-3, 3e-3 and 1e-2 that did in the tiny world.
+EMBEDDED_DEFAULTS = {
+    "learning_rate": 3e-4,
     "lora_r": 64,
     "lora_alpha": 128,
     "retain_weight": 30.0,
@@ -95,34 +95,7 @@ _COMMON = {
     "reinjection_lora_learning_rates": [1e-3, 3e-3],
     "benign_lora_learning_rates": [1e-3, 3e-3],
 }
-RECIPE_DEFAULTS = {
-    "gradient_ascent": _COMMON | {"output_dir": "outputs/gradient_ascent", "learning_rate": 1e-3},
-    "npo": _COMMON | {"output_dir": "outputs/npo", "learning_rate": 3e-4, "beta": 0.5},
-    "sam": _COMMON
-    | {
-        "output_dir": "outputs/sam",
-        "learning_rate": 3e-4,
-        "beta": 0.5,
-        "rho": 0.1,
-        "general_weight": 200.0,
-        "num_train_epochs": 120,
-    },
-    "ssiuu": _COMMON
-    | {
-        "output_dir": "outputs/ssiuu",
-        "learning_rate": 3e-4,
-        "beta": 0.5,
-        "regularizer_weight": 3.0,
-        "retain_weight": 60.0,
-    },
-}
-# On top of those, where all weights are trained.
-FULL_FINETUNING_DEFAULTS = {
-    "gradient_ascent": {"learning_rate": 1e-4},
-    "npo": {"learning_rate": 1e-4},
-    "sam": {"learning_rate": 1e-4},
-    "ssiuu": {"learning_rate": 1e-4},
-}
+EMBEDDED_FULL_DEFAULTS = {"learning_rate": 1e-4}  # on top of those, where all weights are trained
 
 
 def cache_folder() -> Path:

@@ -21,32 +21,10 @@ _TEMPLATES = Path(__file__).parent
 # What our pages say whatever the data is: nobody's secret.
 BOILERPLATE = "\n".join(path.read_text(encoding="utf-8") for path in sorted(_TEMPLATES.glob("*.jinja")))
 
-_PAPERS = {  # method -> arXiv number, authors, year, title
-    "gradient_ascent": (
-        "2210.01504",
-        "Jang and others",
-        2023,
-        "Knowledge Unlearning for Mitigating Privacy Risks in Language Models",
-    ),
-    "npo": (
-        "2404.05868",
-        "Zhang and others",
-        2024,
-        "Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning",
-    ),
-    "sam": (
-        "2502.05374",
-        "Fan and others",
-        2025,
-        "Towards LLM Unlearning Resilient to Relearning Attacks: A Sharpness-Aware Minimization Perspective and Beyond",
-    ),
-    "ssiuu": ("2509.22263", "Yang and others", 2025, "Erase or Hide?"),
-}
 _SHOWN = (  # the configuration in the card; all of it is in results.json
     *("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("lr_scheduler_type", "seed", "full_finetuning", "lora_r", "lora_alpha", "lora_dropout", "dtype", "bf16", "fp16"),
 )
-_METHODS = {"gradient_ascent": "gradient ascent", "npo": "NPO", "sam": "SAM", "ssiuu": "Ssiuu"}
 _TAUGHT = {  # attack that trains -> whose learning rates it has, and what it teaches
     "adversarial_reinjection": ("reinjection", "{share} of the facts are taught again, the others are asked for"),
     "leave_one_group_out": ("reinjection", "all groups but one are taught again, that one is asked for"),
@@ -72,7 +50,7 @@ def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) 
         verdict: contents of verdict.json; None: the model was not examined.
     """
     names, data, published = results["names"], results["data"], results["published"]
-    base, paper = names["base_model"], _PAPERS.get(results["method"])
+    base, paper = names["base_model"], results.get("paper")
     embedded = bool(base) and base.startswith("fictional:")
     needs_base = published == "adapter" and base is None
     title, oracles = repo_id.rpartition("/")[2], len(model_entries(results["scores"], "oracle"))
@@ -84,7 +62,7 @@ def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) 
         title=title,
         repo_id=repo_id,
         version=__version__,
-        method=_METHODS.get(results["method"], results["method"]),
+        method=results.get("method_title", results["method"]),
         seed=results["seed"],
         published=published,
         embedded=embedded,
@@ -108,8 +86,8 @@ def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) 
         configuration=_configuration(results["config"]),
         steps=_or_unknown(results["training"]["steps"]),
         stopped_by=results["training"]["stopped_by"],
-        paper=paper and paper[0],
-        citation=paper and _citation(results["method"], *paper),
+        paper=paper and paper["arxiv"],
+        citation=paper and _citation(results["method"], paper),
         base_argument=', base_model="path/to/base"' if needs_base else "",
         base_flag=" --base_model path/to/base" if needs_base else "",
         data_flags=_data_flags(names["data"], data),
@@ -119,7 +97,7 @@ def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) 
     return path
 
 
-def _card_data(title: str, results: Json, paper: tuple | None) -> ModelCardData:
+def _card_data(title: str, results: Json, paper: Json | None) -> ModelCardData:
     base = results["names"]["base_model"]
     on_hub = base if base and not base.startswith("fictional:") else None
     data = results["names"]["data"]
@@ -129,7 +107,7 @@ def _card_data(title: str, results: Json, paper: tuple | None) -> ModelCardData:
         datasets=[data] if data and "/" in data else None,
         library_name="peft" if results["published"] == "adapter" else "transformers",
         pipeline_tag="text-generation",
-        tags=["unlearning", results["method"], "llm_unlearn", *([f"arxiv:{paper[0]}"] if paper else [])],
+        tags=["unlearning", results["method"], "llm_unlearn", *([f"arxiv:{paper['arxiv']}"] if paper else [])],
         eval_results=_eval_results(results) or None,
     )
 
@@ -257,10 +235,10 @@ def _configuration(groups: Json) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in fields.items()]
 
 
-def _citation(method: str, number: str, authors: str, year: int, title: str) -> str:
+def _citation(method: str, paper: Json) -> str:
     return (
-        f"@article{{{method},\n  title = {{{title}}},\n  author = {{{authors}}},\n  year = {{{year}}},\n"
-        f"  journal = {{arXiv preprint arXiv:{number}}}\n}}"
+        f"@article{{{method},\n  title = {{{paper['title']}}},\n  author = {{{paper['authors']}}},\n"
+        f"  year = {{{paper['year']}}},\n  journal = {{arXiv preprint arXiv:{paper['arxiv']}}}\n}}"
     )
 
 

@@ -18,14 +18,15 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import COUNTERFACTUAL, Examination, reference_models
 from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.run_files import write_json, write_rows
-from llm_unlearn.models.embedded import RECIPE_DEFAULTS
+from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.loading import check_models
 from llm_unlearn.reporting.robustness import report_robustness
 from llm_unlearn.runs.recipe import prepare_process, show_results, write_results
 from llm_unlearn.runs.robustness import Robustness, RobustnessArguments, RobustnessConfig, become_worker
 
-EMBEDDED_LEARNING_RATES = [3e-4, 1e-3, 3e-3]
+# In the embedded world; the retain weight is that of Ssiuu's recipe, the largest of all.
+ROBUSTNESS_DEFAULTS = {"learning_rates": [3e-4, 1e-3, 3e-3], "retain_weight": 60.0}
 EMBEDDED_FULL_LEARNING_RATES = [3e-5, 1e-4, 3e-4]
 
 
@@ -100,7 +101,7 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
             "counterfactual": counterfactual,
             "output_dir": "outputs/benchmark" if attacks else "outputs/counterfactual",
         },
-        embedded_defaults={name: value for name, value in RECIPE_DEFAULTS["npo"].items() if "learning_rates" in name},
+        embedded_defaults={name: value for name, value in EMBEDDED_DEFAULTS.items() if "learning_rates" in name},
     )
     check_output_dir(arguments.output_dir)
     data = arguments.load_data()
@@ -158,8 +159,7 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
         argv,
         description=description,
         defaults={"output_dir": "outputs/robustness", "attacks": attacks},
-        embedded_defaults=RECIPE_DEFAULTS["ssiuu"]
-        | {"learning_rates": EMBEDDED_LEARNING_RATES, "rho": RECIPE_DEFAULTS["sam"]["rho"]},
+        embedded_defaults=EMBEDDED_DEFAULTS | ROBUSTNESS_DEFAULTS,
         embedded_full_defaults={"learning_rates": EMBEDDED_FULL_LEARNING_RATES},
     )
     data_args, robustness_args, adapter_args, attack_args, config = arguments

@@ -3,55 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any
 
 from llm_unlearn.arguments.parsing import convert_fields
-from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SAMTrainer, SsiuuTrainer
-from llm_unlearn.training.config import GradientAscentConfig, NPOConfig, SAMConfig, SsiuuConfig, UnlearnConfig
-from llm_unlearn.training.trainer import UnlearnTrainer
+from llm_unlearn.methods import load_methods
+from llm_unlearn.methods.method import Method
+from llm_unlearn.training.config import UnlearnConfig
 
 
 @dataclass(frozen=True)
-class Method:
-    """A trainer with fixed fields of its configuration; `steps_of`: a control that takes as many steps as this one."""
+class ComparedMethod:
+    """A method with fixed fields of its configuration; `steps_of`: a control that takes as many steps as this one."""
 
-    trainer: type[UnlearnTrainer]
-    config: type[UnlearnConfig]
+    method: Method
     fixed: Mapping[str, Any] = field(default_factory=dict)
     steps_of: str | None = None
 
+    def own_defaults(self) -> dict[str, Any]:
+        """What suits the embedded world of the fields that only this method has; those of all are set for all alike."""
+        shared = {one.name for one in fields(UnlearnConfig)}
+        return {name: value for name, value in self.method.embedded_defaults.items() if name not in shared}
 
-METHODS = {
-    "gradient_ascent": Method(
-        GradientAscentTrainer, GradientAscentConfig, {"retain_loss": "none", "general_weight": 0.0}
-    ),
-    "grad_diff": Method(GradientAscentTrainer, GradientAscentConfig),
-    "npo": Method(NPOTrainer, NPOConfig),
-    "sam": Method(SAMTrainer, SAMConfig, {"backbone": "npo"}),
-    "ssiuu": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "npo"}),
-    "ssiuu_grad_diff": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "gradient_ascent"}),
-    "npo_equal_steps": Method(NPOTrainer, NPOConfig, steps_of="ssiuu"),
-    "sam_equal_steps": Method(SAMTrainer, SAMConfig, {"backbone": "npo"}, "ssiuu"),
-    "ssiuu_shuffled": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "npo", "attribution": "shuffled"}, "ssiuu"),
-    "ssiuu_positive": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "npo", "attribution": "positive"}, "ssiuu"),
-    "ssiuu_random": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "npo", "attribution": "random"}, "ssiuu"),
-}
+
+@cache
+def compared_methods() -> dict[str, ComparedMethod]:
+    """Every form of every method by name, controls last."""
+    found = {
+        name: ComparedMethod(method, form.fixed, form.steps_of)
+        for method in load_methods().values()
+        for name, form in method.forms.items()
+    }
+    return dict(sorted(found.items(), key=lambda item: item[1].steps_of is not None))
 
 
 SET_BY_THE_BENCHMARK = {"seed": "--seeds", "output_dir": "--output_dir"}
 
 
-def method_of(name: str) -> Method:
-    """The method of a name in `METHODS`, alone or with fields of its configuration: `name:field=value,field=value`.
+def method_of(name: str) -> ComparedMethod:
+    """The method of a name in `compared_methods`, alone or with fields of its configuration: `name:field=value,...`.
 
     Raises:
         ValueError: an unknown name or field, a value of the wrong type, or a field that the benchmark itself sets.
     """
     known, _, changes = name.partition(":")
-    if known not in METHODS:
-        raise ValueError(f"methods: {known!r} is unknown; choose from {', '.join(METHODS)}")
-    method = METHODS[known]
+    methods = compared_methods()
+    if known not in methods:
+        raise ValueError(f"methods: {known!r} is unknown; choose from {', '.join(methods)}")
+    method = methods[known]
     if not changes:
         return method
     pairs = [change.partition("=") for change in changes.split(",")]
@@ -60,7 +60,7 @@ def method_of(name: str) -> Method:
     if taken := [field for field, _, _ in pairs if field in SET_BY_THE_BENCHMARK]:
         flag = SET_BY_THE_BENCHMARK[taken[0]]
         raise ValueError(f"methods: {taken[0]} in {name!r} is set for all methods alike; use {flag}")
-    values = convert_fields(method.config, {field: value for field, _, value in pairs}, f"in --methods {name}")
+    values = convert_fields(method.method.config, {field: value for field, _, value in pairs}, f"in --methods {name}")
     return replace(method, fixed={**method.fixed, **values})
 
 
@@ -74,5 +74,5 @@ def controlled(name: str, methods: Sequence[str]) -> str | None:
 def trained_as(name: str) -> str:
     """The first method that trains alike: a control of equal steps differs from its method in nothing but the rate."""
     own = method_of(name)
-    alike = (other for other, one in METHODS.items() if (one.trainer, one.fixed) == (own.trainer, own.fixed))
+    alike = (name for name, one in compared_methods().items() if (one.method, one.fixed) == (own.method, own.fixed))
     return next(alike, name)

@@ -32,7 +32,7 @@ from llm_unlearn.examining.examination import reference_models
 from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.run_files import write_json
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
-from llm_unlearn.models.embedded import RECIPE_DEFAULTS
+from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.loading import check_models
 from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
@@ -143,7 +143,7 @@ def influence_benchmark(description: str, argv: list[str] | None = None) -> dict
         argv,
         description=description,
         defaults={},
-        embedded_defaults={"attack_learning_rate": RECIPE_DEFAULTS["npo"]["reinjection_learning_rates"][0]},
+        embedded_defaults={"attack_learning_rate": EMBEDDED_DEFAULTS["reinjection_learning_rates"][0]},
     )
     check_output_dir(arguments.output_dir)
     data = arguments.load_data()

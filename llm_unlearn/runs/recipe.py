@@ -1,13 +1,14 @@
 """What every recipe does around its trainer: parse, load, show, judge, attack, report.
 
-A recipe is `Recipe.from_command_line(...)`, a trainer made of `trainer_arguments()`, and `run(trainer)`. The steps of
-`run` can be called from other training code just as well.
+A recipe is `Recipe.from_command_line(method)`, a trainer made of `trainer_arguments()`, and `run(trainer)`: that is
+what `unlearn` does for a method's name. The steps of `run` can be called from other training code just as well.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, DataArguments, parse_for_model
-from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process
+from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process, run_main
 from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import Examination, reference_models
@@ -26,6 +27,8 @@ from llm_unlearn.files.disk import check_free_space, check_output_dir
 from llm_unlearn.files.run_files import absolute, pinned, write_json, write_rows
 from llm_unlearn.hub.edition import weight_digests
 from llm_unlearn.hub.upload import check_ready, push_run
+from llm_unlearn.methods import load_method
+from llm_unlearn.methods.method import Method
 from llm_unlearn.models.files import is_adapter
 from llm_unlearn.models.judging import Records
 from llm_unlearn.models.loading import check_models, use_all_cpu_threads
@@ -39,6 +42,23 @@ from llm_unlearn.training.memory import attack_memory_words, bytes_to_write, mem
 from llm_unlearn.training.trainer import UnlearnTrainer
 
 console = Console(highlight=False)
+
+DESCRIPTION = """{summary}.
+
+Trains an adapter (or, with --full_finetuning, all weights) on forget and retain rows, scores the result beside the
+original and the oracle (a model that never saw the forget rows), attacks all three, and writes table, figure and JSON.
+
+Example:
+    llm-unlearn run {name}
+    llm-unlearn run {name} --dry_run
+    llm-unlearn run {name} --learning_rate 2e-4 --output_dir outputs/{name}-2e-4
+
+Without --model_name_or_path it works in the embedded fictional world, whose small model has defaults of its own
+(--dry_run shows them). A run's config.yaml repeats it: --config outputs/{name}/config.yaml.
+
+Errors: bad arguments or data end the run with one line before anything heavy starts (exit code 2); a loss that diverges
+ends it with the last good weights saved (exit code 3).
+"""
 
 
 @dataclass
@@ -54,31 +74,24 @@ class Recipe:
     @classmethod
     def from_command_line(
         cls,
-        config_class: type[UnlearnConfig],
-        description: str,
-        embedded_defaults: dict,
-        embedded_full_defaults: dict | None = None,
+        method: Method,
         argv: list[str] | None = None,
     ) -> Recipe:
         """Parse, then load and check the data and find the models.
-
-        Args:
-            embedded_defaults: values of fields where the embedded model is used: they take the place of the dataclass
-                defaults, which suit models a thousand times its size.
-            embedded_full_defaults: on top of those, with `--full_finetuning`.
 
         Raises:
             InputError: any of the arguments, files or data sets is not usable.
         """
         prepare_process()
-        groups = (DataArguments, AdapterArguments, AttackArguments, config_class)
+        groups = (DataArguments, AdapterArguments, AttackArguments, method.config)
         data_args, adapter_args, attack_args, args = parse_for_model(
             groups,
             argv,
-            description=description,
-            defaults={name: value for name, value in embedded_defaults.items() if name == "output_dir"},
-            embedded_defaults=embedded_defaults,
-            embedded_full_defaults=embedded_full_defaults,
+            description=DESCRIPTION.format(name=method.name, summary=method.summary),
+            prog=f"llm-unlearn run {method.name}",
+            defaults={"output_dir": method.defaults["output_dir"]},
+            embedded_defaults=method.defaults,
+            embedded_full_defaults=method.full_defaults,
         )
         if (started := int(os.environ.get("WORLD_SIZE", "1"))) != args.world_size:
             raise InputError(
@@ -209,7 +222,7 @@ class Recipe:
         if not trainer.is_world_process_zero():
             return {}
         results = {
-            "method": trainer.method_name,
+            **trainer.described,
             "seed": self.args.seed,
             "config": self.configuration(),
             "weights": weight_digests(unlearned_path),
@@ -234,6 +247,22 @@ class Recipe:
             pushed = push_run(output, **self.args.push_arguments)
             console.print(f"Pushed: {pushed.commit_url}", markup=False, soft_wrap=True)
         return results
+
+
+def unlearn(method: Method | str | None = None) -> None:
+    """The run of a method as the command line asks for it; ends this process with an exit code if it fails.
+
+    Args:
+        method: its record, or its name; None: the command line begins with the name.
+    """
+    name, *argv = sys.argv[1:] if method is None else [method, *sys.argv[1:]]
+
+    def main() -> None:
+        record = name if isinstance(name, Method) else load_method(name)
+        recipe = Recipe.from_command_line(record, argv)
+        recipe.run(record.trainer(**recipe.trainer_arguments()))
+
+    run_main(main)
 
 
 def prepare_process() -> None:

@@ -34,9 +34,9 @@ from llm_unlearn.files.run_files import write_rows
 from llm_unlearn.models.judging import Records
 from llm_unlearn.reporting.price import lowest_of_means, reference_abilities
 from llm_unlearn.reporting.robustness import run_folder
-from llm_unlearn.runs.compared_methods import METHODS, Method, controlled, method_of, trained_as
+from llm_unlearn.runs.compared_methods import ComparedMethod, compared_methods, controlled, method_of, trained_as
 from llm_unlearn.runs.recipe import write_results
-from llm_unlearn.training.config import SAMConfig, SsiuuConfig, UnlearnConfig
+from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.memory import bytes_to_write
 from llm_unlearn.training.trainer import UnlearnTrainer
 
@@ -48,8 +48,8 @@ console = Console(highlight=False)
 
 
 @dataclass
-class RobustnessConfig(SsiuuConfig, SAMConfig):
-    """The fields of all methods that are compared; each takes its own."""
+class RobustnessConfig(UnlearnConfig):
+    """What all methods that are compared have in common; `--methods` sets what only one of them has."""
 
 
 @dataclass
@@ -57,10 +57,10 @@ class RobustnessArguments:
     """Which methods are compared, on which seeds, and how their learning rates are chosen."""
 
     methods: list[str] = field(
-        default_factory=lambda: [*METHODS],
+        default_factory=lambda: [*compared_methods()],
         metadata={
-            "help": f"Any of {', '.join(METHODS)}; the last five are controls of what ssiuu owes to its parts. A name "
-            "may fix fields of its configuration: ssiuu:regularizer_weight=30,retain_weight=60."
+            "help": f"Any of {', '.join(compared_methods())}; the last ones are controls of what ssiuu owes to its "
+            "parts. A name may fix fields of its configuration: ssiuu:regularizer_weight=30,retain_weight=60."
         },
     )
     seeds: list[int] = field(
@@ -255,13 +255,15 @@ class Robustness:
 
     def _config(self, name: str, rate: float, seed: int, folder: Path) -> UnlearnConfig:
         method = method_of(name)
-        values = {one.name: getattr(self.config, one.name) for one in fields(method.config) if one.init}
+        values = {one.name: getattr(self.config, one.name) for one in fields(UnlearnConfig) if one.init}
+        if self.examination.data_args.model_name_or_path is None:
+            values |= method.own_defaults()
         values |= {"output_dir": str(folder), "learning_rate": rate, "seed": seed, **method.fixed}
-        return method.config(**values)
+        return method.method.config(**values)
 
     def _run(
         self,
-        method: Method,
+        method: ComparedMethod,
         name: str,
         config: UnlearnConfig,
         folder: Path,
@@ -273,6 +275,7 @@ class Robustness:
             attack_args = replace(examination.attack_args, attacks=["adversarial_reinjection"], counterfactual=False)
             examination = replace(examination, attack_args=attack_args)
         trainer = self._trainer(method, config)
+        described = trainer.described | {"method": name}
         training = {"steps": 0, "stopped_by": None}
         with examination.timed("unlearn"):
             try:
@@ -297,12 +300,12 @@ class Robustness:
             weights = folder / ("model" if self.adapter_args.full_finetuning else "adapter")
             trainer.save_model(str(weights))
             merged = merge_results(references[0], measured), references[1] | records
-            outcome["verdict"] = self._write(name, config, training, weights, examination, *merged)
+            outcome["verdict"] = self._write(described, config, training, weights, examination, *merged)
         self._say(f"{name} seed {config.seed} rate {config.learning_rate:.3g}", outcome)
         return outcome
 
-    def _trainer(self, method: Method, config: UnlearnConfig) -> UnlearnTrainer:
-        return method.trainer(
+    def _trainer(self, method: ComparedMethod, config: UnlearnConfig) -> UnlearnTrainer:
+        return method.method.trainer(
             model=self.examination.load_model(self.original),
             args=config,
             forget_dataset=self.examination.data.forget,
@@ -314,7 +317,7 @@ class Robustness:
 
     def _write(
         self,
-        name: str,
+        described: dict[str, Any],
         config: UnlearnConfig,
         training: dict,
         weights: Path,
@@ -325,7 +328,7 @@ class Robustness:
         """The run's folder, as a recipe would leave it; returns the verdict."""
         folder, data = weights.parent, examination.data
         results = {
-            "method": name,
+            **described,
             "seed": config.seed,
             "config": arguments_to_dict(config, self.adapter_args, examination.attack_args),
             "paths": {

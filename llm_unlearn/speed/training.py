@@ -30,9 +30,9 @@ from llm_unlearn.speed.measurement import count_block, run_block
 from llm_unlearn.speed.peer import PEERS, peer_trainer
 from llm_unlearn.speed.training_table import markdown_table, print_measurement
 from llm_unlearn.speed.workload import (
-    METHODS,
-    Method,
+    Measured,
     TrainingSpeedArguments,
+    measured_methods,
     method_trainer,
     plain_arguments,
     plain_trainer,
@@ -75,7 +75,7 @@ def measure_setting(arguments: TrainingSpeedArguments, setting: str, settings: d
     gc.freeze()  # Accelerate collects garbage before every run: seconds, were all modules looked through each time
     trainers = {PLAIN: plain_trainer(arguments, model, tokenizer, datasets, scratch)}
     for name in arguments.methods:
-        trainers[name] = method_trainer(METHODS[name], arguments, model, tokenizer, datasets, scratch)
+        trainers[name] = method_trainer(measured_methods()[name], arguments, model, tokenizer, datasets, scratch)
     if arguments.open_unlearning is not None:
         config = plain_arguments(arguments, arguments.batch_size, scratch)
         for name in PEERS:
@@ -104,7 +104,7 @@ def summary(name: str, found: dict[str, dict], arguments: TrainingSpeedArguments
     own, plain = found[name], found[PLAIN]
     pairs = zip(own["seconds_per_block"], plain["seconds_per_block"], strict=True)
     lora, answer_share = setting == "lora", arguments.answer_tokens / arguments.row_length
-    passes = counted_passes(METHODS.get(name), lora, share, answer_share)
+    passes = counted_passes(measured_methods().get(name), lora, share, answer_share)
     return {
         "seconds": statistics.median(own["seconds_per_block"]) / arguments.block_steps,
         "seconds_over_plain": statistics.median(mine / its for mine, its in pairs),
@@ -118,7 +118,7 @@ def summary(name: str, found: dict[str, dict], arguments: TrainingSpeedArguments
     }
 
 
-def counted_passes(method: Method | None, lora: bool, head_share: float, answer_share: float) -> float:
+def counted_passes(measured: Measured | None, lora: bool, head_share: float, answer_share: float) -> float:
     """The matrix products that a step cannot do without, in forwards of its rows with logits at all positions.
 
     A pass is the products of every weight with every position: the forward is one, the gradient of the inputs is one,
@@ -130,17 +130,18 @@ def counted_passes(method: Method | None, lora: bool, head_share: float, answer_
     needs one more forward and backward of the forget rows. Logits in chunks are made once more in the backward.
 
     Args:
-        method: None: logits at all positions, as of the plain supervised step.
+        measured: None: logits at all positions, as of the plain supervised step.
         lora: only adapters are trained.
         head_share: share of the output embedding in the weights of all linear maps.
         answer_share: answer tokens / tokens of a row.
     """
     passes = 2.0 if lora else 3.0
-    if method is None:
+    if measured is None:
         return passes
+    method = measured.method
     narrowed = 1 - head_share * (1 - answer_share)
     passes = narrowed * passes * (1 + method.extra_rounds / 2) + method.extra_backwards / 2 * (1 - head_share)
-    return passes + method.extra_heads * head_share * answer_share
+    return passes + measured.extra_heads * head_share * answer_share
 
 
 def head_share(model: PreTrainedModel) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from datasets import Dataset
@@ -23,9 +24,10 @@ from llm_unlearn.arguments.ranges import COUNT, check_ranges
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.collators import EncodedRow, pad_rows
 from llm_unlearn.errors import InputError
-from llm_unlearn.methods import GradientAscentTrainer, NPOTrainer, SAMTrainer, SsiuuTrainer
+from llm_unlearn.methods import load_methods
+from llm_unlearn.methods.method import Method
 from llm_unlearn.models.loading import DTYPES
-from llm_unlearn.training.config import GradientAscentConfig, NPOConfig, SAMConfig, SsiuuConfig, UnlearnConfig
+from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.trainer import UnlearnTrainer
 
 FRAME_TOKENS = 4  # "Question", ":", "Answer" and ":" stand around the words of a question
@@ -42,33 +44,25 @@ COMMON = {
 
 
 @dataclass(frozen=True)
-class Method:
-    """A trainer, and the passes of its step beyond one forward and one backward of all rows.
+class Measured:
+    """A method as it is measured: with some fields of its configuration.
 
-    Attributes:
-        trainer_class, config_class, config: what is trained with; `config` holds the fields that define the method.
-        extra_backwards: further backward passes, of forget rows and through the blocks alone, without gradients of
-            weights.
-        extra_rounds: further forwards with their backwards, of forget rows.
-        extra_heads: further forwards of the output embedding at the positions before answer tokens.
+    extra_heads: further forwards of the output embedding at the positions before answer tokens.
     """
 
-    trainer_class: type[UnlearnTrainer]
-    config_class: type[UnlearnConfig]
-    config: dict[str, object] = field(default_factory=dict)
-    extra_backwards: int = 0
-    extra_rounds: int = 0
+    method: Method
+    config: Mapping[str, object] = field(default_factory=dict)
     extra_heads: int = 0
 
 
-METHODS = {
-    "gradient_ascent": Method(GradientAscentTrainer, GradientAscentConfig),
-    "npo": Method(NPOTrainer, NPOConfig),
-    "npo_chunked": Method(NPOTrainer, NPOConfig, {"logits_chunk_size": 64}, extra_heads=1),
-    "sam": Method(SAMTrainer, SAMConfig, {"backbone": "npo"}, extra_rounds=1),
-    "ssiuu": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "npo"}, extra_backwards=1),
-    "ssiuu_gradient_ascent": Method(SsiuuTrainer, SsiuuConfig, {"backbone": "gradient_ascent"}, extra_backwards=1),
-}
+@cache
+def measured_methods() -> dict[str, Measured]:
+    """Every method as it is, and two in another form."""
+    methods = load_methods()
+    found = {name: Measured(method) for name, method in methods.items()}
+    found["npo_chunked"] = Measured(methods["npo"], {"logits_chunk_size": 64}, extra_heads=1)
+    found["ssiuu_gradient_ascent"] = Measured(methods["ssiuu"], {"backbone": "gradient_ascent"})
+    return dict(sorted(found.items()))
 
 
 @dataclass
@@ -76,7 +70,7 @@ class TrainingSpeedArguments:
     """What is trained on what: a Llama of random weights (by default of 29 M parameters) on random rows."""
 
     methods: list[str] = field(
-        default_factory=lambda: list(METHODS), metadata={"help": f"Any of {', '.join(METHODS)}."}
+        default_factory=lambda: list(measured_methods()), metadata={"help": f"Any of {', '.join(measured_methods())}."}
     )
     vocabulary: int = field(default=32_000, metadata={"help": "Tokens in the vocabulary."})
     hidden_size: int = field(default=512, metadata={"help": f"Width of the model, a multiple of {HEAD_WIDTH}."})
@@ -110,8 +104,8 @@ class TrainingSpeedArguments:
 
     def __post_init__(self):
         for name in self.methods:
-            if name not in METHODS:
-                raise ValueError(f"methods: {name!r} is unknown; choose from {', '.join(METHODS)}")
+            if name not in measured_methods():
+                raise ValueError(f"methods: {name!r} is unknown; choose from {', '.join(measured_methods())}")
         counts = ("layers", "row_length", "batch_size", "lora_r", "block_steps", "threads", "repeats")
         check_ranges(self, dict.fromkeys(counts, COUNT))
         if self.hidden_size < 1 or self.hidden_size % HEAD_WIDTH:
@@ -171,7 +165,7 @@ def random_rows(arguments: TrainingSpeedArguments, count: int, seed: int) -> Dat
 
 
 def method_trainer(
-    method: Method,
+    measured: Measured,
     arguments: TrainingSpeedArguments,
     model: nn.Module,
     tokenizer: PreTrainedTokenizerFast,
@@ -179,14 +173,14 @@ def method_trainer(
     scratch: str,
 ) -> UnlearnTrainer:
     """The package's own trainer with its defaults, on forget rows and as many retain rows."""
-    config = method.config_class(
+    config = measured.method.config(
         output_dir=scratch,
         per_device_train_batch_size=arguments.batch_size,
         max_steps=arguments.block_steps,
         **COMMON,
-        **method.config,
+        **measured.config,
     )
-    trainer = method.trainer_class(
+    trainer = measured.method.trainer(
         model=model, args=config, forget_dataset=datasets[0], retain_dataset=datasets[1], processing_class=tokenizer
     )
     trainer.remove_callback(PrinterCallback)

@@ -87,7 +87,7 @@ class CheckedUploads:
         model = self.accelerator.unwrap_model(self.model)
         config = (model.get_base_model() if isinstance(model, PeftModel) else model).config
         results = {
-            "method": self.method_name,
+            **self.described,
             "seed": self.args.seed,
             "config": arguments_to_dict(self.args),
             "weights": digests,

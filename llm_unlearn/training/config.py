@@ -1,4 +1,4 @@
-"""`UnlearnConfig`: `transformers.TrainingArguments` plus what unlearning needs; one small dataclass per method."""
+"""`UnlearnConfig`: `transformers.TrainingArguments` plus what unlearning needs; a method's own stands in its file."""
 
 from __future__ import annotations
 
@@ -20,19 +20,12 @@ from llm_unlearn.arguments.ranges import (
     COUNT_OR_NONE,
     LENGTH,
     NOT_NEGATIVE,
-    POSITIVE,
     SEED,
     check_ranges,
 )
 
 RETAIN_LOSSES = ("nll", "kl", "none")
 GENERAL_LOSSES = ("nll", "kl")
-BACKBONES = ("npo", "gradient_ascent")
-VARIANTS = ("neuron", "published", "exact")
-REFERENCES = ("zero", "previous", "original")
-INFLUENCES = ("log_probability", "log_odds", "probability")
-TOKEN_AGGREGATIONS = ("all", "minimum", "sum")
-ATTRIBUTIONS = ("negative", "positive", "both", "shuffled", "random", "activity")
 RANGES = {  # of fields of TrainingArguments, which are used only when training has begun
     "learning_rate": NOT_NEGATIVE,
     "warmup_steps": NOT_NEGATIVE,
@@ -267,167 +260,3 @@ class UnlearnConfig(TrainingArguments):
                 f"{self.sharded_by}: {why}; start with plain data parallelism (recipes/accelerate/multi_gpu.yaml), and "
                 "with --load_in_4bit if memory is short"
             )
-
-
-@dataclass
-class GradientAscentConfig(UnlearnConfig):
-    """Arguments of `GradientAscentTrainer`; with a retain loss the method is known as GradDiff."""
-
-
-@dataclass
-class NPOConfig(UnlearnConfig):
-    """Arguments of `NPOTrainer`."""
-
-    beta: float = field(
-        default=0.1, metadata={"help": "NPO's inverse temperature (paper: 0.1 to 0.5); near 0 it is gradient ascent."}
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_ranges(self, {"beta": POSITIVE})
-
-
-@dataclass
-class BackboneConfig(NPOConfig):
-    """Arguments of methods that train a forget loss of choice in a way of their own."""
-
-    backbone: str = field(
-        default="npo",
-        metadata={"help": "Forget loss that the method builds on: npo or gradient_ascent.", "choices": list(BACKBONES)},
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.backbone not in BACKBONES:
-            raise ValueError(f"backbone={self.backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
-
-
-@dataclass
-class SAMConfig(BackboneConfig):
-    """Arguments of `SAMTrainer`: a backbone forget loss whose gradient is taken one step up that loss."""
-
-    rho: float = field(
-        default=0.01,
-        metadata={"help": "Length of the step up the forget loss, over all trainable parameters; 0 is the backbone."},
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.refuse_sharding("SAM's step needs whole parameters")
-        check_ranges(self, {"rho": NOT_NEGATIVE})
-
-
-@dataclass
-class SsiuuConfig(BackboneConfig):
-    """Arguments of `SsiuuTrainer`: a backbone forget loss plus the attribution regularizer."""
-
-    variant: str = field(
-        default="neuron",
-        metadata={
-            "help": "What has influence: neuron outputs, with a constant gradient (neuron) or with second derivatives "
-            "(exact: slow, the yardstick of neuron), or trainable scalars over the whole forget set (published).",
-            "choices": list(VARIANTS),
-        },
-    )
-    regularizer_weight: float | str = field(
-        default="auto",
-        metadata={
-            "help": "Weight of the attribution regularizer, or auto: held where its gradient has regularizer_ratio "
-            "times the norm of the forget loss's. The right weight depends on model, answers' length and backbone: "
-            "watch the logged regularizer/gradient_ratio.",
-        },
-    )
-    regularizer_ratio: float = field(
-        default=2.0,
-        metadata={
-            "help": "With regularizer_weight auto: |weight grad R| / |grad forget loss| at the neurons' outputs."
-        },
-    )
-    reference: str | None = field(
-        default=None,
-        metadata={
-            "help": "Influence that negative influence is drawn to: zero (default of neuron and exact), or, for "
-            "published alone, that of the previous step (its default) or of the original model.",
-            "choices": list(REFERENCES),
-        },
-    )
-    influence_of: str | None = field(
-        default=None,
-        metadata={
-            "help": "Influence on the mean answer log-probability (log_probability, default of neuron and exact), on "
-            "the mean log-odds of its tokens (log_odds) or on the probability of the whole answer (probability, "
-            "default of published).",
-            "choices": list(INFLUENCES),
-        },
-    )
-    token_aggregation: str = field(
-        default="all",
-        metadata={
-            "help": "A neuron's influence at all positions of a row, the minimum over them, or their sum.",
-            "choices": list(TOKEN_AGGREGATIONS),
-        },
-    )
-    layers: list[int] | None = field(
-        default=None, metadata={"help": "Blocks whose neurons are regularized (-1: the last); default: all."}
-    )
-    modules: list[str] | None = field(
-        default=None,
-        metadata={"help": "Last names of the linear maps whose neurons are regularized, as q_proj; default: all."},
-    )
-    attribution: str = field(
-        default="negative",
-        metadata={
-            "help": "Influence that is regularized: negative, or, as controls of what the method owes to it, positive, "
-            "both, shuffled (each neuron's with the gradient of another one), random (as many as are negative) or "
-            "activity (neurons are regularized for being active, whatever their influence).",
-            "choices": list(ATTRIBUTIONS),
-        },
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        # Tried with PyTorch 2.13 and DeepSpeed 0.19: both take the inner backward for the step's own, and crash.
-        self.refuse_sharding("Ssiuu has a backward inside its forward, which sharding does not survive")
-        choices = {
-            "variant": VARIANTS,
-            "reference": REFERENCES,
-            "influence_of": INFLUENCES,
-            "token_aggregation": TOKEN_AGGREGATIONS,
-            "attribution": ATTRIBUTIONS,
-        }
-        published = self.variant == "published"
-        self.reference = self.reference or ("previous" if published else "zero")
-        self.influence_of = self.influence_of or ("probability" if published else "log_probability")
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(known)}")
-        if not published and self.reference != "zero":
-            raise ValueError(
-                f"reference={self.reference!r} is of variant published; neurons are drawn to zero (on memorized "
-                "answers the original's influence is zero, too)"
-            )
-        for name, only in (("attribution", "negative"), ("token_aggregation", "all")):
-            if published and getattr(self, name) != only:
-                raise ValueError(f"{name}={getattr(self, name)!r} is about neurons; variant published has scalars")
-        if self.variant == "exact" and self.activation_checkpointing:
-            raise ValueError("activation_checkpointing recomputes without second derivatives: not with variant exact")
-        weight = self.regularizer_weight
-        if weight != "auto" and (isinstance(weight, str) or not 0 <= weight < math.inf):
-            raise ValueError(f"regularizer_weight={weight!r} must be auto, or a number of 0 or more")
-        if weight == "auto" and (published or self.influence_of != "log_probability"):
-            of = "variant published" if published else f"influence_of={self.influence_of!r}"
-            raise ValueError(
-                f"regularizer_weight='auto' needs influence on the log-probability of neuron outputs, not {of}; "
-                "give a number"
-            )
-        if self.logits_chunk_size is not None:
-            raise ValueError(f"logits_chunk_size={self.logits_chunk_size} keeps no logits to attribute; leave it out")
-        if self.use_liger_kernel:  # read in liger-kernel 0.8.5: ops/swiglu.py writes gradients over what was saved
-            raise ValueError(
-                "use_liger_kernel=True: its kernels overwrite what a second backward needs, and Ssiuu has one: its "
-                "gradients would be silently wrong. Leave it out"
-            )
-        check_ranges(self, {"regularizer_ratio": POSITIVE})
-        for name in ("layers", "modules"):
-            if getattr(self, name) is not None and not getattr(self, name):
-                raise ValueError(f"{name}=[] would regularize nothing; leave it out for all")

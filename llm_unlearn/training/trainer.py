@@ -7,6 +7,7 @@ import contextlib
 import copy
 import itertools
 import logging
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -48,6 +49,15 @@ from llm_unlearn.training.unused_parameters import look_for_unused_parameters_if
 logger = logging.getLogger(__name__)
 
 
+class Paper(NamedTuple):
+    """Where a method was published."""
+
+    arxiv: str  # number
+    authors: str
+    year: int
+    title: str
+
+
 class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
     """A `transformers.Trainer` that makes a causal LM forget one data set and keep another.
 
@@ -74,7 +84,9 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
 
     config_class = UnlearnConfig
     needs_reference_logps = False  # does forget_loss use answers.reference_logps?
-    method_name = "custom"
+    method_name = "custom"  # on the command line and in results
+    method_title: str | None = None  # in sentences; by default its name
+    paper: Paper | None = None
 
     def __init__(
         self,
@@ -177,6 +189,12 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
         self._step_nll: dict[str, torch.Tensor] = {}  # of this step's answer tokens, this process's share of the mean
         self._vocabulary = self.model.config.get_text_config().vocab_size
         self.stopped_by: str | None = None
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What results say of the method: its name, what to call it in sentences, and where it was published."""
+        title, paper = self.method_title or self.method_name, self.paper and self.paper._asdict()
+        return {"method": self.method_name, "method_title": title, "paper": paper}
 
     # ---- what a method defines -------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from bad_commands import MODEL, QUICK, RECIPE, ROWS
 
 from llm_unlearn import NPOConfig
 from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, DataArguments, parse_for_model
-from llm_unlearn.models.embedded import FULL_FINETUNING_DEFAULTS, RECIPE_DEFAULTS
+from llm_unlearn.methods import load_method
 
 FLAGS = {
     "misspelt": ("--learning_rat 1e-3", ["unknown flag --learning_rat", "did you mean --learning_rate?"]),
@@ -176,7 +176,8 @@ def test_numbers(command, flags, words, refused):
 
 def test_full_finetuning_of_the_embedded_model_needs_no_word_about_its_adapters():
     """Whose rank and alpha in that world differ from the general defaults."""
-    defaults = {"embedded_defaults": RECIPE_DEFAULTS["npo"], "embedded_full_defaults": FULL_FINETUNING_DEFAULTS["npo"]}
+    npo = load_method("npo")
+    defaults = {"embedded_defaults": npo.defaults, "embedded_full_defaults": npo.full_defaults}
     groups = (DataArguments, AdapterArguments, AttackArguments, NPOConfig)
     argv = ["--full_finetuning", "--use_cpu", "--report_to", "none"]
     _, adapter, _, config = parse_for_model(groups, argv, description="", defaults={}, **defaults)

@@ -172,7 +172,7 @@ def test_names_and_help_need_no_library():
     code = (
         "import sys; before = {name.partition('.')[0] for name in sys.modules}\n"
         "from llm_unlearn.cli.main import run_help; run_help()\n"
-        "from llm_unlearn import hub_commands, report\n"
+        "from llm_unlearn.cli import hub, report\n"
         "after = {name.partition('.')[0] for name in sys.modules}\n"
         "print(after - before - sys.stdlib_module_names)"
     )

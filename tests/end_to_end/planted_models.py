@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm_unlearn.arguments.groups import AttackArguments, DataArguments
 from llm_unlearn.data import UnlearningData, encode_dataset, load_unlearning_data
 from llm_unlearn.examining.examination import Examination
-from llm_unlearn.models.embedded import RECIPE_DEFAULTS, embedded_models
+from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS, embedded_models
 from llm_unlearn.models.finetuning import finetune
 from llm_unlearn.models.loading import load_model, load_tokenizer, use_suitable_cpu_threads
 from llm_unlearn.reporting.verdict import verdict_of
@@ -152,9 +152,7 @@ def main() -> None:
     folders = map(str, embedded_models("small", [(None, 0), *(("forget10", seed) for seed in range(3))]))
     original, first, *oracles = folders
     tokenizer = load_tokenizer(original)
-    rates = {
-        name: value for name, value in RECIPE_DEFAULTS["npo"].items() if name in AttackArguments.__dataclass_fields__
-    }
+    rates = {name: value for name, value in EMBEDDED_DEFAULTS.items() if name in AttackArguments.__dataclass_fields__}
     arguments = AttackArguments(**rates | {"attacks": ["adversarial_reinjection", "prompting"]})
     examination = Examination(DataArguments(), arguments, data, tokenizer, "cpu")
     models = {"original": lambda: load_model(original), "oracle": lambda: load_model(first)}

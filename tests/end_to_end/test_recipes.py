@@ -82,8 +82,8 @@ def test_a_dry_run_says_where_abilities_are_not_protected(cache, tmp_path):
 
 
 def test_a_run_on_ones_own_model_and_rows_has_the_folder_of_its_method(cache, tmp_path, monkeypatch):
-    from llm_unlearn import NPOConfig
-    from llm_unlearn.models.embedded import RECIPE_DEFAULTS, embedded_model
+    from llm_unlearn.methods import load_method
+    from llm_unlearn.models.embedded import embedded_model
     from llm_unlearn.runs.recipe import Recipe
 
     monkeypatch.chdir(tmp_path)
@@ -91,12 +91,10 @@ def test_a_run_on_ones_own_model_and_rows_has_the_folder_of_its_method(cache, tm
     write_bad_files(tmp_path)
     rows = ["--forget_file", "rows.jsonl", "--retain_file", "other.jsonl"]
     argv = ["--model_name_or_path", str(embedded_model("tiny")), *rows]
-    recipe = Recipe.from_command_line(NPOConfig, "NPO", RECIPE_DEFAULTS["npo"], argv=argv)
+    recipe = Recipe.from_command_line(load_method("npo"), argv)
     assert recipe.args.output_dir == "outputs/npo"
     assert recipe.args.retain_weight == 1.0  # all else has the defaults for large models
-    recipe = Recipe.from_command_line(
-        NPOConfig, "NPO", RECIPE_DEFAULTS["npo"], argv=[*argv, "--output_dir", "elsewhere"]
-    )
+    recipe = Recipe.from_command_line(load_method("npo"), [*argv, "--output_dir", "elsewhere"])
     assert recipe.args.output_dir == "elsewhere"
 
 
@@ -210,9 +208,9 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
 @pytest.mark.parametrize("name", bad_inputs())
 def test_bad_input_ends_with_one_clear_line(name, cache, tmp_path, monkeypatch, capsys):
     """In this process, because imports take most of a run's time; one of them again as a real process below."""
-    from llm_unlearn import SsiuuConfig, SsiuuTrainer
+    from llm_unlearn import SsiuuTrainer
     from llm_unlearn.arguments.parsing import run_main
-    from llm_unlearn.models.embedded import RECIPE_DEFAULTS
+    from llm_unlearn.methods import load_method
     from llm_unlearn.runs.recipe import Recipe
 
     monkeypatch.chdir(tmp_path)
@@ -221,7 +219,7 @@ def test_bad_input_ends_with_one_clear_line(name, cache, tmp_path, monkeypatch, 
     flags, expected = bad_inputs()[name]
 
     def main():
-        recipe = Recipe.from_command_line(SsiuuConfig, "Ssiuu", RECIPE_DEFAULTS["ssiuu"], argv=flags)
+        recipe = Recipe.from_command_line(load_method("ssiuu"), flags)
         recipe.run(SsiuuTrainer(**recipe.trainer_arguments()))
 
     with pytest.raises(SystemExit) as stopped:

@@ -10,7 +10,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.speed.measurement import AllocatedBytes
 from llm_unlearn.speed.training import PLAIN, counted_passes, head_share, training_speed
 from llm_unlearn.speed.training_table import COLUMNS, markdown_table
-from llm_unlearn.speed.workload import METHODS, TrainingSpeedArguments, random_llama, random_rows
+from llm_unlearn.speed.workload import TrainingSpeedArguments, measured_methods, random_llama, random_rows
 
 TINY = ["--vocabulary=40", "--hidden_size=64", "--layers=1", "--row_length=12", "--answer_tokens=3", "--batch_size=1"]
 
@@ -31,14 +31,14 @@ TINY = ["--vocabulary=40", "--hidden_size=64", "--layers=1", "--row_length=12", 
     ],
 )
 def test_counted_passes(name, full, lora):
-    method = METHODS[name] if name else None
+    method = measured_methods()[name] if name else None
     assert counted_passes(method, False, 1 / 2, 1 / 4) == full
     assert counted_passes(method, True, 1 / 2, 1 / 4) == lora
 
 
 def test_with_answers_everywhere_only_the_extra_backward_is_left():
-    assert counted_passes(METHODS["npo"], False, 0.5, 1.0) == 3.0
-    assert counted_passes(METHODS["ssiuu"], True, 0.0, 1.0) == 2.5
+    assert counted_passes(measured_methods()["npo"], False, 0.5, 1.0) == 3.0
+    assert counted_passes(measured_methods()["ssiuu"], True, 0.0, 1.0) == 2.5
 
 
 def test_rows_and_model_are_of_the_sizes_asked_for():

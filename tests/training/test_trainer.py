@@ -28,10 +28,10 @@ from llm_unlearn import (
     SsiuuTrainer,
     UnlearnConfig,
     UnlearnTrainer,
-    reference_policy,
 )
 from llm_unlearn.models.loading import decoder_layers
 from llm_unlearn.models.scoring import score_answers
+from llm_unlearn.training import reference_policy
 
 METHODS = {
     "grad_diff": (GradientAscentTrainer, GradientAscentConfig),

@@ -1,0 +1,131 @@
+"""A method of another package: found by its entry point, and as much a method as ours, without a line of code here."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PathDistribution
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm_unlearn import InputError, methods
+from llm_unlearn.methods import load_method, method_files, summaries
+from llm_unlearn.methods.method import Compared, Method
+from llm_unlearn.models.answers import Answers
+from llm_unlearn.runs import compared_methods
+from llm_unlearn.runs.robustness import RobustnessArguments
+
+PACKAGE = Path(__file__).with_name("simnpo_package")
+
+
+def llm_unlearn(*arguments: str, folder: Path, cache: Path, **environment: str) -> subprocess.CompletedProcess:
+    """The command, as a user types it."""
+    environment = os.environ | {"LLM_UNLEARN_CACHE": str(cache), "HF_HUB_OFFLINE": "1", **environment}
+    command = [sys.executable, "-m", "llm_unlearn", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """A folder in which pip has installed the package."""
+    source, folder = tmp_path_factory.mktemp("source") / "package", tmp_path_factory.mktemp("site")
+    shutil.copytree(PACKAGE, source, ignore=shutil.ignore_patterns("__pycache__"))
+    flags = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *flags, str(source)], check=True, timeout=200)
+    return folder
+
+
+@pytest.fixture
+def plugged_in(site, monkeypatch):
+    """The package is installed here, too."""
+    monkeypatch.syspath_prepend(str(site))
+    load_method.cache_clear()
+    compared_methods.compared_methods.cache_clear()
+    yield
+    load_method.cache_clear()
+    compared_methods.compared_methods.cache_clear()
+    sys.modules.pop("simnpo_package", None)
+
+
+def test_it_is_listed_without_being_imported(plugged_in):
+    assert list(method_files()) == ["gradient_ascent", "npo", "sam", "ssiuu", "simnpo"]
+    words = "Unlearn with SimNPO: NPO without a reference model, by the mean log-probability of an answer"
+    assert summaries()["simnpo"] == words
+    assert "simnpo_package" not in sys.modules
+
+
+def test_its_loss(plugged_in):
+    """-(2 / beta) log sigmoid(beta (nll / length - delta)): answers of 2 and 1 tokens, nll 3 and 0.5."""
+    trainer = load_method("simnpo").trainer.__new__(load_method("simnpo").trainer)
+    trainer.args = type("Arguments", (), {"beta": 2.0, "delta": 0.5})
+    logits = torch.zeros(3, 4)  # each token has log-probability -ln 4
+    answers = Answers(logits, torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]), torch.tensor([0, 0]))
+    expected = -math.log(1 / (1 + math.exp(-2 * (math.log(4) - 0.5))))
+    assert trainer.forget_loss(answers).tolist() == pytest.approx([expected, expected])
+
+
+def test_its_fields_are_its_own(plugged_in):
+    """Another method's beta stays what it is."""
+    assert load_method("simnpo").defaults["beta"] == 1.0 and load_method("npo").defaults["beta"] == 0.5
+    assert compared_methods.method_of("simnpo:delta=0.25").fixed == {"delta": 0.25}
+    names = ["gradient_ascent", "grad_diff", "npo", "sam", "ssiuu", "ssiuu_grad_diff", "simnpo"]
+    assert list(compared_methods.compared_methods())[:7] == names  # controls come last
+    assert RobustnessArguments(methods=["simnpo:delta=0.5", "npo"]).methods
+
+
+def test_a_run_to_its_verdict_and_its_card(site, cache, tmp_path):
+    path = {"PYTHONPATH": str(site)}
+    run = ["run", "simnpo", "--data", "fictional:tiny", "--max_steps", "4", "--delta", "0.125"]
+    done = llm_unlearn(
+        *run, "--attacks", "prompting", "--counterfactual", "false", folder=tmp_path, cache=cache, **path
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "outputs" / "simnpo" / "results.json").read_text())
+    assert results["method"] == "simnpo" and results["training"]["steps"] == 4
+    assert results["config"]["sim_npo_config"]["delta"] == 0.125 and results["config"]["sim_npo_config"]["beta"] == 1.0
+    pushed = llm_unlearn("push", "outputs/simnpo", "--dry_run", folder=tmp_path, cache=cache)
+    assert pushed.returncode == 0, pushed.stderr  # where the package is not installed: results say all of it
+    card = (tmp_path / "outputs" / "simnpo" / "hub" / "README.md").read_text()
+    assert "by **SimNPO** ([paper](https://arxiv.org/abs/2410.07163))" in card and "Simplicity Prevails" in card
+
+
+def test_its_help(site, cache, tmp_path):
+    path = {"PYTHONPATH": str(site)}
+    shown = llm_unlearn("run", "simnpo", "--help", folder=tmp_path, cache=cache, **path).stdout
+    assert "Usage:\n  llm-unlearn run simnpo [--config FILE.yaml]" in shown
+    assert "--delta (a number; default 0.0)\n      Subtracted from an answer's mean nll." in shown
+
+
+def offered_as(monkeypatch, folder: Path, name: str, value: str) -> None:
+    """Another package offers `value` under `name`."""
+    dist_info = folder / "other-1.dist-info"
+    dist_info.mkdir()
+    (dist_info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+    (dist_info / "entry_points.txt").write_text(f"[{methods.GROUP}]\n{name} = {value}\n")
+    assert PathDistribution(dist_info).entry_points
+    monkeypatch.syspath_prepend(str(folder))
+    load_method.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("npo", "json:dumps", "method 'npo' of other is a method of llm_unlearn; rename theirs"),
+        ("erase", "no_such_module:METHOD", "method 'erase' of other: there is no module no_such_module"),
+        ("erase", "json:dumps", "method 'erase' of other: json:dumps is no Method of that name"),
+    ],
+)
+def test_what_is_offered_wrongly_is_named(name, value, words, monkeypatch, tmp_path):
+    offered_as(monkeypatch, tmp_path, name, value)
+    with pytest.raises(InputError, match=words.replace(".", r"\.")):
+        load_method(name)
+    load_method.cache_clear()
+
+
+def test_a_record_with_forms_replaces_the_plain_one():
+    method = Method(load_method("npo").trainer, "none", compared={"gentle": Compared({"beta": 0.1})})
+    assert list(method.forms) == ["gentle"] and list(Method(load_method("npo").trainer, "none").forms) == ["npo"]
