@@ -10,7 +10,8 @@ from builders import tiny_model, tiny_tokenizer
 from huggingface_hub import constants
 from loopback_hub import WRITE, LoopbackHub
 
-from llm_unlearn import NPOConfig, NPOTrainer
+from llm_unlearn import NPOTrainer
+from llm_unlearn.methods import load_method
 from llm_unlearn.runs.recipe import Recipe
 
 PEOPLE = ("Ann Quillfeather", "Ben Oddwater")
@@ -49,7 +50,7 @@ def finished_run(tmp_path_factory):
     flags += ["--attacks", "adversarial_reinjection", "--attack_steps", "2", "--attack_seeds", "0"]
     flags += ["--max_steps", "2", "--output_dir", str(home / "run"), "--counterfactual", "false", "--use_cpu"]
     flags += ["--report_to", "none", "--disable_tqdm"]
-    recipe = Recipe.from_command_line(NPOConfig, "NPO", {}, argv=flags)
+    recipe = Recipe.from_command_line(load_method("npo"), flags)
     recipe.run(NPOTrainer(**recipe.trainer_arguments()))
     return home / "run", home / "base"
 

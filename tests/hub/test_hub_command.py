@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from loopback_hub import WRITE
 
-from llm_unlearn import NPOConfig
 from llm_unlearn.cli.main import main
 from llm_unlearn.errors import InputError
 from llm_unlearn.hub import push_run
+from llm_unlearn.methods import load_method
 from llm_unlearn.runs.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -75,4 +75,4 @@ def test_a_folder_without_a_run_is_said_before_a_missing_login(tmp_path, monkeyp
 )
 def test_what_cannot_be_pushed_is_refused_before_training(flags, message):
     with pytest.raises(InputError, match=message):
-        Recipe.from_command_line(NPOConfig, "NPO", {}, argv=["--data", "fictional:tiny", *flags])
+        Recipe.from_command_line(load_method("npo"), ["--data", "fictional:tiny", *flags])

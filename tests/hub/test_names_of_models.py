@@ -14,6 +14,7 @@ from llm_unlearn import NPOConfig, NPOTrainer
 from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.hub import load_unlearned, push_run
 from llm_unlearn.hub.edition import weight_digests
+from llm_unlearn.methods import load_method
 from llm_unlearn.models.loading import load_model
 from llm_unlearn.runs.recipe import Recipe
 
@@ -58,7 +59,7 @@ def make_trainer(model, output_dir, peft_config=None) -> NPOTrainer:
 
 def run_recipe(*flags: str) -> None:
     flags = [*flags, "--attacks", "none", "--max_steps", "1", "--use_cpu", "--disable_tqdm", "--report_to", "none"]
-    recipe = Recipe.from_command_line(NPOConfig, "NPO", {}, argv=[*flags, "--output_dir", "out"])
+    recipe = Recipe.from_command_line(load_method("npo"), [*flags, "--output_dir", "out"])
     recipe.run(NPOTrainer(**recipe.trainer_arguments()))
 
 

@@ -124,7 +124,7 @@ def test_methods_have_general_rows_unless_their_name_says_otherwise(name, weight
     method, data = method_of(name), SimpleNamespace(forget=qa_rows(4), retain=qa_rows(4, 20), general=qa_rows(4, 8))
     examination = SimpleNamespace(data=data, load_model=lambda path: tiny_model(), processing_class=tiny_tokenizer())
     own = SimpleNamespace(examination=examination, original="model", adapter_args=AdapterArguments())
-    config = method.config(output_dir=str(tmp_path), use_cpu=True, **method.fixed)
+    config = method.method.config(output_dir=str(tmp_path), use_cpu=True, **method.fixed)
     trainer = Robustness._trainer(own, method, config)
     assert config.general_weight == weight and bool(trainer.general_rows) is (weight > 0)
 
