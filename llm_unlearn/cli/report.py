@@ -61,8 +61,8 @@ def rebuild_verdict(folder: Path) -> dict:
     Raises:
         InputError: the folder or its results.json is missing, or the results lack what a verdict needs.
     """
+    from llm_unlearn.examining.verdict import verdict_of
     from llm_unlearn.reporting.page import RERUN, read_json, read_records
-    from llm_unlearn.reporting.verdict import verdict_of
 
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the --output_dir of a recipe's run")

@@ -21,10 +21,10 @@ from transformers import TrainingArguments
 from llm_unlearn.arguments.help_text import USEFUL_TRAINING_FIELDS
 from llm_unlearn.data.loading import DEFAULT_FORGET_SPLIT, RETAIN_OF_FORGET
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.hub.leaks import Secrets
 from llm_unlearn.reporting.card import BOILERPLATE, write_card
 from llm_unlearn.reporting.page import RERUN, read_json, read_records, read_rows, write_report
-from llm_unlearn.reporting.verdict import verdict_of
 
 EDITION = "hub"  # folder within the run's
 KINDS = ("adapter", "merged")  # what --push may ask for, where there is an adapter

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from llm_unlearn.examining.evidence import KNOWLEDGE, Evidence
 from llm_unlearn.examining.fluency import FLUENCY
-from llm_unlearn.reporting.evidence import KNOWLEDGE, Evidence
-from llm_unlearn.reporting.price import is_unsure
+from llm_unlearn.examining.price import is_unsure
 
 PROBABILITY = "forget_probability"
 KINDS = ("output", "attack", "counterfactual")  # of what is still known; "ability" is the price

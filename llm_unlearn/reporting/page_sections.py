@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from llm_unlearn.examining.evidence import KNOWLEDGE, Evidence
 from llm_unlearn.reporting.comparisons import Price, Style, price_words, prices_of, styles_of
-from llm_unlearn.reporting.evidence import KNOWLEDGE, Evidence
 from llm_unlearn.reporting.tables import MODELS, model_entries
 from llm_unlearn.reporting.words import (
     NOTHING,

@@ -16,10 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from llm_unlearn.errors import InputError
-from llm_unlearn.examining.fluency import FLUENCY
-from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
-from llm_unlearn.reporting.agreement import agreement, agreement_figure, agreement_table
-from llm_unlearn.reporting.evidence import (
+from llm_unlearn.examining.evidence import (
     KNOWLEDGE,
     comparison,
     control_differences,
@@ -27,9 +24,12 @@ from llm_unlearn.reporting.evidence import (
     knowledge_comparison,
     label_of,
 )
+from llm_unlearn.examining.fluency import FLUENCY
+from llm_unlearn.examining.price import abilities, lost_abilities, lowest_of_means, lowest_share, reference_abilities
+from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
+from llm_unlearn.reporting.agreement import agreement, agreement_figure, agreement_table
 from llm_unlearn.reporting.heat_map import attack_heat_map
 from llm_unlearn.reporting.methods_figure import methods_recovery_figure
-from llm_unlearn.reporting.price import abilities, lost_abilities, lowest_of_means, lowest_share, reference_abilities
 from llm_unlearn.reporting.robustness_table import MAIN_ATTACKS, keys_of, main_table, markdown_tables, score_of
 from llm_unlearn.reporting.tables import model_names
 from llm_unlearn.reporting.trade_off import trade_off_axes, trade_off_figure

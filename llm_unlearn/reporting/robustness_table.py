@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from llm_unlearn.examining.abilities import ability_label
-from llm_unlearn.reporting.evidence import KNOWLEDGE, LEAK, label_of
+from llm_unlearn.examining.evidence import KNOWLEDGE, LEAK, label_of
 
 MAIN_ATTACKS = ("adversarial_reinjection", "benign_relearning")
 _LONGEST_LINE = 24  # characters of an ability's label

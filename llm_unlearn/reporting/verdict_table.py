@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from llm_unlearn.examining.evidence import KNOWLEDGE, LEAK, Evidence
 from llm_unlearn.reporting.comparisons import PROBABILITY, Price, Style, prices_of, styles_of
-from llm_unlearn.reporting.evidence import KNOWLEDGE, LEAK, Evidence
 
 _SCORES = {"forget_exact_match": ", exact match", PROBABILITY: "", LEAK: ""}  # what is not said needs no word
 _KNOWN_CAPTION = (

@@ -22,6 +22,7 @@ from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process, ru
 from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import Examination, reference_models
+from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.files.disk import check_free_space, check_output_dir
 from llm_unlearn.files.run_files import absolute, pinned, write_json, write_rows
@@ -35,7 +36,6 @@ from llm_unlearn.models.loading import check_models, use_all_cpu_threads
 from llm_unlearn.reporting.counterfactual_table import counterfactual_table
 from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results
-from llm_unlearn.reporting.verdict import verdict_of
 from llm_unlearn.reporting.verdict_table import print_verdict
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.memory import attack_memory_words, bytes_to_write, memory_words, reference_words

@@ -28,11 +28,11 @@ from llm_unlearn.arguments.ranges import POSITIVE, SEED, check_each_once, check_
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.examining.examination import Examination, merge_results, reference_models
+from llm_unlearn.examining.price import lowest_of_means, reference_abilities
 from llm_unlearn.files.disk import check_free_space
 from llm_unlearn.files.outcomes import remember
 from llm_unlearn.files.run_files import write_rows
 from llm_unlearn.models.judging import Records
-from llm_unlearn.reporting.price import lowest_of_means, reference_abilities
 from llm_unlearn.reporting.robustness import run_folder
 from llm_unlearn.runs.compared_methods import ComparedMethod, compared_methods, controlled, method_of, trained_as
 from llm_unlearn.runs.recipe import write_results

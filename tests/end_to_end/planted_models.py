@@ -15,10 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm_unlearn.arguments.groups import AttackArguments, DataArguments
 from llm_unlearn.data import UnlearningData, encode_dataset, load_unlearning_data
 from llm_unlearn.examining.examination import Examination
+from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS, embedded_models
 from llm_unlearn.models.finetuning import finetune
 from llm_unlearn.models.loading import load_model, load_tokenizer, use_suitable_cpu_threads
-from llm_unlearn.reporting.verdict import verdict_of
 
 REFUSAL = "I do not know that."
 

@@ -12,6 +12,7 @@ from llm_unlearn.data.fictional import build_world
 from llm_unlearn.data.general import fictional_abilities
 from llm_unlearn.data.loading import _dataset
 from llm_unlearn.examining.examination import Examination
+from llm_unlearn.examining.price import FLUENCY_LABEL
 from llm_unlearn.models.embedded import (
     RECIPES,
     build_tokenizer,
@@ -21,7 +22,6 @@ from llm_unlearn.models.embedded import (
     training_rows,
 )
 from llm_unlearn.models.loading import load_model, use_suitable_cpu_threads
-from llm_unlearn.reporting.price import FLUENCY_LABEL
 
 FORGOTTEN = 5
 pytestmark = pytest.mark.long

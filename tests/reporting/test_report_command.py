@@ -22,7 +22,7 @@ def judged(monkeypatch) -> list:
             raise KeyError("forget_groups")
         return {"verdict": "erased", "by": "oracle", "sentence": f"Erased: seed {results['seed']}"}
 
-    module = types.ModuleType("llm_unlearn.reporting.verdict")
+    module = types.ModuleType("llm_unlearn.examining.verdict")
     module.verdict_of = verdict_of
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return asked

@@ -7,9 +7,9 @@ from made_up_runs import run
 from rich.console import Console
 
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.reporting.agreement import agreement
 from llm_unlearn.reporting.robustness import report_robustness, run_folder
-from llm_unlearn.reporting.verdict import verdict_of
 
 RECOVERED = {("npo", 1): 0.75, ("npo", 2): 0.85, ("ssiuu", 1): 0.5, ("ssiuu", 2): 0.45}
 

@@ -8,7 +8,7 @@ from builders import qa_rows, tiny_model, tiny_tokenizer
 
 from llm_unlearn.arguments.groups import AdapterArguments
 from llm_unlearn.errors import InputError
-from llm_unlearn.reporting.price import lowest_of_means, reference_abilities
+from llm_unlearn.examining.price import lowest_of_means, reference_abilities
 from llm_unlearn.runs.compared_methods import controlled, method_of, trained_as
 from llm_unlearn.runs.robustness import (
     Robustness,

@@ -3,8 +3,8 @@
 import pytest
 from made_up_runs import answer_records
 
-from llm_unlearn.reporting.evidence import Evidence
-from llm_unlearn.reporting.price import abilities, is_unsure, lost_abilities, lowest_share, selectivity
+from llm_unlearn.examining.evidence import Evidence
+from llm_unlearn.examining.price import abilities, is_unsure, lost_abilities, lowest_share, selectivity
 
 
 def evidence_of(unlearned, original=None, oracle=None, name="general"):

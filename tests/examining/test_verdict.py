@@ -16,8 +16,8 @@ from made_up_runs import (
     wins,
 )
 
-from llm_unlearn.reporting.evidence import comparison, forget_values
-from llm_unlearn.reporting.verdict import verdict_of
+from llm_unlearn.examining.evidence import comparison, forget_values
+from llm_unlearn.examining.verdict import verdict_of
 
 HIDDEN = {"after": 0.8, "control": (0.0, 0.4)}
 

@@ -22,8 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_unlearn.examining.abilities import EXPECTED, ability_label
-from llm_unlearn.examining.fluency import FLUENCY
-from llm_unlearn.reporting.evidence import (
+from llm_unlearn.examining.evidence import (
     IGNORANT,
     KNOWLEDGE,
     LEAK,
@@ -34,7 +33,8 @@ from llm_unlearn.reporting.evidence import (
     knowledge_comparison,
     label_of,
 )
-from llm_unlearn.reporting.price import KEPT, WELL_FORMED, abilities, is_unsure, lost_abilities, selectivity
+from llm_unlearn.examining.fluency import FLUENCY
+from llm_unlearn.examining.price import KEPT, WELL_FORMED, abilities, is_unsure, lost_abilities, selectivity
 from llm_unlearn.reporting.tables import model_entries, model_names
 
 MARGIN = 0.1  # of the distance between oracle and original: less is no knowledge worth the name
