@@ -61,12 +61,13 @@ def rebuild_verdict(folder: Path) -> dict:
     Raises:
         InputError: the folder or its results.json is missing, or the results lack what a verdict needs.
     """
+    from llm_unlearn.examining.results import read_records, read_results
     from llm_unlearn.examining.verdict import verdict_of
-    from llm_unlearn.reporting.page import RERUN, read_json, read_records
+    from llm_unlearn.files.run_files import RERUN
 
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the --output_dir of a recipe's run")
-    results = read_json(folder / "results.json", RERUN)
+    results = read_results(folder)
     for key in ("scores", "attacks", "forget_groups"):
         if key not in results:
             raise InputError(

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from llm_unlearn.data.made_up import MOST_MADE_UP
+from llm_unlearn.examining.results import MODELS, model_names
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
-from llm_unlearn.reporting.tables import ATTACKS, MODELS, model_names
+from llm_unlearn.reporting.tables import ATTACKS
 
 SMALLEST_GAP = 0.15  # original minus oracle; below it an attack cannot tell erased from hidden
 ORACLE_DEVIATIONS = 3  # likewise: the gap in standard deviations of the oracles

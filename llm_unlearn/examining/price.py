@@ -13,8 +13,8 @@ import numpy as np
 from llm_unlearn.examining.abilities import ability_label, ability_names
 from llm_unlearn.examining.evidence import Evidence, strongest_runs
 from llm_unlearn.examining.fluency import FLUENCY, MADE_UP_NAMES, fluency_threshold, well_formed
+from llm_unlearn.examining.results import MODELS, model_names
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
-from llm_unlearn.reporting.tables import MODELS, model_names
 
 KEPT = 0.95  # of the weakest of original and oracles; an ability that is surely below is lost
 SURE = 0.8  # an ability that may be below this share, and looks below KEPT, is not measured well enough

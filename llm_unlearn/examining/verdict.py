@@ -35,7 +35,7 @@ from llm_unlearn.examining.evidence import (
 )
 from llm_unlearn.examining.fluency import FLUENCY
 from llm_unlearn.examining.price import KEPT, WELL_FORMED, abilities, is_unsure, lost_abilities, selectivity
-from llm_unlearn.reporting.tables import model_entries, model_names
+from llm_unlearn.examining.results import model_entries, model_names
 
 MARGIN = 0.1  # of the distance between oracle and original: less is no knowledge worth the name
 PRECISION = 0.3  # of the same distance: an excess that may be larger than this is not measured well enough

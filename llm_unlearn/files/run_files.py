@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedConfig
 
 from llm_unlearn.data import question_text, row_format, split_row
+from llm_unlearn.errors import InputError
+
+RERUN = "run the recipe again, or give another folder"
 
 
 def write_rows(output: Path, **datasets: Dataset | None) -> dict[str, str]:
@@ -34,6 +38,36 @@ def write_json(path: Path, value: dict) -> None:
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
     unfinished.replace(path)
+
+
+def read_json(path: Path, fix: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        fix: what to do where there is none; it ends the error.
+
+    Raises:
+        InputError: the file is missing, or no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): {fix}") from error
+    except ValueError as error:  # neither JSON nor even text
+        raise InputError(f"{path} is not valid JSON ({error}): {fix}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a {type(value).__name__}, not an object: {fix}")
+    return value
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; none where there is no file."""
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON lines ({error}): {RERUN}") from error
 
 
 def absolute(name_or_path: str) -> str:

@@ -21,10 +21,12 @@ from transformers import TrainingArguments
 from llm_unlearn.arguments.help_text import USEFUL_TRAINING_FIELDS
 from llm_unlearn.data.loading import DEFAULT_FORGET_SPLIT, RETAIN_OF_FORGET
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining.results import read_records, read_results
 from llm_unlearn.examining.verdict import verdict_of
+from llm_unlearn.files.run_files import RERUN, read_json, read_rows
 from llm_unlearn.hub.leaks import Secrets
 from llm_unlearn.reporting.card import BOILERPLATE, write_card
-from llm_unlearn.reporting.page import RERUN, read_json, read_records, read_rows, write_report
+from llm_unlearn.reporting.page import write_report
 
 EDITION = "hub"  # folder within the run's
 KINDS = ("adapter", "merged")  # what --push may ask for, where there is an adapter
@@ -56,7 +58,7 @@ def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[s
     Raises:
         InputError: no results or weights there, weights that are no safetensors, or nothing to merge.
     """
-    results = read_json(folder / "results.json", RERUN)
+    results = read_results(folder)
     weights = weights_folder(folder)
     is_adapter = (weights / "adapter_config.json").is_file()
     if kind == "merged" and not is_adapter:

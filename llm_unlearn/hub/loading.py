@@ -11,12 +11,13 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.errors import HubError, InputError
+from llm_unlearn.examining.results import read_records, read_results
+from llm_unlearn.files.run_files import read_json
 from llm_unlearn.hub.edition import weights_folder
 from llm_unlearn.hub.upload import explain_status, http_status
 from llm_unlearn.models.embedded import embedded_model
 from llm_unlearn.models.files import split_revision
 from llm_unlearn.models.loading import load_model, load_tokenizer
-from llm_unlearn.reporting.page import read_json, read_records
 
 # No pickles, and no code, which a repository may hold besides.
 SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md", "report.html"]
@@ -62,7 +63,7 @@ def load_unlearned(
         HubError: the hub refused, or cannot be reached.
     """
     folder = find_folder(name_or_path, revision, token, code=trust_remote_code)
-    results = read_json(folder / "results.json", "give the folder of a finished run, or a model that was pushed by one")
+    results = read_results(folder, "give the folder of a finished run, or a model that was pushed by one")
     is_run = any((folder / name).is_dir() for name in ("adapter", "model"))
     weights = weights_folder(folder) if is_run else folder
     base = (results.get("names") or {}).get("base_model")

@@ -14,9 +14,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from llm_unlearn.errors import HubError, InputError, LeakError, StorageError
+from llm_unlearn.examining.results import read_results
 from llm_unlearn.hub.edition import EDITION, build_edition, is_ours, secrets_of, weights_folder
 from llm_unlearn.hub.leaks import check_files
-from llm_unlearn.reporting.page import RERUN, read_json
 
 _SERVER_FAULT = 500
 _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
@@ -52,7 +52,7 @@ def push_run(
     """
     folder = Path(folder)
     repo_id = repo_id or folder.resolve().name
-    read_json(folder / "results.json", RERUN)  # a folder without a run is said before a missing login
+    read_results(folder)  # a folder without a run is said before a missing login
     check_ready(repo_id, token)
     retry = _retry_command(folder, repo_id, kind, private, revision)
     api = HfApi(token=token)
@@ -87,7 +87,7 @@ def build_checked(folder: str | Path, repo_id: str | None = None, kind: str | No
     """
     folder = Path(folder)
     repo_id = repo_id or folder.resolve().name
-    results = read_json(folder / "results.json", RERUN)
+    results = read_results(folder)
     try:
         files = build_edition(folder, repo_id, kind)
     except OSError as error:

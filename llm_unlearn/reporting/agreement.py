@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from llm_unlearn.examining.evidence import KNOWLEDGE
+from llm_unlearn.examining.results import model_names
 from llm_unlearn.examining.verdict import MARGIN
 from llm_unlearn.reporting.figures import COLORS, MARKERS, METHOD_STYLES
-from llm_unlearn.reporting.tables import model_names
 
 
 def agreement(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any] | None:

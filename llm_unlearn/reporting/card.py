@@ -13,8 +13,8 @@ from transformers import TrainingArguments
 from llm_unlearn import __version__
 from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.examining.evidence import label_of
+from llm_unlearn.examining.results import model_entries
 from llm_unlearn.reporting.page_sections import cost_section, evidence_section, has_knowledge, has_selectivity
-from llm_unlearn.reporting.tables import model_entries
 from llm_unlearn.reporting.words import attack_words, score_words
 
 _TEMPLATES = Path(__file__).parent

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from llm_unlearn.errors import InputError
-from llm_unlearn.reporting.tables import MODELS, model_entries
+from llm_unlearn.examining.results import MODELS, model_entries
 
 # Okabe-Ito: told apart with every kind of color blindness; the markers serve black-and-white prints
 COLORS = {"original": "#0072B2", "oracle": "#009E73", "unlearned": "#D55E00"}

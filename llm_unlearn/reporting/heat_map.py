@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 
 from llm_unlearn.errors import InputError
-from llm_unlearn.reporting.tables import MODELS, model_entries
+from llm_unlearn.examining.results import MODELS, model_entries
 from llm_unlearn.reporting.words import NOTHING, attack_words, number_words, scores_by_variant, variant_words
 
 # Okabe-Ito's blue and orange: told apart with every kind of color blindness, and zero is white

@@ -12,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from llm_unlearn.examining.results import model_entries
 from llm_unlearn.reporting.figures import COLORS, MARKERS, METHOD_STYLES
-from llm_unlearn.reporting.tables import ATTACKS, model_entries
+from llm_unlearn.reporting.tables import ATTACKS
 
 
 def methods_recovery_figure(

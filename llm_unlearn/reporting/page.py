@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,15 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining.results import MODELS, model_entries, read_records, read_results
+from llm_unlearn.files.run_files import read_json, read_rows
 from llm_unlearn.reporting import page_sections as sections
 from llm_unlearn.reporting.figures import attacks_with_curves, recovery_figure
 from llm_unlearn.reporting.heat_map import run_heat_map
 from llm_unlearn.reporting.page_samples import samples_section
-from llm_unlearn.reporting.tables import MODELS, model_entries
 from llm_unlearn.reporting.trade_off import run_trade_off
 from llm_unlearn.reporting.words import NOTHING, attack_words, number_words
 
-RERUN = "run the recipe again, or give another folder"
 _CONTROL = "counterfactual_control"
 _PRICE_CAPTION = " The price of an attacked model is that before the attack."
 
@@ -38,7 +37,7 @@ def write_report(folder: str | Path) -> Path:
         InputError: one of the two files is missing, or a file cannot be read.
     """
     folder = Path(folder)
-    results = read_json(folder / "results.json", RERUN)
+    results = read_results(folder)
     verdict = read_json(folder / "verdict.json", f"make it with: llm-unlearn report {folder}")
     page = render_page(
         results, verdict, read_records(folder), read_rows(folder / "forget.jsonl"), _figures(results, folder)
@@ -96,45 +95,6 @@ def render_page(
         run=sections.run_section(results),
         config=yaml.safe_dump(results.get("config") or {}, sort_keys=False, allow_unicode=True),
     )
-
-
-def read_json(path: Path, fix: str) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Args:
-        fix: what to do where there is none; it ends the error.
-
-    Raises:
-        InputError: the file is missing, or no JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): {fix}") from error
-    except ValueError as error:  # neither JSON nor even text
-        raise InputError(f"{path} is not valid JSON ({error}): {fix}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds a {type(value).__name__}, not an object: {fix}")
-    return value
-
-
-def read_records(folder: str | Path) -> dict[str, Any]:
-    """Model -> contents of records/<model>.json; empty where the folder has none.
-
-    Raises:
-        InputError: a file is no JSON object.
-    """
-    return {path.stem: read_json(path, RERUN) for path in sorted((Path(folder) / "records").glob("*.json"))}
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines; none where there is no file."""
-    if not path.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON lines ({error}): {RERUN}") from error
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------

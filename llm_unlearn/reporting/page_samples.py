@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_unlearn.reporting.tables import MODELS
+from llm_unlearn.examining.results import MODELS
 from llm_unlearn.reporting.words import attack_words
 
 SAMPLES = 8  # facts whose answers are shown

@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from llm_unlearn.examining.evidence import KNOWLEDGE, Evidence
+from llm_unlearn.examining.results import MODELS, model_entries
 from llm_unlearn.reporting.comparisons import Price, Style, price_words, prices_of, styles_of
-from llm_unlearn.reporting.tables import MODELS, model_entries
 from llm_unlearn.reporting.words import (
     NOTHING,
     number_words,

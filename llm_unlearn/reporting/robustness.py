@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from llm_unlearn.errors import InputError
 from llm_unlearn.examining.evidence import (
     KNOWLEDGE,
     comparison,
@@ -26,13 +25,16 @@ from llm_unlearn.examining.evidence import (
 )
 from llm_unlearn.examining.fluency import FLUENCY
 from llm_unlearn.examining.price import abilities, lost_abilities, lowest_of_means, lowest_share, reference_abilities
+from llm_unlearn.examining.results import model_names, read_records, read_results
+from llm_unlearn.files.run_files import read_json
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.reporting.agreement import agreement, agreement_figure, agreement_table
 from llm_unlearn.reporting.heat_map import attack_heat_map
 from llm_unlearn.reporting.methods_figure import methods_recovery_figure
 from llm_unlearn.reporting.robustness_table import MAIN_ATTACKS, keys_of, main_table, markdown_tables, score_of
-from llm_unlearn.reporting.tables import model_names
 from llm_unlearn.reporting.trade_off import trade_off_axes, trade_off_figure
+
+AGAIN = "start benchmarks/robustness.py again"
 
 
 def report_robustness(folder: str | Path, console: Console | None = None) -> dict[str, Any]:
@@ -42,10 +44,12 @@ def report_robustness(folder: str | Path, console: Console | None = None) -> dic
         InputError: the folder has no robustness.json, or a run's folder is gone.
     """
     folder = Path(folder)
-    found = _read(folder / "robustness.json")
+    found = read_json(folder / "robustness.json", AGAIN)
     folders = [run_folder(folder, run["method"], run["seed"]) for run in found["runs"]]
     runs = [_read_run(one) for one in folders]
-    agreed = agreement([(run[0], _read(one / "verdict.json")) for run, one in zip(runs, folders, strict=True)])
+    agreed = agreement(
+        [(run[0], read_json(one / "verdict.json", AGAIN)) for run, one in zip(runs, folders, strict=True)]
+    )
     summary = summarize_robustness(found, runs) | {"agreement": agreed}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
     (folder / "table.md").write_text(markdown_tables(summary), encoding="utf-8")
@@ -234,12 +238,4 @@ def _write_figures(summary: Mapping[str, Any], found: Mapping[str, Any], runs: S
 
 
 def _read_run(folder: Path) -> tuple[dict, dict]:
-    records = {path.stem: _read(path) for path in sorted((folder / "records").glob("*.json"))}
-    return _read(folder / "results.json"), records
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); start benchmarks/robustness.py again") from error
+    return read_results(folder, AGAIN), read_records(folder)

@@ -1,8 +1,6 @@
 """The one table that answers "erased, or only hidden?": every score beside its two reference points."""
 
 import math
-import re
-from collections.abc import Iterable
 from statistics import fmean, stdev
 from typing import Any
 
@@ -10,7 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-MODELS = ("original", "oracle", "unlearned")
+from llm_unlearn.examining.results import MODELS, model_entries
+
 ATTACKS = {
     "adversarial_reinjection": "reinjection",
     "benign_relearning": "benign tuning",
@@ -83,16 +82,6 @@ def _table(columns: dict[str, list[str]]) -> Table:
     for row in zip(MODELS, *columns.values(), strict=True):
         table.add_row(*row)
     return table
-
-
-def model_entries(by_model: dict[str, Any], model: str) -> list[dict[str, Any]]:
-    """What was measured for a model: no entry, one, or several (further oracles are `oracle_1`, `oracle_2`, ...)."""
-    return [by_model[name] for name in model_names(by_model, model) if by_model[name]]
-
-
-def model_names(names: Iterable[str], model: str) -> list[str]:
-    """Those of `names` that belong to a model: further oracles are `oracle_1`, `oracle_2`, ..."""
-    return [name for name in names if re.fullmatch(rf"{model}(_\d+)?", name)]
 
 
 def _values(entries: list[dict[str, Any]], key: str) -> list[float]:

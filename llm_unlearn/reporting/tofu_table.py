@@ -8,8 +8,8 @@ from statistics import fmean, stdev
 from rich import box
 from rich.table import Table
 
+from llm_unlearn.examining.results import MODELS, model_entries
 from llm_unlearn.metrics import MODEL_UTILITY_PARTS
-from llm_unlearn.reporting.tables import MODELS, model_entries
 
 Summary = Mapping[str, float]
 

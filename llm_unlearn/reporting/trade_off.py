@@ -20,8 +20,8 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.examining.evidence import IGNORANT
 from llm_unlearn.examining.price import lowest_of_means, reference_abilities
+from llm_unlearn.examining.results import MODELS, model_entries, model_names
 from llm_unlearn.reporting.figures import COLORS, MARKERS, METHOD_STYLES, attacks_with_curves
-from llm_unlearn.reporting.tables import MODELS, model_entries, model_names
 from llm_unlearn.reporting.words import attack_words
 
 AFTER_ATTACK = "unlearned, after an attack"

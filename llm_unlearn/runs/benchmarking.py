@@ -16,13 +16,14 @@ from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ran
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import COUNTERFACTUAL, Examination, reference_models
+from llm_unlearn.examining.results import make_results
 from llm_unlearn.files.disk import check_output_dir
-from llm_unlearn.files.run_files import write_json, write_rows
+from llm_unlearn.files.run_files import write_json
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.loading import check_models
 from llm_unlearn.reporting.robustness import report_robustness
-from llm_unlearn.runs.recipe import prepare_process, show_results, write_results
+from llm_unlearn.runs.recipe import conclude, prepare_process, show_results
 from llm_unlearn.runs.robustness import Robustness, RobustnessArguments, RobustnessConfig, become_worker
 
 # In the embedded world; the retain weight is that of Ssiuu's recipe, the largest of all.
@@ -130,20 +131,18 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
         return {}
     output = Path(arguments.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    results = {
-        "method": Path(unlearned).parent.name if unlearned else "references only",
-        "seed": attack_args.attack_seeds[0],
-        "config": arguments_to_dict(arguments, attack_args),
-        "paths": {
-            "original": original,
-            "oracles": oracles,
-            "unlearned": unlearned,
-            **write_rows(output, forget=data.forget, retain=data.retain),
-        },
+    results = make_results(
+        output,
+        {"method": Path(unlearned).parent.name if unlearned else "references only"},
+        attack_args.attack_seeds[0],
+        arguments_to_dict(arguments, attack_args),
+        models=(original, oracles, unlearned),
+        rows={"forget": data.forget, "retain": data.retain},
+        data=arguments.data,
         **examined,
-        "seconds": examination.seconds,
-    }
-    verdict = write_results(results, records, output)
+        seconds=examination.seconds,
+    )
+    verdict = conclude(results, records, output)
     show_results(results, verdict)
     Console(highlight=False).print(f"\nEverything is in {output}/: open report.html; results.json, records/")
     return results

@@ -22,10 +22,11 @@ from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process, ru
 from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import Examination, reference_models
+from llm_unlearn.examining.results import make_results, write_results
 from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.files.disk import check_free_space, check_output_dir
-from llm_unlearn.files.run_files import absolute, pinned, write_json, write_rows
+from llm_unlearn.files.run_files import pinned, write_json
 from llm_unlearn.hub.edition import weight_digests
 from llm_unlearn.hub.upload import check_ready, push_run
 from llm_unlearn.methods import load_method
@@ -221,27 +222,24 @@ class Recipe:
         examined, records = self.examination.examine(self.model_path, self.oracle_paths, unlearned)
         if not trainer.is_world_process_zero():
             return {}
-        results = {
-            **trainer.described,
-            "seed": self.args.seed,
-            "config": self.configuration(),
-            "weights": weight_digests(unlearned_path),
-            "paths": {
-                **({"data": absolute(spec)} if (spec := self.examination.data_args.data) else {}),
-                "original": pinned(self.model_path, trainer.model.config),
-                "oracles": [absolute(path) for path in self.oracle_paths],
-                "unlearned": str(unlearned_path.resolve()),
-                **write_rows(output, forget=self.examination.data.forget, retain=self.examination.data.retain),
-            },
-            "training": {
+        results = make_results(
+            output,
+            trainer.described,
+            self.args.seed,
+            self.configuration(),
+            models=(pinned(self.model_path, trainer.model.config), self.oracle_paths, str(unlearned_path)),
+            rows={"forget": self.examination.data.forget, "retain": self.examination.data.retain},
+            data=self.examination.data_args.data,
+            weights=weight_digests(unlearned_path),
+            training={
                 "steps": trainer.state.global_step,
                 "stopped_by": trainer.stopped_by or "end of training",
                 "log": trainer.state.log_history,
             },
             **examined,
-            "seconds": self.examination.seconds,
-        }
-        show_results(results, write_results(results, records, output))
+            seconds=self.examination.seconds,
+        )
+        show_results(results, conclude(results, records, output))
         console.print(f"\nEverything is in {output}/: open report.html; results.json, records/, {unlearned_path.name}/")
         if self.args.push_to_hub:
             pushed = push_run(output, **self.args.push_arguments)
@@ -272,13 +270,9 @@ def prepare_process() -> None:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
-def write_results(results: dict, records: dict[str, Records], output: Path) -> dict:
-    """Write results.json, records/<model>.json (per-row values), config.yaml, the verdict and its page; returns it."""
-    (output / "records").mkdir(parents=True, exist_ok=True)
-    for name, by_metric in records.items():
-        write_json(output / "records" / f"{name}.json", by_metric)
-    write_json(output / "results.json", results)
-    (output / "config.yaml").write_text(yaml.safe_dump(results["config"], sort_keys=False), encoding="utf-8")
+def conclude(results: dict, records: dict[str, Records], output: Path) -> dict:
+    """Write what was measured, the verdict that follows from it, and the page that shows both; returns the verdict."""
+    write_results(output, results, records)
     verdict = verdict_of(results, records)
     write_json(output / "verdict.json", verdict)
     write_report(output)

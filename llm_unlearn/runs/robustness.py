@@ -29,13 +29,13 @@ from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.examining.examination import Examination, merge_results, reference_models
 from llm_unlearn.examining.price import lowest_of_means, reference_abilities
+from llm_unlearn.examining.results import make_results
 from llm_unlearn.files.disk import check_free_space
 from llm_unlearn.files.outcomes import remember
-from llm_unlearn.files.run_files import write_rows
 from llm_unlearn.models.judging import Records
 from llm_unlearn.reporting.robustness import run_folder
 from llm_unlearn.runs.compared_methods import ComparedMethod, compared_methods, controlled, method_of, trained_as
-from llm_unlearn.runs.recipe import write_results
+from llm_unlearn.runs.recipe import conclude
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.memory import bytes_to_write
 from llm_unlearn.training.trainer import UnlearnTrainer
@@ -327,22 +327,19 @@ class Robustness:
     ) -> str:
         """The run's folder, as a recipe would leave it; returns the verdict."""
         folder, data = weights.parent, examination.data
-        results = {
-            **described,
-            "seed": config.seed,
-            "config": arguments_to_dict(config, self.adapter_args, examination.attack_args),
-            "paths": {
-                "original": self.original,
-                "oracles": self.oracles,
-                "unlearned": str(weights.resolve()),
-                **write_rows(folder, forget=data.forget, retain=data.retain),
-            },
-            "training": training,
+        results = make_results(
+            folder,
+            described,
+            config.seed,
+            arguments_to_dict(config, self.adapter_args, examination.attack_args),
+            models=(self.original, self.oracles, str(weights)),
+            rows={"forget": data.forget, "retain": data.retain},
+            data=examination.data_args.data,
+            training=training,
             **measured,
-            "seconds": examination.seconds,
-        }
-        verdict = write_results(results, records, folder)
-        return verdict["verdict"]
+            seconds=examination.seconds,
+        )
+        return conclude(results, records, folder)["verdict"]
 
     def _say(self, title: str, outcome: dict[str, Any]) -> None:
         reached = "stopped" if outcome["reached"] else "[bold]did not reach the stopping score[/]"

@@ -14,7 +14,8 @@ from peft import PeftModel
 
 from llm_unlearn.arguments.parsing import arguments_to_dict
 from llm_unlearn.errors import HubError, InputError, LeakError, StorageError
-from llm_unlearn.files.run_files import pinned, write_json, write_rows
+from llm_unlearn.examining.results import make_results, read_results, write_results
+from llm_unlearn.files.run_files import pinned
 
 
 class CheckedUploads:
@@ -73,10 +74,9 @@ class CheckedUploads:
     def _write_results(self, folder: Path, weights: Path) -> None:
         """What the card is made of, where no recipe has judged these weights."""
         from llm_unlearn.hub.edition import weight_digests
-        from llm_unlearn.reporting.page import RERUN, read_json
 
         digests = weight_digests(weights)
-        judged = read_json(folder / "results.json", RERUN) if (folder / "results.json").is_file() else {}
+        judged = read_results(folder) if (folder / "results.json").is_file() else {}
         if judged.get("scores") and judged.get("weights") != digests:
             raise InputError(
                 f"output_dir: the results in {folder} are of other weights than those that were to be pushed; judge "
@@ -86,20 +86,21 @@ class CheckedUploads:
             return
         model = self.accelerator.unwrap_model(self.model)
         config = (model.get_base_model() if isinstance(model, PeftModel) else model).config
-        results = {
-            **self.described,
-            "seed": self.args.seed,
-            "config": arguments_to_dict(self.args),
-            "weights": digests,
-            "paths": {"original": pinned(config._name_or_path, config), "unlearned": str(weights.resolve())},
-            "training": {
+        results = make_results(
+            folder,
+            self.described,
+            self.args.seed,
+            arguments_to_dict(self.args),
+            models=(pinned(config._name_or_path, config), [], str(weights)),
+            rows={"forget": self.forget_dataset, "retain": self.retain_dataset},
+            weights=digests,
+            training={
                 "steps": self.state.global_step,
                 "stopped_by": self.stopped_by,
                 "log": self.state.log_history,
             },
-        }
-        write_rows(folder, forget=self.forget_dataset, retain=self.retain_dataset)
-        write_json(folder / "results.json", results)
+        )
+        write_results(folder, results, {})
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; unlike in transformers, that uploads nothing."""

@@ -128,7 +128,7 @@ def test_without_an_oracle_or_a_control_there_is_nothing_to_agree():
 
 def test_a_lost_run_is_named(folder):
     (folder / "runs" / "npo-seed2" / "results.json").unlink()
-    with pytest.raises(InputError, match=r"npo-seed2/results\.json: cannot be read .+ start benchmarks/robustness\.py"):
+    with pytest.raises(InputError, match=r"npo-seed2/results\.json cannot be read .+ start benchmarks/robustness\.py"):
         report_robustness(folder, Console(quiet=True))
 
 
