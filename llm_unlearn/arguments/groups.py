@@ -14,7 +14,8 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenize
 
 from llm_unlearn.arguments.parsing import parse_arguments
 from llm_unlearn.arguments.ranges import BELOW_ONE, COUNT, NOT_NEGATIVE, SEED, check_each_once, check_ranges
-from llm_unlearn.attacks import ATTACKS, AttackBudget
+from llm_unlearn.attacks import attack_names, load_attack
+from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.data import UnlearningData, load_unlearning_data
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.embedded import embedded_models
@@ -203,7 +204,7 @@ class AttackArguments:
 
     attacks: list[str] = field(
         default_factory=lambda: ["adversarial_reinjection", "benign_relearning", "prompting"],
-        metadata={"help": f"Any of {', '.join(ATTACKS)}, or none to skip."},
+        metadata={"help": f"Any of {', '.join(attack_names())}, or none to skip."},
     )
     attackers: list[str] = field(
         default_factory=lambda: ["full"],
@@ -303,20 +304,20 @@ class AttackArguments:
         if self.attacks == ["none"]:
             self.attacks, self.counterfactual = [], False
         for name in self.attacks:
-            if name not in ATTACKS:
-                raise ValueError(f"attacks: {name!r} is unknown; choose from {', '.join(ATTACKS)}, or none")
-        for name in ATTACKS:  # the counterfactual control has one, too
+            if name not in attack_names():
+                raise ValueError(f"attacks: {name!r} is unknown; choose from {', '.join(attack_names())}, or none")
+        for name in attack_names():  # the counterfactual control has one, too
             self.budget(name)  # refuses an impossible one before anything is trained
         if len(set(self.attacks)) < len(self.attacks):
             raise ValueError(f"attacks: {' '.join(self.attacks)} names one twice; name each once")
 
     def budget(self, attack: str) -> AttackBudget:
         """What the attacker may spend on one attack."""
-        on_forget_rows = attack not in ("benign_relearning", "retain_relearning")
+        is_benign = attack in attack_names() and load_attack(attack).rates == "benign"
         full, lora = (
-            (self.reinjection_learning_rates, self.reinjection_lora_learning_rates)
-            if on_forget_rows
-            else (self.benign_learning_rates, self.benign_lora_learning_rates)
+            (self.benign_learning_rates, self.benign_lora_learning_rates)
+            if is_benign
+            else (self.reinjection_learning_rates, self.reinjection_lora_learning_rates)
         )
         return AttackBudget(
             learning_rates=tuple(full),

@@ -1,30 +1,43 @@
-"""Attacks that try to bring back what was unlearned."""
+"""Attacks that try to bring back what was unlearned. A file of this folder that ends with an `ATTACK` is one."""
 
-from llm_unlearn.attacks.counterfactual import counterfactual_rows, knowledge_excess, true_rows
-from llm_unlearn.attacks.curves import steps_to_half
-from llm_unlearn.attacks.relearning import (
-    AttackBudget,
-    adversarial_reinjection,
-    benign_relearning,
-    leave_one_group_out,
-    retain_relearning,
-    split_facts,
-)
-from llm_unlearn.attacks.run import ATTACKS, DIRECT_ATTACKS, RELEARNING_ATTACKS, run_attack
+from __future__ import annotations
 
-__all__ = [
-    "ATTACKS",
-    "DIRECT_ATTACKS",
-    "RELEARNING_ATTACKS",
-    "AttackBudget",
-    "adversarial_reinjection",
-    "benign_relearning",
-    "counterfactual_rows",
-    "knowledge_excess",
-    "leave_one_group_out",
-    "retain_relearning",
-    "run_attack",
-    "split_facts",
-    "steps_to_half",
-    "true_rows",
-]
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_unlearn.errors import InputError
+from llm_unlearn.files.records import files_with, summary_in
+
+if TYPE_CHECKING:
+    from llm_unlearn.attacks.attack import Attack
+
+RECORD = "ATTACK"
+
+
+def attack_names() -> list[str]:
+    """All attacks, in alphabetical order; nothing is imported."""
+    return [*files_with(Path(__file__).parent, RECORD)]
+
+
+def summaries() -> dict[str, str]:
+    """Name -> what the attack does, in a line; nothing is imported."""
+    return {name: summary_in(path, RECORD) for name, path in files_with(Path(__file__).parent, RECORD).items()}
+
+
+@cache
+def load_attack(name: str) -> Attack:
+    """The record of an attack.
+
+    Raises:
+        InputError: no such attack.
+    """
+    if name not in attack_names():
+        raise InputError(f"attack={name!r} is unknown: choose from {', '.join(attack_names())}")
+    return import_module(f"{__name__}.{name}").ATTACK
+
+
+def attack_label(name: str) -> str:
+    """What tables call an attack, of whatever version its results are: "adversarial_reinjection" -> "reinjection"."""
+    return load_attack(name).label if name in attack_names() else name.replace("_", " ")

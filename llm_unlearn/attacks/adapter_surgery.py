@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from llm_unlearn.attacks._variants import variant
+from llm_unlearn.attacks.attack import Attack, Target
 from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
@@ -91,3 +92,18 @@ def adapter_removed(model: PeftModel) -> Iterator[None]:
 
 def _scaled_layers(model: PeftModel) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(getattr(module, "scaling", None), dict)]
+
+
+def _run(target: Target) -> dict:
+    return adapter_surgery(target.model, target.forget, target.retain, target.made_up_of_all)
+
+
+ATTACK = Attack(
+    "adapter_surgery",
+    summary="the adapter removed, scaled and merged",
+    title="Adapter surgery",
+    label="adapter",
+    on_card="the adapter removed, scaled and merged; nothing is trained",
+    run=_run,
+    needs=("adapter",),
+)

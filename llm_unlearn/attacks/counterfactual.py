@@ -24,7 +24,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import permutation_test
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm_unlearn.attacks.relearning import AttackBudget, adversarial_reinjection
+from llm_unlearn.attacks.adversarial_reinjection import adversarial_reinjection
+from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.formats import Prompt
 from llm_unlearn.data.validation import split_rows

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from transformers import PreTrainedModel
 
 from llm_unlearn.attacks._variants import mean
+from llm_unlearn.attacks.attack import Attack, Target
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
 from llm_unlearn.metrics import leak_at_k
@@ -71,3 +72,17 @@ def logits_at_temperature(model: PreTrainedModel, temperature: float) -> Iterato
         yield
     finally:
         handle.remove()
+
+
+def _run(target: Target) -> dict:
+    return decoding(target.model, target.forget)
+
+
+ATTACK = Attack(
+    "decoding",
+    summary="the chance that one of many samples is the true answer",
+    title="Decoding",
+    label="64 samples",
+    on_card="many samples are drawn; nothing is trained",
+    run=_run,
+)

@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.attacks._variants import variant
+from llm_unlearn.attacks.attack import Attack, Target
 from llm_unlearn.data import UnlearningData, forget_queries
 from llm_unlearn.data.made_up import with_made_up_answers
 from llm_unlearn.data.queries import QUERY_STYLES
@@ -73,3 +74,17 @@ def asked_otherwise(records: Records, sets: Mapping[str, Dataset]) -> dict:
             wins=[row["wins"] for row in known],
         )
     return {"variants": variants}
+
+
+def _run(target: Target) -> dict:
+    return prompting(target.model, target.processing_class, target.data, target.max_length, target.kinds)
+
+
+ATTACK = Attack(
+    "prompting",
+    summary="ask for the same facts in other ways",
+    title="Prompting",
+    label="asked",
+    on_card="the same facts are asked for in other ways; nothing is trained",
+    run=_run,
+)

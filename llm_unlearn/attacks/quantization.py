@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from llm_unlearn.attacks._variants import variant
+from llm_unlearn.attacks.attack import Attack, Target
 from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
@@ -143,3 +144,22 @@ def _quiet() -> Iterator[None]:
         casts.setLevel(level)
         if had_bars:
             transformers_logging.enable_progress_bar()
+
+
+def _check(_target: Target) -> None:
+    check_quantization()
+
+
+def _run(target: Target) -> dict:
+    return quantization(target.model, target.forget, target.retain, target.made_up_of_all)
+
+
+ATTACK = Attack(
+    "quantization",
+    summary="4-bit and 8-bit copies",
+    title="Quantization",
+    label="quantized",
+    on_card="4-bit and 8-bit copies; nothing is trained",
+    run=_run,
+    check=_check,
+)

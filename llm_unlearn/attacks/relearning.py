@@ -1,9 +1,7 @@
 """Relearning attacks: a little fine-tuning, and then: does what was "forgotten" come back?
 
-There is one loop with four choices of data. *Adversarial reinjection* trains on a fraction of the forget facts and
-scores the facts that were never reinjected; *leaving one group out* trains on all groups of forget rows but one (all
-people but one) and scores that one; *benign relearning* trains on instructions, *retain relearning* on retain rows,
-and both score every forget row. The attacker tunes all weights or a LoRA adapter, with a grid of learning rates each.
+This is the one loop of the attacks that train; what each of them trains on and scores stands in its own file. The
+attacker tunes all weights or a LoRA adapter, with a grid of learning rates each.
 The same attack must be run on the original, on the oracle and on the unlearned model: only the excess over the oracle,
 which never knew the facts, is knowledge that was hidden instead of erased.
 
@@ -147,123 +145,11 @@ def choose_left_out(groups: Sequence[str | int], count: int) -> list[str | int]:
             f"leave_one_group_out needs at least two groups of forget rows (one to score, one to train on), got "
             f"{len(names)}: choose another column with leave_out_column"
         )
-    return _evenly_spread(names, count)
-
-
-def adversarial_reinjection(
-    model: PreTrainedModel,
-    forget_rows: Sequence[EncodedRow],
-    retain_rows: Sequence[EncodedRow],
-    budget: AttackBudget,
-    fact_ids: Sequence[str | int] | None = None,
-    title: str = "reinjection",
-    *,
-    pool: Sequence[int] | None = None,
-    answer: Answerer | None = None,
-    made_up: MadeUpRows | None = None,
-) -> dict:
-    """Train on a fraction of the forget facts; score the rest. Returns what `summarize_runs` returns.
-
-    Args:
-        retain_rows: scored along the curve, never trained.
-        fact_ids: the fact of each forget row; by default every row is a fact of its own.
-        pool: numbers of the forget rows that are injected and scored; by default all. To be compared, models need the
-            same pool: the `forgotten_rows` of the unlearned one.
-        answer: generates the sample texts of `summarize_runs`; None: there are none.
-        made_up: what knowledge is measured with; None: it is not.
-    """
-    pool = range(len(forget_rows)) if pool is None else pool
-    facts = [fact_ids[i] if fact_ids is not None else i for i in pool]
-
-    def choose(seed: int) -> list[_Choice]:
-        injected, scored = ([pool[i] for i in part] for part in split_facts(facts, budget.fraction, seed))
-        return [_Choice([forget_rows[i] for i in injected], injected, scored)]
-
-    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer, made_up)
-
-
-def leave_one_group_out(
-    model: PreTrainedModel,
-    forget_rows: Sequence[EncodedRow],
-    retain_rows: Sequence[EncodedRow],
-    budget: AttackBudget,
-    groups: Sequence[str | int],
-    title: str = "leaving one group out",
-    *,
-    answer: Answerer | None = None,
-    made_up: MadeUpRows | None = None,
-) -> dict:
-    """Train on all groups of forget rows but one; score that one. Returns what `summarize_runs` returns.
-
-    Args:
-        retain_rows: scored along the curve, never trained.
-        groups: the group of each forget row; `budget.left_out_groups` of them are left out in turn.
-        answer: generates the sample texts of `summarize_runs`; None: there are none.
-        made_up: what knowledge is measured with; None: it is not.
-    """
-    left_out, rows = choose_left_out(groups, budget.left_out_groups), range(len(forget_rows))
-
-    def choose(_seed: int) -> list[_Choice]:
-        choices = []
-        for group in left_out:
-            injected = [i for i in rows if groups[i] != group]
-            scored = [i for i in rows if groups[i] == group]
-            choices.append(_Choice([forget_rows[i] for i in injected], injected, scored, str(group)))
-        return choices
-
-    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer, made_up)
-
-
-def benign_relearning(
-    model: PreTrainedModel,
-    instruction_rows: Sequence[EncodedRow],
-    forget_rows: Sequence[EncodedRow],
-    retain_rows: Sequence[EncodedRow],
-    budget: AttackBudget,
-    title: str = "benign tuning",
-    *,
-    answer: Answerer | None = None,
-    made_up: MadeUpRows | None = None,
-) -> dict:
-    """Train on instructions; score all forget rows. Returns what `summarize_runs` returns.
-
-    Args:
-        answer: generates the sample texts of `summarize_runs`; None: there are none.
-        made_up: what knowledge is measured with; None: it is not.
-    """
-    if not instruction_rows:
-        raise InputError("benign relearning needs instruction rows, got none")
-    choose = _other_data(instruction_rows, forget_rows)
-    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer, made_up)
-
-
-def retain_relearning(
-    model: PreTrainedModel,
-    training_rows: Sequence[EncodedRow],
-    forget_rows: Sequence[EncodedRow],
-    retain_rows: Sequence[EncodedRow],
-    budget: AttackBudget,
-    title: str = "retain tuning",
-    *,
-    answer: Answerer | None = None,
-    made_up: MadeUpRows | None = None,
-) -> dict:
-    """Train on retain rows; score all forget rows. Returns what `summarize_runs` returns.
-
-    Args:
-        training_rows: the whole retain set.
-        retain_rows: those of them that are scored along the curve: unlike in the other attacks, rows that are trained.
-        answer: generates the sample texts of `summarize_runs`; None: there are none.
-        made_up: what knowledge is measured with; None: it is not.
-    """
-    if not training_rows:
-        raise InputError("retain relearning needs retain rows, got none: give a retain set")
-    choose = _other_data(training_rows, forget_rows)
-    return _attack(model, choose, forget_rows, retain_rows, budget, title, answer, made_up)
+    return evenly_spread(names, count)
 
 
 @dataclass(frozen=True)
-class _Choice:
+class Choice:
     """The data of one run: what is trained, and the numbers of the forget rows that are trained and scored."""
 
     training_rows: Sequence[EncodedRow]
@@ -272,14 +158,14 @@ class _Choice:
     group: str | None = None  # the one left out, and scored
 
 
-def _other_data(training_rows: Sequence[EncodedRow], forget_rows: Sequence[EncodedRow]):
+def other_data(training_rows: Sequence[EncodedRow], forget_rows: Sequence[EncodedRow]):
     """Training on anything but forget rows, all of which are scored."""
-    return lambda _seed: [_Choice(training_rows, [], list(range(len(forget_rows))))]
+    return lambda _seed: [Choice(training_rows, [], list(range(len(forget_rows))))]
 
 
-def _attack(
+def relearning_attack(
     model: PreTrainedModel,
-    choose: Callable[[int], list[_Choice]],
+    choose: Callable[[int], list[Choice]],
     forget_rows: Sequence[EncodedRow],
     retain_rows: Sequence[EncodedRow],
     budget: AttackBudget,
@@ -323,7 +209,7 @@ def _attack(
                 }
             )
             if with_texts:
-                asked = _evenly_spread(choice.scored, SAMPLE_TEXTS)
+                asked = evenly_spread(choice.scored, SAMPLE_TEXTS)
                 texts = {str(row): text for row, text in zip(asked, answer(attacked, asked), strict=True)}
                 runs[-1]["answers"] = {"step": budget.steps, "by_index": texts}
     return summarize_runs(runs)
@@ -351,7 +237,7 @@ def relearn(
     )
 
 
-def _evenly_spread(values: Sequence, count: int) -> list:
+def evenly_spread(values: Sequence, count: int) -> list:
     """All of the values, or `count` of them."""
     count = min(count, len(values))
     return [values[i * len(values) // count] for i in range(count)]

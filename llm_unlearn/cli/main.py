@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from llm_unlearn import __version__
+from llm_unlearn import __version__, attacks
 from llm_unlearn.arguments.flags import check_flags, did_you_mean
 from llm_unlearn.errors import FAILURES, InputError
 from llm_unlearn.methods import method_files, summaries
@@ -59,17 +59,7 @@ To the hub, and back (a run does the first by itself with --push_to_hub --hub_mo
 Exit codes: 0 done, 1 not verified, 2 bad input, 3 the loss diverged, 4 a file could not be written, 5 the hub failed
 (try again: nothing is lost), 6 a file held what must not leave this machine (nothing was sent), 130 interrupted."""
 
-ATTACKS = {  # those of llm_unlearn.attacks, which takes seconds to import
-    "adversarial_reinjection": "teach some of the forgotten facts again, ask for the others",
-    "benign_relearning": "tune on harmless instructions",
-    "retain_relearning": "tune on the rows to keep",
-    "leave_one_group_out": "teach all forget groups but one, ask for that one",
-    "prompting": "ask for the same facts in other ways",
-    "decoding": "the chance that one of many samples is the true answer",
-    "quantization": "4-bit and 8-bit copies",
-    "adapter_surgery": "the adapter removed, scaled and merged",
-    "counterfactual": "the control: reinjection of true and of made-up facts, which needs no oracle",
-}
+CONTROL = {"counterfactual": "the control: reinjection of true and of made-up facts, which needs no oracle"}
 RUNS_ANY_METHOD = "llm_unlearn.runs"
 LAUNCHER_FLAGS = (  # what is most often put behind the name by mistake
     *("num_processes", "config_file", "multi_gpu", "num_machines", "machine_rank", "main_process_port", "gpu_ids"),
@@ -163,19 +153,20 @@ def judge(arguments: list[str]) -> int:
 def attack(arguments: list[str]) -> int:
     """`llm-unlearn attack NAME`: the judge with that attack alone."""
     name, *flags = arguments or ["--help"]
+    known = attacks.summaries() | CONTROL
     if name in ("-h", "--help"):
         print("usage: llm-unlearn attack NAME --unlearned_model_name_or_path MODEL [FLAGS]\n")
-        print("\n".join(_lines(ATTACKS)))
+        print("\n".join(_lines(known)))
         print("\nllm-unlearn attack NAME --help shows the flags; llm-unlearn judge runs several and reaches a verdict.")
         return 0
-    known = name.replace("-", "_")
-    if known not in ATTACKS:
-        raise InputError(f"{name!r} is no attack{did_you_mean(known, ATTACKS)}; llm-unlearn attack lists them")
-    if known == "counterfactual":
-        return run(["counterfactual", *flags])
+    chosen = name.replace("-", "_")
+    if chosen not in known:
+        raise InputError(f"{name!r} is no attack{did_you_mean(chosen, known)}; llm-unlearn attack lists them")
+    if chosen in CONTROL:
+        return run([chosen, *flags])
     has_folder = any(flag.partition("=")[0] in ("--output_dir", "--config") for flag in flags)
-    folder = [] if has_folder else ["--output_dir", f"outputs/{known}"]  # not that of the judge's verdict
-    return run(["judge", "--attacks", known, "--counterfactual", "false", *folder, *flags])
+    folder = [] if has_folder else ["--output_dir", f"outputs/{chosen}"]  # not that of the judge's verdict
+    return run(["judge", "--attacks", chosen, "--counterfactual", "false", *folder, *flags])
 
 
 def report(arguments: list[str]) -> int:

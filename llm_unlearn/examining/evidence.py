@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from llm_unlearn.attacks import attack_label
 from llm_unlearn.data.made_up import MOST_MADE_UP
 from llm_unlearn.examining.results import MODELS, model_names
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
-from llm_unlearn.reporting.tables import ATTACKS
 
 SMALLEST_GAP = 0.15  # original minus oracle; below it an attack cannot tell erased from hidden
 ORACLE_DEVIATIONS = 3  # likewise: the gap in standard deviations of the oracles
@@ -208,7 +208,7 @@ def control_differences(outcome: Mapping[str, Any], rows: int, after: bool) -> n
 
 def label_of(name: str, variant: str | None) -> str:
     """What tables and sentences call a comparison."""
-    words = "before any attack" if name == "output" else ATTACKS.get(name, name.replace("_", " "))
+    words = "before any attack" if name == "output" else attack_label(name)
     return words if variant is None else f"{words}: {variant.replace('_', ' ')}"
 
 

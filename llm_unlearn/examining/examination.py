@@ -16,20 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.arguments.groups import AttackArguments, DataArguments
 from llm_unlearn.arguments.parsing import is_main_process
-from llm_unlearn.attacks import (
-    DIRECT_ATTACKS,
-    counterfactual_rows,
-    knowledge_excess,
-    run_attack,
-    split_facts,
-    steps_to_half,
-)
+from llm_unlearn.attacks import load_attack
+from llm_unlearn.attacks.attack import Target, groups_of
 from llm_unlearn.attacks.copies import merged_copy
-from llm_unlearn.attacks.counterfactual import PERTURBED
+from llm_unlearn.attacks.counterfactual import PERTURBED, counterfactual_rows, knowledge_excess
+from llm_unlearn.attacks.curves import steps_to_half
 from llm_unlearn.attacks.prompting import asked_otherwise
-from llm_unlearn.attacks.quantization import check_quantization
-from llm_unlearn.attacks.relearning import choose_left_out, forgotten_rows
-from llm_unlearn.attacks.run import fact_ids_of, groups_of
+from llm_unlearn.attacks.relearning import forgotten_rows, split_facts
 from llm_unlearn.data import UnlearningData, encode_dataset, row_format
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.data.instructions import load_instructions
@@ -100,21 +93,17 @@ class Examination:
                 column.
         """
         arguments = self.attack_args
-        self.instructions = None
-        if "benign_relearning" in arguments.attacks:
-            self.instructions = load_instructions(arguments.benign_data, self.data_args.embedded_size)
-        if "adversarial_reinjection" in arguments.attacks:
-            split_facts(self.fact_ids(), arguments.reinjection_fraction, seed=0)
-        if "leave_one_group_out" in arguments.attacks:
-            choose_left_out(groups_of(self.data, arguments.leave_out_column), arguments.left_out_groups)
-        if "quantization" in arguments.attacks:
-            check_quantization()
         self.not_attacked: dict[str, str] = {}
         group_by = arguments.counterfactual_group_by
         # Answers about one person are of different kinds: their form alone would tell the true one.
         self.kinds = kind_column(self.data.forget, None if group_by in (PERTURBED, "person") else group_by)
         if row_format(self.data.forget.column_names) == "text":  # asks nothing that another answer could be given to
             self.kinds = None
+        self.instructions, attacks = None, [load_attack(name) for name in arguments.attacks]
+        if any("instructions" in attack.needs for attack in attacks):
+            self.instructions = load_instructions(arguments.benign_data, self.data_args.embedded_size)
+        for attack in attacks:
+            attack.check(self._target(attack.name))
         self.judged, self.not_measured = self._judged_sets()
         if arguments.counterfactual:
             try:
@@ -125,8 +114,6 @@ class Examination:
                 if arguments.counterfactual_group_by is not None:
                     raise
                 self.not_attacked[COUNTERFACTUAL] = str(error)
-        if "retain_relearning" in arguments.attacks and self.data.retain is None:
-            raise InputError("attacks: retain_relearning needs retain rows; give --retain_file or leave it out")
 
     def _judged_sets(self) -> tuple[JudgedSets, dict[str, str]]:
         """What models are judged on, and why not on what; rows that cannot be encoded must not cost hours of work."""
@@ -154,7 +141,7 @@ class Examination:
     @property
     def trains_attackers(self) -> bool:
         """Whether any attack, or the control, trains copies of the models."""
-        return self.attack_args.counterfactual or not set(self.attack_args.attacks) <= set(DIRECT_ATTACKS)
+        return self.attack_args.counterfactual or any(load_attack(name).trains for name in self.attack_args.attacks)
 
     def check_model(self, model: PreTrainedModel) -> None:
         """Find out before anything is trained whether models like this one can be attacked as was asked for.
@@ -172,7 +159,30 @@ class Examination:
 
     def fact_ids(self) -> list[str | int]:
         """The fact of each forget row."""
-        return fact_ids_of(self.data) or list(range(len(self.data.forget)))
+        return self._target("adversarial_reinjection").fact_ids
+
+    def _target(self, attack: str, model: PreTrainedModel | None = None, title: str = "", pool=None) -> Target:
+        """What an attack is run with."""
+        arguments, record = self.attack_args, load_attack(attack)
+        return Target(
+            model,
+            self.processing_class,
+            self.data,
+            arguments.budget(attack) if record.trains else None,
+            self.instructions if "instructions" in record.needs else None,
+            title=title,
+            **self._settings(attack, pool),
+        )
+
+    def _settings(self, attack: str, pool: list[int] | None) -> dict:
+        arguments, needs = self.attack_args, load_attack(attack).needs
+        return {
+            "retain_rows": arguments.attack_retain_rows,
+            "max_length": self.max_length,
+            "pool": pool if "pool" in needs else None,
+            "group_column": arguments.leave_out_column if "groups" in needs else None,
+            "kinds": self.kinds,
+        }
 
     @contextmanager
     def timed(self, stage: str):
@@ -388,8 +398,8 @@ class Examination:
             wait: for another process that is at it; otherwise the answer is None.
         """
         arguments, title = self.attack_args, f"{attack.replace('_', ' ')} of {name}"
-        budget = None if attack in DIRECT_ATTACKS else arguments.budget(attack)
         if attack == COUNTERFACTUAL:
+            budget = arguments.budget(attack)
             settings = {"group_by": arguments.counterfactual_group_by, "max_length": self.max_length}
             find = partial(
                 knowledge_excess,
@@ -404,27 +414,12 @@ class Examination:
             )
             used, settings = (self.data.forget,), settings | {"derangement_seeds": arguments.derangement_seeds}
         else:
-            settings = {
-                "retain_rows": arguments.attack_retain_rows,
-                "max_length": self.max_length,
-                "pool": pool if attack == "adversarial_reinjection" else None,
-                "group_column": arguments.leave_out_column if attack == "leave_one_group_out" else None,
-                "kinds": self.kinds,
-            }
-            find = partial(
-                run_attack,
-                attack,
-                model,
-                self.processing_class,
-                self.data,
-                budget,
-                instructions=self.instructions,
-                title=title,
-                **settings,
-            )
+            record, target = load_attack(attack), self._target(attack, model, title, pool)
+            budget, find = target.budget, partial(record.run, target)
             used = (self.data.forget, self.data.retain)
-            used += (self.instructions,) if attack == "benign_relearning" else ()
-            settings["has_adapter"] = isinstance(model, PeftModel) if attack == "adapter_surgery" else None
+            used += (self.instructions,) if "instructions" in record.needs else ()
+            has_adapter = isinstance(model, PeftModel) if "adapter" in record.needs else None
+            settings = self._settings(attack, pool) | {"has_adapter": has_adapter}
         # The rows themselves, not where they came from: a file may have changed since.
         rows = [dataset.to_list() if dataset is not None else None for dataset in used]
         key = [attack, identity, rows, self.processing_class.chat_template, budget and budget.key, settings]

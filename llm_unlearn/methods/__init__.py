@@ -10,7 +10,6 @@ Names and summaries are read from the sources: lists and help must not wait for 
 
 from __future__ import annotations
 
-import ast
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -19,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_unlearn.errors import InputError
+from llm_unlearn.files.records import files_with, summary_in
 
 if TYPE_CHECKING:
     from llm_unlearn.methods.method import Method
 
 GROUP = "llm_unlearn.methods"
+RECORD = "METHOD"
 
 
 def method_files() -> dict[str, Path]:
@@ -32,8 +33,7 @@ def method_files() -> dict[str, Path]:
     Raises:
         InputError: a package offers a name that is taken, or a module that is not there.
     """
-    folder = Path(__file__).parent
-    found = {path.stem: path for path in sorted(folder.glob("*.py")) if _record(path) is not None}
+    found = files_with(Path(__file__).parent, RECORD)
     for name, point in _offered().items():
         if name in found:
             raise InputError(f"method {name!r} of {point.dist.name} is a method of llm_unlearn; rename theirs")
@@ -46,7 +46,7 @@ def method_files() -> dict[str, Path]:
 
 def summaries() -> dict[str, str]:
     """Name -> what the method does, in a line."""
-    return {name: _summary(path) for name, path in method_files().items()}
+    return {name: summary_in(path, RECORD) for name, path in method_files().items()}
 
 
 @cache
@@ -76,22 +76,3 @@ def load_methods() -> dict[str, Method]:
 
 def _offered() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
-
-
-@cache
-def _record(path: Path) -> ast.Call | None:
-    """The call that makes a file's `METHOD`."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "METHOD" for target in node.targets):
-            return node.value if isinstance(node.value, ast.Call) else None
-    return None
-
-
-def _summary(path: Path) -> str:
-    """The record's summary where it is written out, else the first line of the file."""
-    record = _record(path)
-    for keyword in record.keywords if record else []:
-        if keyword.arg == "summary" and isinstance(keyword.value, ast.Constant):
-            return keyword.value.value
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0].rstrip(".")

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import TrainingArguments
 
 from llm_unlearn import __version__
+from llm_unlearn.attacks import attack_names, load_attack
 from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.examining.evidence import label_of
 from llm_unlearn.examining.results import model_entries
@@ -25,18 +26,6 @@ _SHOWN = (  # the configuration in the card; all of it is in results.json
     *("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("lr_scheduler_type", "seed", "full_finetuning", "lora_r", "lora_alpha", "lora_dropout", "dtype", "bf16", "fp16"),
 )
-_TAUGHT = {  # attack that trains -> whose learning rates it has, and what it teaches
-    "adversarial_reinjection": ("reinjection", "{share} of the facts are taught again, the others are asked for"),
-    "leave_one_group_out": ("reinjection", "all groups but one are taught again, that one is asked for"),
-    "benign_relearning": ("benign", "tuned on harmless instructions"),
-    "retain_relearning": ("benign", "tuned on the rows to keep"),
-}
-_UNTRAINED = {
-    "prompting": "the same facts are asked for in other ways; nothing is trained",
-    "decoding": "many samples are drawn; nothing is trained",
-    "quantization": "4-bit and 8-bit copies; nothing is trained",
-    "adapter_surgery": "the adapter removed, scaled and merged; nothing is trained",
-}
 _NOT_SHOWN = ("attack_arguments", "data_arguments")
 Json = Mapping[str, Any]
 
@@ -196,13 +185,14 @@ def _attacks(results: Json) -> list[tuple[str, str]]:
     given = results["config"].get("attack_arguments") or {}
     found = []
     for attack in (name for name, by_model in results["attacks"].items() if by_model):
-        words = _UNTRAINED.get(attack, "")
-        if attack in _TAUGHT and given:
-            kind, teaches = _TAUGHT[attack]
+        record = load_attack(attack) if attack in attack_names() else None
+        kind = record and record.rates
+        words = record.on_card if record and not kind else ""
+        if kind and given:
             rates = {"full": given[f"{kind}_learning_rates"], "lora": given[f"{kind}_lora_learning_rates"]}
             tried = [f"{rate:g} ({attacker})" for attacker in given["attackers"] for rate in rates[attacker]]
-            words = f"{teaches}; {given['attack_steps']} steps of {given['attack_batch_size']} rows at learning rate "
-            words += " or ".join(tried) + (", the strongest counts" if len(tried) > 1 else "")
+            words = f"{record.on_card}; {given['attack_steps']} steps of {given['attack_batch_size']} rows at learning "
+            words += "rate " + " or ".join(tried) + (", the strongest counts" if len(tried) > 1 else "")
             words += f"; seeds {', '.join(map(str, given['attack_seeds']))}"
             words = words.format(share=f"{given['reinjection_fraction']:.0%}".replace("%", " %"))
         found.append((attack.replace("_", " "), words))

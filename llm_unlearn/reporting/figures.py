@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from llm_unlearn.attacks import load_attack
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.results import MODELS, model_entries
 
@@ -33,12 +34,6 @@ METHOD_STYLES = (
     ("#000000", "*", ":"),
 )
 STYLES = {"forget_probability": "-", "forget_exact_match": "--"}
-_PANEL_TITLES = {
-    "adversarial_reinjection": "Adversarial reinjection",
-    "benign_relearning": "Benign tuning",
-    "retain_relearning": "Retain tuning",
-    "leave_one_group_out": "Leaving one group out",
-}
 
 
 def recovery_figure(results: dict[str, Any], path: str | Path) -> Figure:
@@ -122,9 +117,7 @@ def _draw_panel(axes: Axes, attack: str, by_model: dict[str, Any]) -> bool:
                 clip_on=False,  # values of exactly 0 and 1 are common; their markers must not be cut in half
                 zorder=3,
             )
-    axes.set(
-        title=_PANEL_TITLES.get(attack, attack.replace("_", " ")), xlabel="relearning optimizer steps", ylim=(0, 1)
-    )
+    axes.set(title=load_attack(attack).title, xlabel="relearning optimizer steps", ylim=(0, 1))
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.grid(alpha=0.3)

@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from llm_unlearn.attacks import attack_label
 from llm_unlearn.examining.results import model_entries
 from llm_unlearn.reporting.figures import COLORS, MARKERS, METHOD_STYLES
-from llm_unlearn.reporting.tables import ATTACKS
 
 
 def methods_recovery_figure(
@@ -43,7 +43,7 @@ def methods_recovery_figure(
             curves = [run["attacks"][attack]["unlearned"]["curve"] for run in runs if run["method"] == method]
             color, marker, line = METHOD_STYLES[number % len(METHOD_STYLES)]
             _draw(axes, curves, color=color, marker=marker, linestyle=line, label=method)
-        axes.set(xlabel="relearning optimizer steps", ylim=(0, 1), title=f"after {ATTACKS.get(attack, attack)}")
+        axes.set(xlabel="relearning optimizer steps", ylim=(0, 1), title=f"after {attack_label(attack)}")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)

@@ -9,12 +9,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from llm_unlearn.attacks import attack_label
 from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.examining.evidence import KNOWLEDGE, LEAK, label_of
 
 MAIN_ATTACKS = ("adversarial_reinjection", "benign_relearning")
 _LONGEST_LINE = 24  # characters of an ability's label
-_ATTACK_TITLES = {"adversarial_reinjection": "reinjection", "benign_relearning": "benign tuning"}
 _KNOWN = {  # columns of knowledge
     "before": ("output", None),
     "after reinjection": ("adversarial_reinjection", None),
@@ -128,7 +128,7 @@ def _main_cells(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         header += [f"knowledge\n{words}" for words in known]
     else:
         header += [] if has_abilities else ["retain\nmatch"]
-        header += ["forget", *(_ATTACK_TITLES[one] for one in attacks), "excess over oracle\n(reinjection)"]
+        header += ["forget", *(attack_label(one) for one in attacks), "excess over oracle\n(reinjection)"]
     header += ["lowest ability\n(what is left)", "abilities\nlost"] if has_abilities else []
     header += ["control excess", "verdicts"]
     rows = []

@@ -1,6 +1,7 @@
 """The one table that answers "erased, or only hidden?": every score beside its two reference points."""
 
 import math
+import textwrap
 from statistics import fmean, stdev
 from typing import Any
 
@@ -8,26 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from llm_unlearn.attacks import attack_label, attack_names, load_attack
 from llm_unlearn.examining.results import MODELS, model_entries
 
-ATTACKS = {
-    "adversarial_reinjection": "reinjection",
-    "benign_relearning": "benign tuning",
-    "retain_relearning": "retain tuning",
-    "leave_one_group_out": "leaving one group out",
-    "prompting": "asked",
-    "quantization": "quantized",
-    "decoding": "64 samples",
-    "adapter_surgery": "adapter",
-    "counterfactual_control": "counterfactual control",
-}
 _EXPECTED = ("adversarial_reinjection", "benign_relearning")  # without them, nobody knows what is hidden
-_ATTACK_TITLES = {  # any wider, and all columns with two attacks need more than 80
-    "adversarial_reinjection": "after\nreinjection",
-    "benign_relearning": "after benign\ntuning",
-    "retain_relearning": "after retain\ntuning",
-    "leave_one_group_out": "one group\nleft out",
-}
+_HEAD_WIDTH = 12  # any wider, and all columns with two attacks need more than 80
 _FORGET = ("forget_exact_match", "forget_probability")
 _RETAIN = ("retain_exact_match", "retain_probability")
 _OPTIONAL = {"forget_rouge_l": "ROUGE-L", "forget_truth_ratio": "truth\nratio"}
@@ -49,14 +35,14 @@ def results_tables(results: dict[str, Any]) -> list[Table]:
     """The tables of `print_results`: a row per model, a column per judged set, footnotes for what is missing."""
     scores = {model: model_entries(results["scores"], model) for model in MODELS}
     run = results.get("attacks", {})
-    attacks = {attack: run[attack] for attack in _ATTACK_TITLES if run.get(attack)}
+    attacks = {name: run[name] for name in attack_names() if run.get(name) and load_attack(name).trains}
     optional = [key for key in _OPTIONAL if any(_values(entries, key) for entries in scores.values())]
 
     judged = {f"\nforget\n{_PAIR}": [_cell(scores[model], *_FORGET) for model in MODELS]}
     judged |= {f"forget\n{_OPTIONAL[key]}": [_cell(scores[model], key) for model in MODELS] for key in optional}
     judged |= {f"\nretain\n{_PAIR}": [_cell(scores[model], *_RETAIN) for model in MODELS]}
     attacked = {
-        f"{_ATTACK_TITLES[attack]}\n{_PAIR}": [_cell(model_entries(by_model, model), *_FORGET) for model in MODELS]
+        f"{_head(attack)}\n{_PAIR}": [_cell(model_entries(by_model, model), *_FORGET) for model in MODELS]
         for attack, by_model in attacks.items()
     }
     tables = [_table(judged), _table(attacked)] if len(attacked) > 2 else [_table(judged | attacked)]
@@ -65,6 +51,11 @@ def results_tables(results: dict[str, Any]) -> list[Table]:
     notes = _footnotes(scores, attacks, results.get("not_attacked", {}), missing)
     tables[-1].caption = "\n".join(notes)
     return tables
+
+
+def _head(attack: str) -> str:
+    record = load_attack(attack)
+    return textwrap.fill(record.heading or f"after {record.label}", _HEAD_WIDTH)
 
 
 def _table(columns: dict[str, list[str]]) -> Table:
@@ -106,7 +97,7 @@ def _footnotes(
     if any(attacks.values()):
         notes.append("after an attack: forget facts, the highest value along the relearning curve.")
     steps = {
-        ATTACKS[attack]: by_model["unlearned"]["steps_to_half"]
+        attack_label(attack): by_model["unlearned"]["steps_to_half"]
         for attack, by_model in attacks.items()
         if "steps_to_half" in by_model.get("unlearned", {})
     }
@@ -119,7 +110,7 @@ def _footnotes(
         notes.append("-: not measured.")
     if not scores["oracle"]:
         notes.append("no oracle: train one or give its path; without it the level of true erasure is unknown.")
-    if absent := [ATTACKS[attack] for attack in _EXPECTED if attack not in attacks]:
+    if absent := [attack_label(attack) for attack in _EXPECTED if attack not in attacks]:
         notes.append(f"not run: {', '.join(absent)}; until then low scores may only be hidden knowledge.")
-    notes += [f"no {ATTACKS[attack]}: {reason}." for attack, reason in not_attacked.items()]
+    notes += [f"no {attack_label(attack)}: {reason}." for attack, reason in not_attacked.items()]
     return notes

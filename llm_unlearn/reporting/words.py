@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from llm_unlearn.reporting.tables import ATTACKS
+from llm_unlearn.attacks import attack_label
 
 _SCORES = {
     "forget_knowledge": "knowledge",
@@ -34,7 +34,7 @@ def number_words(value: float | None, digits: int = 3, signed: bool = False) -> 
 
 def attack_words(attack: str) -> str:
     """What tables call an attack: "adversarial_reinjection" -> "reinjection"."""
-    return ATTACKS.get(attack, attack.replace("_", " "))
+    return attack_label(attack)
 
 
 def variant_words(variant: str) -> str:

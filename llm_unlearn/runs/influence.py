@@ -15,8 +15,9 @@ from rich.console import Console
 from llm_unlearn.arguments.groups import parse_for_model
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process
 from llm_unlearn.arguments.ranges import COUNT, LENGTH, SEED, check_each_once, check_ranges
-from llm_unlearn.attacks import AttackBudget, counterfactual_rows, true_rows
-from llm_unlearn.attacks.run import fact_ids_of, groups_of
+from llm_unlearn.attacks.attack import fact_ids_of, groups_of
+from llm_unlearn.attacks.counterfactual import counterfactual_rows, true_rows
+from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.audits.influence import (
     SCORES,
     ModelInfluence,

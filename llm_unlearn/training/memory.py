@@ -17,7 +17,7 @@ from llm_unlearn.models.loading import decoder_layers
 from llm_unlearn.models.precision import HALVES, autocast_dtype
 
 if TYPE_CHECKING:
-    from llm_unlearn.attacks import AttackBudget
+    from llm_unlearn.attacks.relearning import AttackBudget
     from llm_unlearn.training.trainer import UnlearnTrainer
 
 ADAM_STATES = 2  # running means of the gradient and of its square, in the parameters' type

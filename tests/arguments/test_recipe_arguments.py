@@ -3,7 +3,8 @@
 import pytest
 
 from llm_unlearn.arguments.groups import AttackArguments, DataArguments
-from llm_unlearn.attacks import ATTACKS, AttackBudget
+from llm_unlearn.attacks import attack_names
+from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.errors import InputError
 
 
@@ -11,7 +12,7 @@ def test_without_flags_two_relearning_attacks_run_with_full_finetuning_and_all_f
     arguments = AttackArguments()
     assert arguments.attacks == ["adversarial_reinjection", "benign_relearning", "prompting"]
     assert arguments.counterfactual and not AttackArguments(attacks=["none"]).counterfactual
-    assert {arguments.budget(attack) for attack in ATTACKS} == {AttackBudget()}
+    assert {arguments.budget(attack) for attack in attack_names()} == {AttackBudget()}
     assert AttackBudget().grid == [("full", 1e-5)]
 
 

@@ -8,8 +8,9 @@ import pytest
 from builders import NAMES, encoded_rows, qa_rows, tiny_model, tiny_tokenizer
 from datasets import Dataset
 
-from llm_unlearn.attacks import AttackBudget, counterfactual, counterfactual_rows, knowledge_excess, true_rows
-from llm_unlearn.attacks.counterfactual import _excess
+from llm_unlearn.attacks import counterfactual
+from llm_unlearn.attacks.counterfactual import _excess, counterfactual_rows, knowledge_excess, true_rows
+from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.data import encode_dataset, load_unlearning_data
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.finetuning import finetune

@@ -7,19 +7,14 @@ import torch
 from builders import encoded_rows, qa_rows, tiny_model, with_trained_adapter
 from peft import PeftModel
 
-from llm_unlearn.attacks import (
-    AttackBudget,
-    adversarial_reinjection,
-    benign_relearning,
-    leave_one_group_out,
-    relearning,
-    retain_relearning,
-    split_facts,
-    steps_to_half,
-)
+from llm_unlearn.attacks import relearning
+from llm_unlearn.attacks.adversarial_reinjection import adversarial_reinjection
+from llm_unlearn.attacks.benign_relearning import benign_relearning
 from llm_unlearn.attacks.copies import attackable_copy
-from llm_unlearn.attacks.curves import SCORES, summarize_runs
-from llm_unlearn.attacks.relearning import choose_left_out, forgotten_rows
+from llm_unlearn.attacks.curves import SCORES, steps_to_half, summarize_runs
+from llm_unlearn.attacks.leave_one_group_out import leave_one_group_out
+from llm_unlearn.attacks.relearning import AttackBudget, choose_left_out, forgotten_rows, split_facts
+from llm_unlearn.attacks.retain_relearning import retain_relearning
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.finetuning import finetune
 from llm_unlearn.models.scoring import score_answers

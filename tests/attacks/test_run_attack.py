@@ -1,11 +1,15 @@
-"""`run_attack`: from data sets as they were loaded to one attack."""
+"""From data sets as they were loaded to one attack: what each record runs, and with what."""
+
+from importlib import import_module
 
 import pytest
 from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_trained_adapter
 from datasets import Dataset
 
-from llm_unlearn.attacks import ATTACKS, DIRECT_ATTACKS, RELEARNING_ATTACKS, AttackBudget, curves, run, run_attack
-from llm_unlearn.attacks.run import groups_of
+from llm_unlearn.attacks import attack as module
+from llm_unlearn.attacks import attack_names, curves, load_attack, summaries
+from llm_unlearn.attacks.attack import Target, groups_of
+from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import weights_digest
@@ -22,18 +26,18 @@ def data(forget=None, retain_count=40):
     return UnlearningData(forget or qa_rows(6), retain if retain_count else None, None, {}, "made up")
 
 
-def attack(name, given, **options):
-    return run_attack(
-        name, tiny_model(), tiny_tokenizer(), given, BUDGET, **{"instructions": qa_rows(3, start=30)} | options
-    )
+def attack(name, given, model=None, **options):
+    beside = {"instructions": qa_rows(3, start=30), "title": name.replace("_", " ")} | options
+    return load_attack(name).run(Target(model or tiny_model(), tiny_tokenizer(), given, BUDGET, **beside))
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """(name, positional arguments, others) of every attack, in place of running it."""
     found = []
-    for name in ATTACKS:
-        monkeypatch.setattr(run, name, lambda *args, _name=name, **named: found.append((_name, args, named)) or {})
+    for name in attack_names():
+        instead = lambda *args, _name=name, **named: found.append((_name, args, named)) or {}  # noqa: E731
+        monkeypatch.setattr(import_module(f"llm_unlearn.attacks.{name}"), name, instead)
     return found
 
 
@@ -67,9 +71,11 @@ def test_retain_tuning_gets_the_whole_retain_set_and_scores_a_part(calls):
 
 def test_direct_attacks_get_what_they_need(calls):
     given = data(retain_count=40)
-    for name in DIRECT_ATTACKS:
+    names = ["quantization", "adapter_surgery", "decoding", "prompting"]
+    assert sorted(names) == [name for name in attack_names() if not load_attack(name).trains]
+    for name in names:
         attack(name, given, retain_rows=10, max_length=30)
-    assert [name for name, _, _ in calls] == list(DIRECT_ATTACKS)
+    assert [name for name, _, _ in calls] == names
     quantized, surgery, decoded, prompted = (arguments[1:] for _, arguments, _ in calls)
     for forget, retain, made_up in (quantized, surgery):
         assert forget == encoded_rows(6) and len(retain) == 10 and not made_up
@@ -94,13 +100,13 @@ def test_groups_are_people_else_facts_else_rows_or_the_column_asked_for(calls):
 
 
 def test_an_unknown_attack():
-    with pytest.raises(InputError, match="attack='benign' is unknown: choose from adversarial_reinjection, "):
+    with pytest.raises(InputError, match="attack='benign' is unknown: choose from adapter_surgery, "):
         attack("benign", data())
 
 
 def test_rows_without_fact_ids(calls):
     attack("adversarial_reinjection", data(qa_rows(6).remove_columns("fact_id")))
-    assert calls[0][1][4] is None
+    assert calls[0][1][4] == [0, 1, 2, 3, 4, 5]
 
 
 def test_max_length_cuts_every_row(calls):
@@ -119,12 +125,12 @@ def test_the_sample_texts_are_greedy_answers_of_the_attacked_model_to_the_questi
 
 
 def test_all_attacks_run_and_leave_the_model_as_it_is(monkeypatch):
-    monkeypatch.setattr(run, "SAMPLE_TOKENS", 2)
+    monkeypatch.setattr(module, "SAMPLE_TOKENS", 2)
     model = with_trained_adapter(tiny_model())
     digest = weights_digest(model)
-    for name in ATTACKS:
-        outcome = run_attack(name, model, tiny_tokenizer(), data(), BUDGET, instructions=qa_rows(3, start=30))
-        if name in RELEARNING_ATTACKS:
+    for name in attack_names():
+        outcome = attack(name, data(), model)
+        if load_attack(name).trains:
             assert [point["step"] for point in outcome["curve"]] == [0, 2]
             assert 0 < outcome["forget_probability"] < 1
             assert outcome["runs"][0]["answers"]["step"] == 2
@@ -158,3 +164,11 @@ def test_after_reinjection_no_made_up_answer_is_one_that_was_injected(monkeypatc
     assert all(one in [answers[i] for i in scored] for one in found)
     assert all(len(value["wins"]) == len(scored) - 1 for value in run_of["value_by_index"].values())
     assert 0 <= outcome["forget_knowledge"] <= 1
+
+
+def test_every_record_says_what_lists_tables_and_cards_need():
+    for name in attack_names():
+        record = load_attack(name)
+        assert record.name == name and record.summary == summaries()[name]  # as it is read without an import
+        assert record.title and record.label and record.on_card
+        assert record.trains == (record.rates in ("reinjection", "benign"))

@@ -8,7 +8,7 @@ import torch
 from builders import FAMILIES, encoded_rows, tiny_model, with_trained_adapter
 from torch import nn
 
-from llm_unlearn.attacks import AttackBudget
+from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.audits.influence import (
     SCORES,
     ModelInfluence,

@@ -1,6 +1,7 @@
 """Examining all models: the same attacks for each, the pool of forgotten rows, and nothing run twice."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_trained_adapter
@@ -46,13 +47,18 @@ def unlearned(known: int):
 @pytest.fixture
 def ran(monkeypatch):
     """The attacks that were run, not remembered: (attack, pool)."""
-    found, real = [], examination.run_attack
+    found, real = [], examination.load_attack
 
-    def run_attack(attack, *args, **options):
-        found.append((attack, options["pool"]))
-        return real(attack, *args, **options)
+    def load_attack(name):
+        record = real(name)
 
-    monkeypatch.setattr(examination, "run_attack", run_attack)
+        def run(target):
+            found.append((name, target.pool))
+            return record.run(target)
+
+        return replace(record, run=run)
+
+    monkeypatch.setattr(examination, "load_attack", load_attack)
     return found
 
 

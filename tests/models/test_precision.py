@@ -18,8 +18,10 @@ from builders import (
 )
 
 from llm_unlearn import NPOConfig, NPOTrainer
-from llm_unlearn.attacks import AttackBudget, adversarial_reinjection, relearning
+from llm_unlearn.attacks import relearning
+from llm_unlearn.attacks.adversarial_reinjection import adversarial_reinjection
 from llm_unlearn.attacks.copies import attackable_copy, merged_copy
+from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.data import encode_dataset, load_unlearning_data
 from llm_unlearn.models.embedded import embedded_model
 from llm_unlearn.models.finetuning import finetune

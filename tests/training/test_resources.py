@@ -5,7 +5,7 @@ import torch
 from builders import arguments, lora_config, qa_rows, tiny_model, tiny_tokenizer
 
 from llm_unlearn import GradientAscentConfig, GradientAscentTrainer, NPOConfig, NPOTrainer
-from llm_unlearn.attacks import AttackBudget
+from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.training.memory import (
     attack_memory,
     attack_memory_words,

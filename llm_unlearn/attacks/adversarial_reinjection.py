@@ -1,0 +1,76 @@
+"""Adversarial reinjection: train on a fraction of the forget facts, and score the facts that were never reinjected.
+
+Source: Yang et al., arXiv 2509.22263, with its pool of forgotten rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
+
+from llm_unlearn.attacks.attack import Attack, Target
+from llm_unlearn.attacks.relearning import (
+    Answerer,
+    AttackBudget,
+    Choice,
+    MadeUpRows,
+    relearning_attack,
+    split_facts,
+)
+from llm_unlearn.data.collators import EncodedRow
+
+
+def adversarial_reinjection(
+    model: PreTrainedModel,
+    forget_rows: Sequence[EncodedRow],
+    retain_rows: Sequence[EncodedRow],
+    budget: AttackBudget,
+    fact_ids: Sequence[str | int] | None = None,
+    title: str = "reinjection",
+    *,
+    pool: Sequence[int] | None = None,
+    answer: Answerer | None = None,
+    made_up: MadeUpRows | None = None,
+) -> dict:
+    """Train on a fraction of the forget facts; score the rest. Returns what `summarize_runs` returns.
+
+    Args:
+        retain_rows: scored along the curve, never trained.
+        fact_ids: the fact of each forget row; by default every row is a fact of its own.
+        pool: numbers of the forget rows that are injected and scored; by default all. To be compared, models need the
+            same pool: the `forgotten_rows` of the unlearned one.
+        answer: generates the sample texts of `summarize_runs`; None: there are none.
+        made_up: what knowledge is measured with; None: it is not.
+    """
+    pool = range(len(forget_rows)) if pool is None else pool
+    facts = [fact_ids[i] if fact_ids is not None else i for i in pool]
+
+    def choose(seed: int) -> list[Choice]:
+        injected, scored = ([pool[i] for i in part] for part in split_facts(facts, budget.fraction, seed))
+        return [Choice([forget_rows[i] for i in injected], injected, scored)]
+
+    return relearning_attack(model, choose, forget_rows, retain_rows, budget, title, answer, made_up)
+
+
+def _check(target: Target) -> None:
+    split_facts(target.fact_ids, target.budget.fraction, seed=0)
+
+
+def _run(target: Target) -> dict:
+    facts = target.fact_ids
+    rows = (target.forget, target.retain, target.budget, facts, target.title)
+    return adversarial_reinjection(target.model, *rows, pool=target.pool, **target.beside) | target.units
+
+
+ATTACK = Attack(
+    "adversarial_reinjection",
+    summary="teach some of the forgotten facts again, ask for the others",
+    title="Adversarial reinjection",
+    label="reinjection",
+    on_card="{share} of the facts are taught again, the others are asked for",
+    run=_run,
+    check=_check,
+    rates="reinjection",
+    needs=("pool",),
+)
