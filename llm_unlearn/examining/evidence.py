@@ -47,6 +47,7 @@ class Evidence:
             do not differ enough. Of knowledge, ignorance takes the oracle's place.
         share: of an ability, unlearned / the weakest of original and oracles.
         selectivity: how much more the forgotten facts' score fell than that of retained facts that are asked alike.
+        ability_lost: whether retained facts' score fell alike, so that a low score shows no forgetting.
         decides: whether the verdict may rest on it. flagged: whether it speaks against erasure.
     """
 
@@ -71,6 +72,7 @@ class Evidence:
     share: float | None = None
     selectivity: float | None = None
     selectivity_interval: tuple[float, float] | None = None
+    ability_lost: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

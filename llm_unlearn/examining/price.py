@@ -164,7 +164,7 @@ def selectivity(results: Mapping[str, Any], records: Records, evidence: Sequence
         one.selectivity_interval = percentile_interval(differences)
         all_fell = retain >= SMALLEST_LOSS and all(percentile_interval(side)[0] > 0 for side in drawn)
         if all_fell and one.selectivity_interval[0] <= SELECTIVE * forget:
-            one.decides = one.flagged
+            one.decides, one.ability_lost = one.flagged, True
             one.note = (
                 f"ability lost, not forgetting: the probability of retained facts fell by {retain:.2f}, "
                 f"that of forgotten ones by {forget:.2f}"

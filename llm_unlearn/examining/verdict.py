@@ -220,7 +220,8 @@ def _undecided(evidence: list[Evidence], control: list[Evidence]) -> tuple[list[
     if not any(one.unlearned is not None for one in evidence):
         return ["there is no unlearned model to judge"], ["an unlearned model"]
     missing = []
-    if not any(one.oracle is not None for one in evidence):
+    has_oracle = any(one.oracle is not None for one in evidence)
+    if not has_oracle:
         missing.append("an oracle: a model trained by the same recipe without the forget rows")
     elif not attacked:
         missing.append(f"an attack: --attacks {NEEDED}")
@@ -230,7 +231,7 @@ def _undecided(evidence: list[Evidence], control: list[Evidence]) -> tuple[list[
     missing += [f"{one.label}: {one.note}" for one in noted]
     if noted:
         return [noted[0].note], missing
-    lacking = "an attack" if missing[0].startswith("an attack") else "a reference"
+    lacking = "an attack" if has_oracle and not attacked else "a reference"
     return [f"without {lacking}, forgotten cannot be told from hidden"], missing
 
 

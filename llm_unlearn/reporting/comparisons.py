@@ -40,7 +40,7 @@ class Style:
     @property
     def lost_ability(self) -> bool:
         """Whether retained facts fell alike, so that a low score shows no forgetting (`price.selectivity`)."""
-        return any((one.note or "").startswith(ABILITY_LOST) for one in self.by_score.values())
+        return any(one.ability_lost for one in self.by_score.values())
 
     @property
     def mark(self) -> str:

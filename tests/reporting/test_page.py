@@ -102,6 +102,7 @@ def verdict() -> dict:
                 "selectivity": 0.06,
                 "selectivity_interval": [0.01, 0.1],
                 "note": "ability lost, not forgetting: it fell",
+                "ability_lost": True,
             },
             evidence("true minus made-up facts", kind="counterfactual", name="counterfactual_control"),
             evidence("something new", kind="audit", score="probe_accuracy"),

@@ -28,7 +28,7 @@ KNOWN = [
     one("output", "output", "forget_knowledge", 0.68, label="before any attack", flagged=True)
     | {"unlearned_interval": [0.59, 0.76]},
     one("attack", "prompting", "forget_probability", 0.12, "multiple_choice", "asked: multiple choice")
-    | {"selectivity": 0.05, "selectivity_interval": [0.0, 0.1], "note": "ability lost, not forgetting: ..."},
+    | {"selectivity": 0.05, "selectivity_interval": [0.0, 0.1], "note": "...", "ability_lost": True},
     one("attack", "prompting", "forget_knowledge", 0.57, "multiple_choice", "asked: multiple choice")
     | {"unlearned_interval": [0.46, 0.69]},
     one("attack", "decoding", "forget_leak_at_64", 0.1, "temperature_1.0", "64 samples: temperature 1.0"),
