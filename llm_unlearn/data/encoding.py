@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import jinja2
+from datasets import Dataset
 
 from llm_unlearn.data.formats import Message, Prompt
 from llm_unlearn.data.validation import Rows, row_errors, split_rows
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 IGNORED = -100  # label of a token that is not part of an answer (the value that torch's cross entropy skips)
 PLACEHOLDER = "placeholderanswer"
+
+_encoded: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple, list[dict[str, list[int]]]]] = WeakKeyDictionary()
 
 # Passed to every chat template; those that do not know a name ignore it. Without the first, Qwen3 and SmolLM3 would
 # think before they answer, so that a direct answer would be scored in a place where they never give one. Without the
@@ -66,6 +70,9 @@ def encode_dataset(
 ) -> list[dict[str, list[int]]]:
     """`encode_row` over a whole dataset; rows that `max_length` cuts are counted and reported in one warning.
 
+    A `Dataset` that was encoded before, by this tokenizer with this template, is not tokenized again: the same rows are
+    trained on, attacked and judged.
+
     Args:
         dataset: a datasets.Dataset or a list of rows, in any of the row formats.
         name: what errors and the warning call the dataset.
@@ -73,6 +80,21 @@ def encode_dataset(
     Raises:
         InputError: as `encode_row` and `validation.split_rows`; the message names the dataset and the row (from 0).
     """
+    key = None
+    if isinstance(dataset, Dataset):
+        template = repr(processing_class.chat_template)  # a text, or texts by name
+        key = (dataset._fingerprint, max_length, template, processing_class.eos_token)
+        if key in (known := _encoded.setdefault(processing_class, {})):
+            return [*known[key]]
+    rows = _encode_rows(dataset, processing_class, max_length, name)
+    if key is not None:
+        _encoded[processing_class][key] = [*rows]
+    return rows
+
+
+def _encode_rows(
+    dataset: Rows, processing_class: PreTrainedTokenizerBase, max_length: int | None, name: str
+) -> list[dict[str, list[int]]]:
     parts = _encode_pairs(processing_class, split_rows(dataset, name), name)
     rows = []
     for number, (prompt_ids, answer_ids) in enumerate(parts):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import torch
@@ -257,16 +257,14 @@ class Examination:
         run = [attack for attack in attacks if attack != "prompting"]  # scored with all else that is asked
         wanted = self.attack_args.counterfactual and COUNTERFACTUAL not in self.not_attacked
         controlled = [COUNTERFACTUAL] if wanted else []
-        outcomes = self._outcomes(models, [*run, *controlled], pool)
+        loaders = {name: self._loader(source) for name, source in models.items()}
+        outcomes, found = self._examined(models, loaders, [*run, *controlled], pool)
         if not is_main_process():
             return {}, {}
-        scores, records = {}, {}
-        for name, source in models.items():
-            with self.timed("score"):
-                records[name] = self._records(source)
-            scores[name] = summarize(records[name])
+        records = {name: found[name] for name in models}
+        scores = {name: summarize(by_metric) for name, by_metric in records.items()}
         with self.timed("fluency"):
-            self._add_fluency(records)
+            self._add_fluency(records, loaders.get("original"))
         by_attack = {
             attack: {
                 name: outcomes[name, attack] if attack in run else asked_otherwise(records[name], self.judged.sets)
@@ -288,13 +286,17 @@ class Examination:
         }
         return merge_results(results, {}), records
 
-    def _add_fluency(self, records: dict[str, Records]) -> None:
+    def _loader(self, source: PreTrainedModel | str) -> Callable[[], PreTrainedModel]:
+        """Gives a model, whose weights are read when they are first needed, and once."""
+        return cache(lambda: self.load_model(source)) if isinstance(source, str) else lambda: source
+
+    def _add_fluency(self, records: dict[str, Records], original: Callable[[], PreTrainedModel] | None) -> None:
         """How the original sees what every model answers to the forget questions."""
         if self.original is None:
             return
         has_oracle = bool(self.data_args.oracle_model_name_or_path) or "oracle" in records
         found = fluency_records(
-            self.load_model(self.original),
+            original() if original is not None else self.load_model(self.original),
             self.processing_class,
             self.data.forget,
             records,
@@ -305,32 +307,42 @@ class Examination:
         for model, by_metric in found.items():
             records[model] |= by_metric
 
-    def _outcomes(
-        self, models: Mapping[str, PreTrainedModel | str], attacks: list[str], pool: list[int] | None
-    ) -> dict[tuple[str, str], dict]:
-        """The outcome of every attack on every model; on processes but the main one, of those that they ran.
+    def _examined(
+        self,
+        models: Mapping[str, PreTrainedModel | str],
+        loaders: dict[str, Callable[[], PreTrainedModel]],
+        attacks: list[str],
+        pool: list[int] | None,
+    ) -> tuple[dict[tuple[str, str], dict], dict[str, Records]]:
+        """The outcome of every attack on every model, and each model's records; of processes but the main one, the
+        outcomes of attacks that they ran.
 
-        Each process starts with another model, leaves alone what a process is at, and the main one waits for the rest.
+        One model after the other, so that its weights are read once and only one of them is held: the original last,
+        which fluency needs. Each process starts with another model, leaves alone what a process is at, and the main one
+        waits for the rest.
         """
         outcomes: dict[tuple[str, str], dict] = {}
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        start = int(os.environ.get("RANK", "0")) * len(models) // processes
+        records: dict[str, Records] = {}
+        names = sorted(models, key=lambda name: name == "original")
+        start = int(os.environ.get("RANK", "0")) * len(names) // int(os.environ.get("WORLD_SIZE", "1"))
         for wait in (False, True) if is_main_process() else (False,):
-            for name in [*models][start:] + [*models][:start]:
+            for name in names[start:] + names[:start]:
+                source, load = models[name], loaders[name]
                 missing = [attack for attack in attacks if (name, attack) not in outcomes]
-                if not missing:
-                    continue
-                source = models[name]
-                path = source if isinstance(source, str) else None
-                model = self.load_model(source) if path else source
-                shared = outcomes_folder(path) if path else None
-                identity = self._identity(path) if shared else weights_digest(merged_copy(model))
+                shared = outcomes_folder(source) if isinstance(source, str) else None
+                if missing:
+                    identity = self._identity(source) if shared else weights_digest(merged_copy(load()))
                 for attack in missing:
                     known = outcomes.get((name, "adversarial_reinjection")) if pool is None else None
-                    outcome = self.attack(attack, model, name, identity, shared, pool, known, wait=wait)
+                    outcome = self.attack(attack, load, name, identity, shared, pool, known, wait=wait)
                     if outcome is not None:
                         outcomes[name, attack] = outcome
-        return outcomes
+                if is_main_process() and name not in records:
+                    with self.timed("score"):
+                        records[name] = self._records(source, load)
+                if name != "original":  # else it is asked for its fluency next
+                    loaders[name] = self._loader(source)
+        return outcomes, records
 
     def forgotten_pool(self, unlearned: PreTrainedModel | str | None) -> list[int]:
         """Numbers of the forget rows that the unlearned model answers wrongly.
@@ -351,13 +363,15 @@ class Examination:
         """What fixes the weights of an embedded model here: its folder's name, and the type they are loaded in."""
         return f"{embedded_path} {self.data_args.dtype}"
 
-    def _records(self, source: PreTrainedModel | str) -> Records:
+    def _records(self, source: PreTrainedModel | str, load: Callable[[], PreTrainedModel]) -> Records:
         """As `judge`, of a model or its folder; an embedded model's records are remembered beside it."""
-        if not isinstance(source, str):
-            return self.judge(source)
-        shared, find = outcomes_folder(source), lambda: self.judge(self.load_model(source))
+        shared = outcomes_folder(source) if isinstance(source, str) else None
         if shared is None:
-            return find()
+            return self.judge(load())
+
+        def find() -> Records:
+            return self.judge(load())
+
         rows = {name: dataset.to_list() for name, dataset in self.judged.sets.items()}
         settings = [self.judged.generated, self._max_new_tokens, self.max_length]
         key = ["scores", self._identity(source), rows, self.processing_class.chat_template, settings]
@@ -378,7 +392,7 @@ class Examination:
     def attack(
         self,
         attack: str,
-        model: PreTrainedModel,
+        load: Callable[[], PreTrainedModel],
         name: str,
         identity: str,
         shared: Path | None = None,
@@ -387,9 +401,10 @@ class Examination:
         *,
         wait: bool = True,
     ) -> dict | None:
-        """Run one attack, or the counterfactual control, on a copy of `model`, or remember its outcome.
+        """Run one attack, or the counterfactual control, on a copy of a model, or remember its outcome.
 
         Args:
+            load: gives the model; not asked where the outcome is remembered.
             name: what the model is called here.
             identity: what fixes its weights.
             shared: folder with outcomes of this model from other runs.
@@ -401,24 +416,23 @@ class Examination:
         if attack == COUNTERFACTUAL:
             budget = arguments.budget(attack)
             settings = {"group_by": arguments.counterfactual_group_by, "max_length": self.max_length}
-            find = partial(
-                knowledge_excess,
-                model,
-                self.processing_class,
-                self.data.forget,
-                budget,
-                arguments.derangement_seeds,
-                title=title,
-                reinjection=reinjection,
-                **settings,
-            )
+            control = (self.processing_class, self.data.forget, budget, arguments.derangement_seeds)
+            beside = {"title": title, "reinjection": reinjection, **settings}
+
+            def find() -> dict:
+                return knowledge_excess(load(), *control, **beside)
+
             used, settings = (self.data.forget,), settings | {"derangement_seeds": arguments.derangement_seeds}
         else:
-            record, target = load_attack(attack), self._target(attack, model, title, pool)
-            budget, find = target.budget, partial(record.run, target)
+            record, target = load_attack(attack), self._target(attack, title=title, pool=pool)
+            budget = target.budget
+
+            def find() -> dict:
+                return record.run(replace(target, model=load()))
+
             used = (self.data.forget, self.data.retain)
             used += (self.instructions,) if "instructions" in record.needs else ()
-            has_adapter = isinstance(model, PeftModel) if "adapter" in record.needs else None
+            has_adapter = isinstance(load(), PeftModel) if "adapter" in record.needs else None
             settings = self._settings(attack, pool) | {"has_adapter": has_adapter}
         # The rows themselves, not where they came from: a file may have changed since.
         rows = [dataset.to_list() if dataset is not None else None for dataset in used]

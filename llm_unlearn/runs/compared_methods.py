@@ -65,10 +65,16 @@ def method_of(name: str) -> ComparedMethod:
 
 
 def controlled(name: str, methods: Sequence[str]) -> str | None:
-    """The compared method that a control is one of: with the same fields fixed, if that one is among the methods."""
+    """The compared method that a control is one of; None: it is no control, or that one is not among the methods.
+
+    The one with the same fields fixed, else the plain one, else the only one that there is.
+    """
     own, changes = method_of(name).steps_of, name.partition(":")[2]
-    alike = own and f"{own}:{changes}"
-    return alike if alike in methods else own
+    if own is None:
+        return None
+    forms = [method for method in methods if method.partition(":")[0] == own]
+    wanted = [form for form in (f"{own}:{changes}", own) if form in forms]
+    return (wanted or (forms if len(forms) == 1 else [None]))[0]
 
 
 def trained_as(name: str) -> str:

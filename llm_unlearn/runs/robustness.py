@@ -79,8 +79,7 @@ class RobustnessArguments:
 
     def __post_init__(self):
         for name in self.methods:
-            needed = method_of(name).steps_of
-            if needed is not None and needed not in self.methods:
+            if (needed := method_of(name).steps_of) and controlled(name, self.methods) is None:
                 raise ValueError(f"methods: {name} takes the steps of {needed}, which is not among them; add it")
         if shared := set(self.seeds) & set(self.tuning_seeds):
             raise ValueError(f"seeds: {min(shared)} is a tuning seed, too; a seed that chose a rate is not reported")
@@ -184,7 +183,7 @@ class Robustness:
         open_ones = [name for name in arguments.methods if name not in chosen]
         self._try({(name, rate) for name in open_ones for rate in rates}, references)
         for name in sorted(open_ones, key=lambda name: method_of(name).steps_of is not None):
-            needed = method_of(name).steps_of
+            needed = controlled(name, arguments.methods)
             tried = {rate: self._try({(name, rate)}, references)[name, rate] for rate in rates}
             if needed is None:
                 chosen[name] = most_robust(tried, original_retain)

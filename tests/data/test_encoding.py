@@ -320,3 +320,22 @@ def test_template_errors_become_one_line_with_the_row():
 def test_a_string_prompt_is_refused():
     with pytest.raises(InputError, match="prompt 'Where\\?' is a string; give chat messages"):
         encode_prompt(build_tokenizer(CHATML), "Where?")
+
+
+def test_a_data_set_is_tokenized_once_for_each_tokenizer_template_and_length(monkeypatch):
+    from llm_unlearn.data import encoding
+
+    calls, real = [], encoding._encode_pairs
+    monkeypatch.setattr(encoding, "_encode_pairs", lambda *given: calls.append(given) or real(*given))
+    tokenizer = build_tokenizer(CHATML)
+    dataset = Dataset.from_list(QA)
+    first = encode_dataset(dataset, tokenizer, None, "forget set")
+    first_row = dict(first[0])
+    first.clear()  # a caller's list is its own
+    assert encode_dataset(Dataset.from_list(QA), tokenizer, None, "other name")[0] == first_row and len(calls) == 1
+    encode_dataset(dataset.select([0]), tokenizer, None, "forget set")
+    encode_dataset(dataset, tokenizer, 200, "forget set")
+    tokenizer.chat_template = None
+    assert encode_dataset(dataset, tokenizer, None, "forget set")[0] != first_row
+    encode_dataset(dataset, build_tokenizer(CHATML), None, "forget set")
+    assert len(calls) == 5

@@ -245,7 +245,7 @@ def test_every_block_runs(page, sandbox):
         elif language == "bash":
             place.run_shell(text)
         else:
-            assert language in ("text", "json", "yaml"), f"a block of {page.name} has the language {language!r}"
+            assert language in ("text", "json", "yaml", "toml"), f"a block of {page.name} has the language {language!r}"
     assert place.checked or place.names
     if page.name == "README.md":
         check_the_readme(place)

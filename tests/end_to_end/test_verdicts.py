@@ -11,8 +11,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm_unlearn import GradientAscentConfig, GradientAscentTrainer, NPOConfig, NPOTrainer
+from llm_unlearn import GradientAscentTrainer, NPOTrainer
 from llm_unlearn.data.fictional import build_world
+from llm_unlearn.methods import load_method
 from llm_unlearn.runs.benchmarking import attack_benchmark
 from llm_unlearn.runs.recipe import Recipe
 from llm_unlearn.runs.references import references_from_command_line
@@ -103,7 +104,7 @@ def npo(world, tmp_path_factory) -> Path:
     flags = ("--learning_rate=1e-3", "--beta=0.5", "--retain_weight=30", "--stop_at_forget_exact_match=0.03")
     flags += ("--stop_at_forget_probability=0.3", "--forget_check_steps=5", "--num_train_epochs=40", *ATTACK)
     flags += ("--per_device_train_batch_size=16", "--per_device_eval_batch_size=64", f"--output_dir={output}")
-    recipe = Recipe.from_command_line(NPOConfig, "", {}, argv=[*references(world, 0, 1), *flags])
+    recipe = Recipe.from_command_line(load_method("npo"), [*references(world, 0, 1), *flags])
     recipe.run(NPOTrainer(**recipe.trainer_arguments()))
     return Path(shutil.copytree(output, tmp_path_factory.mktemp("npo") / "run"))
 
@@ -195,7 +196,7 @@ def test_plain_gradient_ascent_has_over_unlearned(world, npo, tmp_path):
     shutil.copytree(npo / "attacks", tmp_path / "attacks")  # those on the references are remembered
     flags = ("--retain_loss=none", "--learning_rate=1e-3", "--max_steps=30", "--per_device_train_batch_size=16")
     flags += (*ATTACK, "--counterfactual=false", f"--output_dir={tmp_path}")
-    recipe = Recipe.from_command_line(GradientAscentConfig, "", {}, argv=[*references(world, 0, 1), *flags])
+    recipe = Recipe.from_command_line(load_method("gradient_ascent"), [*references(world, 0, 1), *flags])
     recipe.run(GradientAscentTrainer(**recipe.trainer_arguments()))
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     assert verdict["verdict"] == "over-unlearned" and "retained facts" in verdict["sentence"]

@@ -8,7 +8,7 @@ from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_tra
 from datasets import Dataset
 
 from llm_unlearn.arguments.groups import AttackArguments, DataArguments
-from llm_unlearn.data import UnlearningData
+from llm_unlearn.data import UnlearningData, encoding
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining import examination
 from llm_unlearn.examining.examination import Examination, merge_results
@@ -136,10 +136,11 @@ def test_a_model_that_cannot_be_attacked_as_asked_for_is_refused(monkeypatch):
 
 
 def test_an_interrupted_examination_keeps_what_was_done(models, ran, tmp_path, monkeypatch):
+    real = Examination.load_model
     with monkeypatch.context() as broken:
-        broken.setattr(Examination, "load_model", lambda self, path: 1 / 0 if "oracle" in path else unlearned(8))
+        broken.setattr(Examination, "load_model", lambda self, path: 1 / 0 if "original" in path else real(self, path))
         with pytest.raises(ZeroDivisionError):
-            examining(tmp_path).examine("original", [models["oracle"]], None)
+            examining(tmp_path).examine(models["original"], [models["oracle"]], None)
     assert len(ran) == 1
     examining(tmp_path).examine(models["original"], [models["oracle"]], None)
     assert len(ran) == 2
@@ -238,3 +239,41 @@ def test_people_are_no_kind_of_answers():
     assert examining(forget=forget, counterfactual_group_by="person").kinds == "kind"
     assert examining(forget=forget.remove_columns("kind"), counterfactual_group_by="person").kinds is None
     assert examining(forget=forget, counterfactual_group_by="answer").kinds == "answer"
+
+
+def test_weights_are_read_once_and_forget_rows_tokenized_three_times_at_most(models, monkeypatch):
+    """By all attacks, the control, the scores and fluency together; the third is the control's, of its own rows."""
+    read, tokenized, real, tokenize = [], [], Examination.load_model, encoding._encode_pairs
+
+    def load_model(self, path, bits=None):
+        read.append(path)
+        return real(self, path, bits)
+
+    def encode_pairs(processing_class, pairs, name=None):
+        asked = [(prompt[0]["content"], answer) for prompt, answer in pairs]
+        if asked == [(row["question"], row["answer"]) for row in qa_rows(8)]:
+            tokenized.append(name)
+        return tokenize(processing_class, pairs, name)
+
+    monkeypatch.setattr(Examination, "load_model", load_model)
+    monkeypatch.setattr(encoding, "_encode_pairs", encode_pairs)
+    attacks = ["adversarial_reinjection", "benign_relearning", "retain_relearning", "decoding", "prompting"]
+    one = examining(attacks=attacks, counterfactual=True, derangement_seeds=[0], benign_data="embedded")
+    one.examine(models["original"], [models["oracle"]], unlearned(2))
+    assert sorted(read) == sorted([models["original"], models["oracle"]])
+    assert 1 <= len(tokenized) <= 3, tokenized
+
+
+def test_what_is_remembered_needs_no_weights(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(examination, "outcomes_folder", lambda path: tmp_path)
+    first = examining().examine(models["original"], [models["oracle"]], None)
+    read, real = [], Examination.load_model
+
+    def load_model(self, path, bits=None):
+        read.append(path)
+        return real(self, path, bits)
+
+    monkeypatch.setattr(Examination, "load_model", load_model)
+    again = examining().examine(models["original"], [models["oracle"]], None)
+    assert read == [models["original"]]  # which reads the answers for their fluency
+    assert again == first
