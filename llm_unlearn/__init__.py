@@ -10,7 +10,8 @@ __version__ = "0.1.0"
 # another process wants the same cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Loaded on first use: importing the package must not import torch.
+# The public API: what the documentation imports, and nothing else. It changes by CHANGELOG.md. Loaded on first use:
+# importing the package must not import torch.
 _HOMES = {
     "UnlearnTrainer": "llm_unlearn.training.trainer",
     "UnlearnConfig": "llm_unlearn.training.config",
@@ -23,7 +24,16 @@ _HOMES = {
     "SsiuuTrainer": "llm_unlearn.methods.ssiuu",
     "SsiuuConfig": "llm_unlearn.methods.ssiuu",
     "Method": "llm_unlearn.methods.method",
+    "Compared": "llm_unlearn.methods.method",
+    "Paper": "llm_unlearn.training.trainer",
+    "unlearn": "llm_unlearn.runs.recipe",
     "load_unlearning_data": "llm_unlearn.data",
+    "load_model": "llm_unlearn.models.loading",
+    "embedded_model": "llm_unlearn.models.embedded",
+    "evaluate_metric": "llm_unlearn.metrics",
+    "push_run": "llm_unlearn.hub",
+    "load_unlearned": "llm_unlearn.hub",
+    "verify": "llm_unlearn.hub",
     "InputError": "llm_unlearn.errors",
     "DivergenceError": "llm_unlearn.errors",
 }
@@ -32,13 +42,18 @@ __all__ = list(_HOMES)
 if TYPE_CHECKING:  # for editors and type checkers; __all__ names them all
     from llm_unlearn.data import load_unlearning_data  # noqa: F401
     from llm_unlearn.errors import DivergenceError, InputError  # noqa: F401
+    from llm_unlearn.hub import load_unlearned, push_run, verify  # noqa: F401
     from llm_unlearn.methods.gradient_ascent import GradientAscentConfig, GradientAscentTrainer  # noqa: F401
-    from llm_unlearn.methods.method import Method  # noqa: F401
+    from llm_unlearn.methods.method import Compared, Method  # noqa: F401
     from llm_unlearn.methods.npo import NPOConfig, NPOTrainer  # noqa: F401
     from llm_unlearn.methods.sam import SAMConfig, SAMTrainer  # noqa: F401
     from llm_unlearn.methods.ssiuu import SsiuuConfig, SsiuuTrainer  # noqa: F401
+    from llm_unlearn.metrics import evaluate_metric  # noqa: F401
+    from llm_unlearn.models.embedded import embedded_model  # noqa: F401
+    from llm_unlearn.models.loading import load_model  # noqa: F401
+    from llm_unlearn.runs.recipe import unlearn  # noqa: F401
     from llm_unlearn.training.config import UnlearnConfig  # noqa: F401
-    from llm_unlearn.training.trainer import UnlearnTrainer  # noqa: F401
+    from llm_unlearn.training.trainer import Paper, UnlearnTrainer  # noqa: F401
 
 
 def __getattr__(name: str):
