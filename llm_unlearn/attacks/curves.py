@@ -5,7 +5,7 @@ from __future__ import annotations
 from tqdm.auto import tqdm
 
 from llm_unlearn.metrics import knowledge
-from llm_unlearn.models.scoring import score_beside_made_up
+from llm_unlearn.models.scoring import mean_scores, score_beside_made_up
 
 SCORES = ("forget_exact_match", "forget_probability", "retain_exact_match", "retain_probability")
 KNOWLEDGE = ("forget_knowledge", "retain_knowledge")  # at the step at which the forget probability is highest
@@ -34,8 +34,7 @@ class RecoveryCurve:
                 value["wins"] = won
             self.values[step][name] = values
             if scores:
-                point[f"{name}_exact_match"] = sum(score.exact_match for score in scores) / len(scores)
-                point[f"{name}_probability"] = sum(score.probability for score in scores) / len(scores)
+                point |= {f"{name}_{score}": mean for score, mean in mean_scores(scores).items()}
             if wins and (known := knowledge({str(i): value for i, value in enumerate(values)})) is not None:
                 point[f"{name}_knowledge"] = known
         self.points.append(point)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,6 +63,7 @@ def rebuild_verdict(folder: Path) -> dict:
     from llm_unlearn.examining.results import read_records, read_results
     from llm_unlearn.examining.verdict import verdict_of
     from llm_unlearn.files.run_files import RERUN
+    from llm_unlearn.files.whole import write_json
 
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the --output_dir of a recipe's run")
@@ -74,8 +74,5 @@ def rebuild_verdict(folder: Path) -> dict:
                 f"{folder / 'results.json'} has no {key!r}, which a verdict needs; an older version wrote it: {RERUN}"
             )
     verdict = verdict_of(results, read_records(folder))
-    path = folder / "verdict.json"
-    unfinished = path.with_name("verdict.json.unfinished")  # complete or not at all
-    unfinished.write_text(json.dumps(verdict, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-    unfinished.replace(path)
+    write_json(folder / "verdict.json", verdict)
     return verdict

@@ -17,7 +17,8 @@ import yaml
 from datasets import Dataset
 
 from llm_unlearn.errors import InputError
-from llm_unlearn.files.run_files import RERUN, absolute, read_json, write_json, write_rows
+from llm_unlearn.files.run_files import RERUN, absolute, read_json, write_rows
+from llm_unlearn.files.whole import write_json
 
 VERSION = 2
 MODELS = ("original", "oracle", "unlearned")

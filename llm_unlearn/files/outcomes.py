@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Container
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 from torch import nn
+
+from llm_unlearn.files.whole import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,7 @@ def _computed(file: Path, digest: str, compute: Callable[[], dict | None]) -> di
     if outcome is None:
         return None
     text = json.dumps({"digest": digest, "outcome": outcome}, ensure_ascii=False)
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(file)  # atomic: a reader never sees half a file
+    write_whole(file, [text])
     return json.loads(text)["outcome"]
 
 

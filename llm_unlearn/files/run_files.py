@@ -33,13 +33,6 @@ def write_rows(output: Path, **datasets: Dataset | None) -> dict[str, str]:
     return paths
 
 
-def write_json(path: Path, value: dict) -> None:
-    """Complete or not at all: a reader never sees half a file."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-    unfinished.replace(path)
-
-
 def read_json(path: Path, fix: str) -> dict[str, Any]:
     """The object in a JSON file.
 

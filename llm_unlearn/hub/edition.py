@@ -18,7 +18,6 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from llm_unlearn.arguments.help_text import USEFUL_TRAINING_FIELDS
 from llm_unlearn.data.loading import DEFAULT_FORGET_SPLIT, RETAIN_OF_FORGET
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.results import read_records, read_results
@@ -39,9 +38,10 @@ _TOKENIZER = (
 _LOCAL_NAMES = ("_name_or_path", "name_or_path")  # where the files were loaded from
 _TEXTS = ("answers", "generation", "ground_truth")  # what models said, and should have said
 _WORDS = ("attacker", "resampled")  # the only strings that outcomes of attacks keep
-_TRAINING = {*USEFUL_TRAINING_FIELDS, "weight_decay", "warmup_ratio", "max_grad_norm", "optim", "fp16", "data_seed"} - {
-    *("output_dir", "report_to", "push_to_hub", "hub_model_id", "resume_from_checkpoint", "save_strategy"),
-    "logging_steps",
+_TRAINING = {  # fields of TrainingArguments that are published: what decided the weights
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm", "optim"),
+    *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
+    *("data_seed", "bf16", "fp16", "activation_checkpointing"),
 }
 _DATA_FIELDS = ("forget_split", "retain_split", "dtype")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:+-]*")  # a value of ours, no path and no sentence

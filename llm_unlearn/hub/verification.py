@@ -17,7 +17,7 @@ from llm_unlearn.examining.abilities import RETAIN, ability_label, ability_score
 from llm_unlearn.hub.edition import weight_digests, weights_folder
 from llm_unlearn.hub.loading import UnlearnedModel, find_folder
 from llm_unlearn.models.judging import judge
-from llm_unlearn.models.scoring import score_answers
+from llm_unlearn.models.scoring import mean_scores, score_answers
 from llm_unlearn.reporting.words import number_words
 
 TOLERANCE = 0.02  # other hardware and number formats; on the same machine nothing differs
@@ -118,10 +118,7 @@ def verify(
         if judged is not None and judged != len(rows):
             raise InputError(f"the card is about {judged} {name} rows, these are {len(rows)}: give the rows of the run")
         scores = score_answers(model, rows, batch_size)
-        measured = {
-            "exact_match": sum(score.exact_match for score in scores) / len(scores),
-            "probability": sum(score.probability for score in scores) / len(scores),
-        }
+        measured = mean_scores(scores)
         for score, value in measured.items():
             allowed = max(tolerance, 1 / len(rows)) if score == "exact_match" else tolerance
             words = f"{name} {score.replace('_', ' ')}"

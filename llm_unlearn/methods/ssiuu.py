@@ -257,8 +257,7 @@ class SsiuuTrainer(BackboneTrainer):
         # off that of a weighted sum.
         weights = torch.where(answers.roles == FORGET, 1 / answers.lengths, 1.0)[answers.token_rows]
         *self._pairs, (_, gradient) = gradient_pairs((weights * answers.token_logps).sum(), [*outputs, hidden])
-        token_logps = KnownGradient.apply(hidden, answers.token_logps.detach(), gradient / weights[:, None])
-        answers.__dict__["token_logps"] = token_logps
+        answers.token_logps = KnownGradient.apply(hidden, answers.token_logps.detach(), gradient / weights[:, None])
 
     def regularizer(self, answers: Answers) -> torch.Tensor | None:
         if self.args.variant == "published":

@@ -41,10 +41,21 @@ class Answers:
     reference_logps: torch.Tensor | None = None
     reference_logits: torch.Tensor | None = None
 
-    @cached_property
+    _token_logps = None  # until they are asked for
+
+    @property
     def token_logps(self) -> torch.Tensor:
-        """Log-probability of every answer token, (N,), float32."""
-        return answer_token_logps(self.logits, self.labels)
+        """Log-probability of every answer token, (N,), float32.
+
+        Can be set where it is known already: made in chunks without logits, or with a gradient of its own.
+        """
+        if self._token_logps is None:
+            self._token_logps = answer_token_logps(self.logits, self.labels)
+        return self._token_logps
+
+    @token_logps.setter
+    def token_logps(self, values: torch.Tensor) -> None:
+        self._token_logps = values
 
     @cached_property
     def lengths(self) -> torch.Tensor:
@@ -86,9 +97,7 @@ class Answers:
             None if self.reference_logps is None else self.reference_logps[rows],
             None if self.reference_logits is None else self.reference_logits[tokens],
         )
-        part.__dict__["token_logps"] = self.token_logps[
-            tokens
-        ]  # fills the cached property: computed once for all roles
+        part.token_logps = self.token_logps[tokens]  # computed once for all roles
         return part
 
 
@@ -131,7 +140,7 @@ def forward_answers(
     if chunk_size is None:
         return Answers(said, answer_tokens, token_rows, roles)
     answers = Answers(None, answer_tokens, token_rows, roles)
-    answers.__dict__["token_logps"] = said  # fills the cached property
+    answers.token_logps = said
     return answers
 
 

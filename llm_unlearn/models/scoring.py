@@ -69,6 +69,14 @@ class AnswerScore:
         return math.exp(-self.nll / self.length)
 
 
+def mean_scores(scores: Sequence[AnswerScore]) -> dict[str, float]:
+    """Means over rows: exact_match and probability."""
+    return {
+        "exact_match": sum(score.exact_match for score in scores) / len(scores),
+        "probability": sum(score.probability for score in scores) / len(scores),
+    }
+
+
 @torch.no_grad()
 def score_answers(
     model: PreTrainedModel,

@@ -18,7 +18,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import COUNTERFACTUAL, Examination, reference_models
 from llm_unlearn.examining.results import make_results
 from llm_unlearn.files.disk import check_output_dir
-from llm_unlearn.files.run_files import write_json
+from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.loading import check_models

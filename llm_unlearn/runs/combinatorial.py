@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
 from llm_unlearn.combinatorial.experiment import LaboratoryArguments, run_laboratory, total_steps
 from llm_unlearn.files.disk import check_output_dir
-from llm_unlearn.files.run_files import write_json
+from llm_unlearn.files.whole import write_json
 from llm_unlearn.reporting.combinatorial_figures import (
     codes_figure,
     keep_figure,

@@ -31,7 +31,7 @@ from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import reference_models
 from llm_unlearn.files.disk import check_output_dir
-from llm_unlearn.files.run_files import write_json
+from llm_unlearn.files.whole import write_json
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.files import check_model_path

@@ -26,7 +26,8 @@ from llm_unlearn.examining.results import make_results, write_results
 from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.files.disk import check_free_space, check_output_dir
-from llm_unlearn.files.run_files import pinned, write_json
+from llm_unlearn.files.run_files import pinned
+from llm_unlearn.files.whole import write_json
 from llm_unlearn.hub.edition import weight_digests
 from llm_unlearn.hub.upload import check_ready, push_run
 from llm_unlearn.methods import load_method

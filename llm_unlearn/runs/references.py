@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +29,7 @@ from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.disk import check_free_space, check_output_dir
-from llm_unlearn.files.run_files import write_json
+from llm_unlearn.files.whole import write_json, write_whole
 from llm_unlearn.models.embedded import (
     EmbeddedRecipe,
     build_folder,
@@ -42,7 +41,7 @@ from llm_unlearn.models.embedded import (
 from llm_unlearn.models.files import check_model_path, config_of
 from llm_unlearn.models.loading import DTYPES, load_model
 from llm_unlearn.models.precision import HALVES, stored_dtype, with_master_weights
-from llm_unlearn.models.scoring import score_answers
+from llm_unlearn.models.scoring import mean_scores, score_answers
 from llm_unlearn.runs.benchmarking import show_dry_run
 from llm_unlearn.runs.recipe import prepare_process
 
@@ -346,11 +345,7 @@ def _refuse_another(folder: Path, description: dict) -> None:
 
 def _write_all_columns(path: Path, dataset: Dataset) -> str:
     """JSON lines, complete or not at all; returns the whole path."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        for row in dataset:
-            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-    unfinished.replace(path)
+    write_whole(path, (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in dataset))
     return str(path.resolve())
 
 
@@ -358,11 +353,7 @@ def _scores(folder: Path, sets: dict[str, list[EncodedRow]]) -> dict:
     model = load_model(str(folder)).to("cuda" if torch.cuda.is_available() else "cpu")
     found: dict[str, Any] = {}
     for name, rows in sets.items():
-        scores = score_answers(model, rows)
-        found[name] = {
-            "exact_match": sum(score.exact_match for score in scores) / len(scores),
-            "probability": sum(score.probability for score in scores) / len(scores),
-        }
+        found[name] = mean_scores(score_answers(model, rows))
     return found | {"seconds": json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["seconds"]}
 
 

@@ -23,7 +23,7 @@ from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.logs import read_retain_log, recompute_file
 from llm_unlearn.files.outcomes import weights_digest
-from llm_unlearn.files.run_files import write_json
+from llm_unlearn.files.whole import write_json
 from llm_unlearn.metrics.logs import recompute_log
 from llm_unlearn.models.judging import Records, judge, reference_attack
 from llm_unlearn.models.loading import check_models, use_all_cpu_threads

@@ -35,7 +35,7 @@ from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ran
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.data.collators import EncodedRow, pad_rows
 from llm_unlearn.files.disk import check_output_dir
-from llm_unlearn.files.run_files import write_json
+from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.answer_trees import AnswerTree, answer_trees
 from llm_unlearn.models.answers import narrowed_logits
 from llm_unlearn.models.judging import GatheredAnswers, JudgedSet, Records, judge

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
 from llm_unlearn.files.disk import check_output_dir
-from llm_unlearn.files.run_files import write_json
+from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.loading import use_all_cpu_threads
 from llm_unlearn.speed.measurement import count_block, run_block
 from llm_unlearn.speed.peer import PEERS, peer_trainer

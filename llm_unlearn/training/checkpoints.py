@@ -41,15 +41,15 @@ UNFINISHED = "unfinished-checkpoint"
 METHOD_STATE = "method_state.safetensors"
 LOG_SUMS = "log_sums.safetensors"
 
-# What decides about a step, and must not change in the middle of a run: of TrainingArguments these,
+# Fields of TrainingArguments that decide about a step, and must not change in the middle of a run.
 STEP_SETTINGS = (
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_grad_norm", "optim"),
     *("optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "neftune_noise_alpha", "seed"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "bf16", "fp16"),
 )
-# of our own all but these, about a run's end, memory or files (rows that are cut are other rows),
+# Of our own fields, those that may change: about a run's end, memory or files (rows that are cut are other rows).
 NOT_OF_A_STEP = {"forget_check_steps", "max_forget_nll", "max_retain_nll", "max_length", "logits_chunk_size", "push"}
-# and of an adapter all but where its base lies, and by which version it was written.
+# Fields of an adapter that may change: where its base lies, and which version wrote it.
 NOT_OF_AN_ADAPTER = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}
 
 

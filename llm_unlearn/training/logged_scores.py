@@ -11,7 +11,7 @@ from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.metrics import rouge_scores
 from llm_unlearn.models.answers import Answers
-from llm_unlearn.models.scoring import generate_answers, score_answers
+from llm_unlearn.models.scoring import generate_answers, mean_scores, score_answers
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class LoggedScores:
     def score_forget(self) -> dict[str, float]:
         """Mean scores on the whole forget set, those that the stopping rule needs and the cheap ones always."""
         model = self.accelerator.unwrap_model(self.model)
-        scores = _mean_scores(score_answers(model, self.forget_rows, self.args.per_device_eval_batch_size))
+        scores = mean_scores(score_answers(model, self.forget_rows, self.args.per_device_eval_batch_size))
         if "rouge_l" in self.args.stopping_thresholds:
             form = row_format(self.forget_dataset.column_names)
             pairs = [split_row(row, form) for row in self.forget_dataset]
@@ -71,7 +71,7 @@ class LoggedScores:
         metrics = {f"{metric_key_prefix}_forget_{name}": value for name, value in self.score_forget().items()}
         model = self.accelerator.unwrap_model(self.model)
         for set_name, rows in row_sets.items():
-            scores = _mean_scores(score_answers(model, rows, self.args.per_device_eval_batch_size))
+            scores = mean_scores(score_answers(model, rows, self.args.per_device_eval_batch_size))
             prefix = metric_key_prefix if set_name == metric_key_prefix else f"{metric_key_prefix}_{set_name}"
             metrics |= {f"{prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
@@ -147,10 +147,3 @@ class LoggedScores:
         known = [f"{name}_{score}" for name in known for score in ("exact_match", "probability")]
         if f"eval_{wanted.removeprefix('eval_')}" not in known:
             raise InputError(f"metric_for_best_model={wanted!r} is not measured; choose from {', '.join(known)}")
-
-
-def _mean_scores(scores) -> dict[str, float]:
-    return {
-        "exact_match": sum(score.exact_match for score in scores) / len(scores),
-        "probability": sum(score.probability for score in scores) / len(scores),
-    }
