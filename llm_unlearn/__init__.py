@@ -25,7 +25,7 @@ _HOMES = {
     "SsiuuConfig": "llm_unlearn.methods.ssiuu",
     "Method": "llm_unlearn.methods.method",
     "Compared": "llm_unlearn.methods.method",
-    "Paper": "llm_unlearn.training.trainer",
+    "Paper": "llm_unlearn.training.paper",
     "unlearn": "llm_unlearn.runs.recipe",
     "load_unlearning_data": "llm_unlearn.data",
     "load_model": "llm_unlearn.models.loading",
@@ -53,7 +53,8 @@ if TYPE_CHECKING:  # for editors and type checkers; __all__ names them all
     from llm_unlearn.models.loading import load_model  # noqa: F401
     from llm_unlearn.runs.recipe import unlearn  # noqa: F401
     from llm_unlearn.training.config import UnlearnConfig  # noqa: F401
-    from llm_unlearn.training.trainer import Paper, UnlearnTrainer  # noqa: F401
+    from llm_unlearn.training.paper import Paper  # noqa: F401
+    from llm_unlearn.training.trainer import UnlearnTrainer  # noqa: F401
 
 
 def __getattr__(name: str):

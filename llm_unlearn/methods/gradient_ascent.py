@@ -12,7 +12,8 @@ from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.models.answers import Answers
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.losses import gradient_ascent_loss
-from llm_unlearn.training.trainer import Paper, UnlearnTrainer
+from llm_unlearn.training.paper import Paper
+from llm_unlearn.training.trainer import UnlearnTrainer
 
 
 @dataclass

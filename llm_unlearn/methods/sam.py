@@ -24,7 +24,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.methods.backbones import BackboneConfig, BackboneTrainer
 from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.models.answers import Answers
-from llm_unlearn.training.trainer import Paper
+from llm_unlearn.training.paper import Paper
 
 
 @dataclass

@@ -39,7 +39,7 @@ from llm_unlearn.methods.backbones import BackboneConfig, BackboneTrainer
 from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.methods.parameter_attribution import ParameterInfluence, forget_set_gradients
 from llm_unlearn.models.answers import Answers, forward_answers
-from llm_unlearn.training.trainer import Paper
+from llm_unlearn.training.paper import Paper
 
 VARIANTS = ("neuron", "published", "exact")
 REFERENCES = ("zero", "previous", "original")

@@ -18,7 +18,7 @@ class UnlearnCallback(TrainerCallback):
             # Transformers lets embeddings require gradients then, which only reentrant checkpointing needs: outputs
             # that nothing trainable reaches would pass for neurons that training can change.
             self.trainer.model.disable_input_require_grads()
-        self.trainer.warn_if_forgotten()
+        self.trainer.scores.warn_if_forgotten()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer.set_sampler_epoch(int(state.epoch or 0))
@@ -28,7 +28,7 @@ class UnlearnCallback(TrainerCallback):
         self.trainer.before_update()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.check_stopping()
+        self.trainer.scores.check_stopping()
 
 
 class UnlearnProgressCallback(ProgressCallback):

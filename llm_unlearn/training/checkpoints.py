@@ -10,9 +10,10 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object, save_fsdp_model, save_fsdp_optimizer
@@ -37,6 +38,9 @@ from llm_unlearn.training.checkpoint_folders import (
     remove_oldest,
 )
 
+if TYPE_CHECKING:
+    from llm_unlearn.training.trainer import UnlearnTrainer
+
 UNFINISHED = "unfinished-checkpoint"
 METHOD_STATE = "method_state.safetensors"
 LOG_SUMS = "log_sums.safetensors"
@@ -53,11 +57,13 @@ NOT_OF_A_STEP = {"forget_check_steps", "max_forget_nll", "max_retain_nll", "max_
 NOT_OF_AN_ADAPTER = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}
 
 
-class WholeCheckpoints:
-    """A mixin before `Trainer`."""
+class Checkpoints:
+    """Of one trainer."""
 
-    _starting_model: str | None = None  # a digest of the weights as the trainer was given them
-    _starting_settings: dict[str, Any] | None = None  # before Accelerate and DeepSpeed replace the optimizer
+    def __init__(self, trainer: UnlearnTrainer):
+        self.trainer = trainer
+        self._starting_model: str | None = None  # a digest of the weights as the trainer was given them
+        self._starting_settings: dict[str, Any] | None = None  # before Accelerate and DeepSpeed replace the optimizer
 
     def prepare_to_resume(self, asked: str | bool | None) -> Path | None:
         """The checkpoint to go on from, with what it holds beyond a `Trainer`'s taken over; None: training begins.
@@ -65,7 +71,7 @@ class WholeCheckpoints:
         Raises:
             InputError: see `checkpoint_folders`; nothing has been loaded then.
         """
-        args, saves = self.args, self.args.save_strategy != "no"
+        args, saves = self.trainer.args, self.trainer.args.save_strategy != "no"
         self._starting_settings = self._settings()
         with failing_together():
             checkpoint = checkpoint_to_resume(asked, args.output_dir)
@@ -81,52 +87,44 @@ class WholeCheckpoints:
                 self._starting_model = self._starting_model or self._digest_of_model()
             if args.should_save and checkpoint:
                 check_checkpoint(checkpoint, self._record())
-        self.load_method_state(self._load(checkpoint, METHOD_STATE))
-        self.load_log_sums(self._load(checkpoint, LOG_SUMS))
+        self.trainer.load_method_state(self._load(checkpoint, METHOD_STATE))
+        self.trainer.log_sums.load(self._load(checkpoint, LOG_SUMS))
         return checkpoint
 
     def _load(self, checkpoint: Path | None, name: str) -> dict[str, Any]:
         if checkpoint is None or not (checkpoint / name).is_file():
             return {}
-        return {key: value.to(self.args.device) for key, value in load_file(checkpoint / name).items()}
+        return {key: value.to(self.trainer.args.device) for key, value in load_file(checkpoint / name).items()}
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model; of a checkpoint, every process learns at once that it could not be written."""
-        if not _internal_call or output_dir is None:
-            return super().save_model(output_dir)
-        with failing_together(Path(self.args.output_dir, Path(output_dir).name)):  # before processes meet again
-            super().save_model(output_dir, _internal_call=True)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """As in transformers, but of sharded states, all learn of a failure before they meet for the next file."""
-        if not self.is_fsdp_enabled:
-            return super()._save_optimizer_and_scheduler(output_dir)
-        sharded, written = self.accelerator.state.fsdp_plugin, Path(self.args.output_dir, Path(output_dir).name)
+    def save_sharded_optimizer(self, output_dir: str) -> None:
+        """As transformers does it, but all processes learn of a failure before they meet for the next file."""
+        trainer, accelerator = self.trainer, self.trainer.accelerator
+        sharded, written = accelerator.state.fsdp_plugin, Path(trainer.args.output_dir, Path(output_dir).name)
         with failing_together(written):
-            save_fsdp_model(sharded, self.accelerator, self.model, output_dir, adapter_only=True)
+            save_fsdp_model(sharded, accelerator, trainer.model, output_dir, adapter_only=True)
         with failing_together(written):
-            save_fsdp_optimizer(sharded, self.accelerator, self.optimizer, self.model, output_dir)
-            if self.args.should_save:
-                torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
+            save_fsdp_optimizer(sharded, accelerator, trainer.optimizer, trainer.model, output_dir)
+            if self.trainer.args.should_save:
+                torch.save(self.trainer.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
 
-    def _save_checkpoint(self, model, trial) -> None:
-        """Write a checkpoint; the folder has its name when everything is in it.
+    def save(self, write: Callable[[], None]) -> None:
+        """Have `write` (the Trainer's own way) write a checkpoint; the folder has its name when everything is in it.
 
         Raises:
             StorageError: the files could not be written; earlier checkpoints are as they were. On every process.
         """
-        args, state = self.args, self.state
+        args, state = self.trainer.args, self.trainer.state
         output, name = Path(args.output_dir), f"checkpoint-{state.global_step}"
         unfinished, limit = output / UNFINISHED, args.save_total_limit
-        log_sums = self.log_sums()  # of all processes
+        log_sums = self.trainer.log_sums.state()  # of all processes
         if args.should_save:
             shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed while writing
-        self.accelerator.wait_for_everyone()
-        self._get_output_dir = lambda trial=None: str(unfinished)
+        self.trainer.accelerator.wait_for_everyone()
+        self.trainer._get_output_dir = lambda trial=None: str(unfinished)
         args.save_total_limit = None  # only what is complete makes older ones superfluous
         try:
             with failing_together(output / name):
-                super()._save_checkpoint(model, trial)
+                write()
             args.save_total_limit = limit
             self._find_best()
             with failing_together(output / name):
@@ -143,53 +141,53 @@ class WholeCheckpoints:
                 f"{error}; {rest}. Make room, or lower save_total_limit, and go on with --resume_from_checkpoint last"
             ) from error
         finally:
-            del self._get_output_dir
+            del self.trainer._get_output_dir
             args.save_total_limit = limit
 
     def _complete(self, folder: Path, log_sums: dict[str, Any]) -> None:
         """What belongs to a checkpoint beyond what transformers writes."""
-        for name, tensors in ((METHOD_STATE, self.method_state()), (LOG_SUMS, log_sums)):
+        for name, tensors in ((METHOD_STATE, self.trainer.method_state()), (LOG_SUMS, log_sums)):
             if tensors:
                 whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
                 save_file(whole, folder / name)
-        if self.state.best_global_step:
-            self.state.save_to_json(str(folder / TRAINER_STATE))
+        if self.trainer.state.best_global_step:
+            self.trainer.state.save_to_json(str(folder / TRAINER_STATE))
         record = self._record() | {"saved_at": time.time(), "files": checksums(folder)}
         (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def _find_best(self) -> None:
         """Every process loads the best in the end; transformers looked for it beside the unfinished folder."""
-        state = self.state
-        best = Path(self.args.output_dir) / f"checkpoint-{state.best_global_step}"
+        state = self.trainer.state
+        best = Path(self.trainer.args.output_dir) / f"checkpoint-{state.best_global_step}"
         if state.best_global_step and (best.is_dir() or state.best_global_step == state.global_step):
             state.best_model_checkpoint = str(best)
 
     def _record(self) -> dict[str, Any]:
         """What this run is trained with (JSON values)."""
         rows = {
-            "forget_dataset": self.forget_rows,
-            "retain_dataset": self.retain_rows,
-            "general_dataset": self.general_rows,
+            "forget_dataset": self.trainer.forget_rows,
+            "retain_dataset": self.trainer.retain_rows,
+            "general_dataset": self.trainer.general_rows,
         }
         return {
-            "method": self.method_name,
+            "method": self.trainer.method_name,
             "model": self._starting_model,
             **{name: encoded and _digest(encoded) for name, encoded in rows.items()},
             "settings": self._starting_settings,
-            "save_only_model": self.args.save_only_model,
+            "save_only_model": self.trainer.args.save_only_model,
         }
 
     def _settings(self) -> dict[str, Any]:
         of_transformers = {field.name for field in fields(TrainingArguments)}
-        own = {field.name for field in fields(self.args)} - of_transformers - NOT_OF_A_STEP
+        own = {field.name for field in fields(self.trainer.args)} - of_transformers - NOT_OF_A_STEP
         wanted = [*STEP_SETTINGS, *sorted(name for name in own if not name.startswith("stop_at_"))]
-        arguments = self.args.to_dict()
-        if self.general_rows is None:  # then their weight and loss decide about nothing
+        arguments = self.trainer.args.to_dict()
+        if self.trainer.general_rows is None:  # then their weight and loss decide about nothing
             wanted = [name for name in wanted if name not in ("general_weight", "general_loss")]
         settings = {name: arguments.get(name) for name in wanted}
-        settings |= {"num_processes": self.accelerator.num_processes, "sharding": sharding_of(self)}
+        settings |= {"num_processes": self.trainer.accelerator.num_processes, "sharding": sharding_of(self.trainer)}
         settings["optimizer"] = self._optimizer_class().__name__
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         adapter = model.peft_config[model.active_adapter] if isinstance(model, PeftModel) else None
         settings["peft_config"] = adapter and type(adapter).__name__
         for name, value in sorted(adapter.to_dict().items()) if adapter else []:
@@ -200,9 +198,9 @@ class WholeCheckpoints:
         )
 
     def _optimizer_class(self) -> type:
-        if self.optimizer is None:
-            return self.get_optimizer_cls_and_kwargs(self.args, self.model)[0]
-        optimizer = self.optimizer
+        if self.trainer.optimizer is None:
+            return self.trainer.get_optimizer_cls_and_kwargs(self.trainer.args, self.trainer.model)[0]
+        optimizer = self.trainer.optimizer
         while hasattr(
             optimizer, "optimizer"
         ):  # that of an earlier `train()`: Accelerate's, DeepSpeed's, the one inside
@@ -210,8 +208,12 @@ class WholeCheckpoints:
         return type(optimizer)
 
     def _digest_of_model(self) -> str:
-        model = self.accelerator.unwrap_model(self.model)
-        fresh = {name for name, one in model.named_parameters() if one.requires_grad} if self._adapter_is_fresh else ()
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        fresh = (
+            {name for name, one in model.named_parameters() if one.requires_grad}
+            if self.trainer.reference.adapter_is_fresh
+            else ()
+        )
         return weights_digest(model, without=fresh)
 
 

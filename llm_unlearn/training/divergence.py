@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch.distributed.tensor import DTensor
 
+from llm_unlearn.errors import DivergenceError
 from llm_unlearn.training.config import UnlearnConfig
+
+if TYPE_CHECKING:
+    from llm_unlearn.training.trainer import UnlearnTrainer
 
 # Times the negative log-likelihood of a blind guess, log(vocabulary), per answer token. Retained answers at three times
 # that are wrong with confidence; forgotten ones may be, but far beyond that logits grow and nothing else changes.
@@ -55,3 +60,17 @@ def why_diverged(not_finite: float, nll: dict[str, float], args: UnlearnConfig, 
                 f"({bounds[name]:.3g}; a blind guess has {math.log(vocabulary):.3g}); {lower}"
             )
     return None
+
+
+def raise_if_diverged(trainer: UnlearnTrainer, not_finite: torch.Tensor) -> None:
+    """Raise DivergenceError where a step of any process says that the run has diverged; all processes find the same.
+
+    Args:
+        not_finite: how much of this process's gradients or loss is NaN or infinite.
+    """
+    by_part = trainer.log_sums.step_nll
+    seen = trainer.accelerator.reduce(torch.stack([not_finite, *by_part.values()]), "sum").tolist()
+    nll = dict(zip(by_part, seen[1:], strict=True))
+    vocabulary = trainer.model.config.get_text_config().vocab_size
+    if reason := why_diverged(seen[0], nll, trainer.args, vocabulary):
+        raise DivergenceError(f"step {trainer.state.global_step + 1}: {reason}")

@@ -8,6 +8,8 @@ or row, which is what the trainer uses to take the mean over the *global* batch 
 import torch
 import torch.nn.functional as F
 
+from llm_unlearn.models.answers import Answers
+
 
 def nll_loss(token_logps: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """Negative log-likelihood per answer token: ordinary supervised cross-entropy."""
@@ -40,6 +42,20 @@ def kl_loss(logits: torch.Tensor, reference_logits: torch.Tensor, reduction: str
     logps, reference_logps = logits.float().log_softmax(-1), reference_logits.float().log_softmax(-1)
     divergence = F.kl_div(logps, reference_logps, reduction="none", log_target=True).sum(-1)
     return _reduce(divergence, reduction)
+
+
+def global_mean(values: torch.Tensor, part: Answers, counts: torch.Tensor) -> torch.Tensor:
+    """This micro-batch's share of the mean over the global batch; `counts` holds its rows and tokens."""
+    rows, tokens = len(part.roles), len(part.labels)
+    if rows == 0:  # a share that is only filler: a mean over nothing would be NaN, on every process
+        return part.token_logps.sum()
+    if values.dim() == 0:  # a method that took its own mean: weighted by its rows
+        return values * rows / counts[0]
+    if len(values) == rows:
+        return values.sum() / counts[0]
+    if len(values) == tokens:
+        return values.sum() / counts[1]
+    raise ValueError(f"a loss has {len(values)} values for {rows} rows and {tokens} answer tokens; give one per either")
 
 
 def _reduce(values: torch.Tensor, reduction: str) -> torch.Tensor:

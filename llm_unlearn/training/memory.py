@@ -47,8 +47,8 @@ def bytes_to_write(trainer: UnlearnTrainer) -> int:
 def reference_words(trainer: UnlearnTrainer) -> str:
     """Where the losses that compare with the model before training take it from."""
     sources = ["log-probabilities of the forget rows, computed once"] * trainer.needs_reference_logps
-    if trainer.compares_logits:
-        sources.append("the adapter switched off" if trainer._adapter_is_fresh else "a frozen copy")
+    if trainer.reference.compares_logits:
+        sources.append("the adapter switched off" if trainer.reference.adapter_is_fresh else "a frozen copy")
     return "; ".join(sources) or "none"
 
 
@@ -72,7 +72,7 @@ def estimated_memory(trainer: UnlearnTrainer) -> dict[str, int]:
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     trainable = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
     weights = _bytes(model.parameters()) + _bytes(model.buffers())
-    frozen_copy = trainer.compares_logits and not trainer._adapter_is_fresh
+    frozen_copy = trainer.reference.compares_logits and not trainer.reference.adapter_is_fresh
     row_sets = [rows for rows in (trainer.forget_rows, trainer.retain_rows, trainer.general_rows) if rows]
     at_once = args.per_device_train_batch_size * len(row_sets)
     rows = [*itertools.chain(*row_sets)]

@@ -1,21 +1,102 @@
-"""What the model said before training, kept on disk by what it depends on."""
+"""The reference policy: the model as it was before training, and what it said.
+
+A fresh adapter is switched off; a model without one is copied where a loss compares whole distributions, and else only
+the log-probabilities of its forget answers are kept, on disk by what they depend on.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
+from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
-from llm_unlearn.data.collators import EncodedRow
+from llm_unlearn.data.collators import FORGET, GENERAL, RETAIN, EncodedRow
 from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.files.outcomes import remember, weights_digest
-from llm_unlearn.models.scoring import score_answers
+from llm_unlearn.models.answers import Answers, forward_answers
+from llm_unlearn.models.scoring import evaluation_mode, score_answers
+
+if TYPE_CHECKING:
+    from llm_unlearn.training.trainer import UnlearnTrainer
 
 logger = logging.getLogger(__name__)
 
 FILE = "reference_log_probs.json"
+
+
+class ReferencePolicy:
+    """Of one trainer.
+
+    Args:
+        adapter_is_fresh: the trainer made the adapter, so that it changes nothing yet and can simply be switched off.
+            An adapter that arrives with the model belongs to the reference.
+    """
+
+    def __init__(self, trainer: UnlearnTrainer, adapter_is_fresh: bool):
+        self.trainer, self.adapter_is_fresh = trainer, adapter_is_fresh
+        self.model: nn.Module | None = None  # a frozen copy, where there is no adapter to switch off
+        self._logps: torch.Tensor | None = None
+
+    @property
+    def compares_logits(self) -> bool:
+        """Whether a loss compares what the model says with what it said before training."""
+        trainer, args = self.trainer, self.trainer.args
+        return args.retain_loss == "kl" or (trainer.general_rows is not None and args.general_loss == "kl")
+
+    @property
+    def logps(self) -> torch.Tensor:
+        """Answer log-probs of all forget rows, (forget rows,), under the model as it was before training."""
+        if self._logps is None:
+            trainer = self.trainer
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            known = reference_log_probs(model, trainer.forget_rows, trainer.args, self.adapter_is_fresh)
+            self._logps = torch.tensor(known, device=trainer.args.device)
+        return self._logps
+
+    def prepare(self) -> None:
+        """Before a checkpoint is loaded: the reference is the model as it was given."""
+        if self.trainer.needs_reference_logps:
+            _ = self.logps
+        if self.compares_logits and not self.adapter_is_fresh and self.model is None:
+            # A model that will be sharded has been left on the CPU.
+            self.model = copy.deepcopy(self.trainer.model).requires_grad_(False).eval().to(self.trainer.args.device)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[nn.Module]:
+        """The model as it was before training."""
+        if self.adapter_is_fresh:
+            model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+            with model.disable_adapter(), evaluation_mode(model):
+                yield model
+        else:
+            yield self.model
+
+    def add_to(self, answers: Answers, inputs: dict[str, torch.Tensor]) -> None:
+        """Give a batch's answers what the losses compare them with."""
+        args, roles = self.trainer.args, inputs["roles"]
+        if self.trainer.needs_reference_logps:
+            indices = inputs["indices"].clamp(min=0)
+            answers.reference_logps = torch.where(roles == FORGET, self.logps[indices % len(self.logps)], 0.0)
+        if self.compares_logits:
+            wanted = [RETAIN] * (args.retain_loss == "kl") + [GENERAL] * (args.general_loss == "kl")
+            rows = torch.isin(roles, torch.tensor(wanted, device=roles.device))
+            if args.sharded_by:  # then all processes must run it alike, with rows to compare or not
+                rows = torch.ones_like(rows)
+            if not rows.any():
+                answers.reference_logits = torch.zeros_like(answers.logits)
+                return
+            compared = {name: value[rows] for name, value in inputs.items()}
+            with torch.no_grad(), self.running() as reference:
+                said = forward_answers(reference, compared, split_long=not args.sharded_by).logits
+            answers.reference_logits = said.new_zeros(len(answers.labels), said.shape[1])
+            answers.reference_logits[rows[answers.token_rows]] = said
 
 
 def reference_log_probs(

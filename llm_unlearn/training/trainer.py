@@ -4,13 +4,14 @@ loss, logging, stopping, correctness under accumulation and data parallelism) is
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import logging
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
+from huggingface_hub import CommitInfo
 from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import (
@@ -36,29 +37,22 @@ from llm_unlearn.models.loading import load_model, load_tokenizer, with_pad_toke
 from llm_unlearn.models.scoring import evaluation_mode
 from llm_unlearn.models.sharding import check_saves_whole, is_partitioned
 from llm_unlearn.training.callbacks import UnlearnCallback, UnlearnProgressCallback
-from llm_unlearn.training.checked_uploads import CheckedUploads
 from llm_unlearn.training.checkpoint_folders import last_checkpoint
-from llm_unlearn.training.checkpoints import WholeCheckpoints
+from llm_unlearn.training.checkpoints import Checkpoints
 from llm_unlearn.training.config import UnlearnConfig
-from llm_unlearn.training.divergence import count_not_finite, why_diverged
-from llm_unlearn.training.logged_scores import LoggedScores
-from llm_unlearn.training.losses import kl_loss, nll_loss
-from llm_unlearn.training.reference_policy import reference_log_probs
+from llm_unlearn.training.divergence import count_not_finite, raise_if_diverged
+from llm_unlearn.training.log_sums import LogSums
+from llm_unlearn.training.losses import global_mean, kl_loss, nll_loss
+from llm_unlearn.training.paper import Paper
+from llm_unlearn.training.reference_policy import ReferencePolicy
+from llm_unlearn.training.scores import TrainingScores
 from llm_unlearn.training.unused_parameters import look_for_unused_parameters_if_there_are
+from llm_unlearn.training.uploads import push
 
 logger = logging.getLogger(__name__)
 
 
-class Paper(NamedTuple):
-    """Where a method was published."""
-
-    arxiv: str  # number
-    authors: str
-    year: int
-    title: str
-
-
-class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
+class UnlearnTrainer(Trainer):
     """A `transformers.Trainer` that makes a causal LM forget one data set and keep another.
 
     Subclasses give `forget_loss` (one value per forget row or per forget answer token) and may give `regularizer`.
@@ -132,14 +126,13 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
         eval_datasets = eval_dataset or {}
         if "forget" in eval_datasets:
             raise InputError("eval_dataset: a set called 'forget' would hide the forget set's own scores; rename it")
-        self._eval_rows = {name: encode_dataset(rows, name=name, **encode) for name, rows in eval_datasets.items()}
+        eval_rows = {name: encode_dataset(rows, name=name, **encode) for name, rows in eval_datasets.items()}
 
         if isinstance(model, str):
             model = load_model(model, quantization_config=quantization_config, device=args.device)
         elif quantization_config is not None:
             raise InputError("quantization_config is for a model that is still to be loaded; pass its id or folder")
-        # The adapter as it arrives belongs to the reference: only a fresh one may simply be switched off.
-        self._adapter_is_fresh = peft_config is not None
+        self.reference = ReferencePolicy(self, adapter_is_fresh=peft_config is not None)
         if peft_config is not None:
             set_seed(args.seed)  # the Trainer does so later: too late for the adapter's first weights
             model = with_adapter(model, peft_config)
@@ -150,7 +143,7 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
                 "quantized weights cannot be trained; pass peft_config=LoraConfig(...), or load them whole"
             )
         trained = [*self.forget_rows, *(self.retain_rows or []), *(self.general_rows or [])]
-        rows = [*trained, *itertools.chain(*self._eval_rows.values())]
+        rows = [*trained, *itertools.chain(*eval_rows.values())]
         check_rows_fit(model.config, rows, processing_class.pad_token_id, f"model {model.config._name_or_path!r}")
 
         with as_input_errors(ValueError, ImportError, OSError):  # a missing package, a device without bf16, ...
@@ -170,7 +163,7 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
                 f"fsdp: Accelerate shards over several GPUs, not {args.world_size} x {args.device.type}; leave FSDP out"
             )
         check_saves_whole(self)
-        live_reference = self.compares_logits and peft_config is None
+        live_reference = self.reference.compares_logits and peft_config is None
         if (self.needs_reference_logps or live_reference) and is_partitioned(model):
             raise InputError(
                 "model: ZeRO 3 has sharded it at loading, and the reference needs it whole; pass its id or folder, or "
@@ -178,17 +171,18 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
             )
         if args.logits_chunk_size is not None:
             self._check_chunks()
-        self._check_best_metric()
+        self.scores = TrainingScores(self, eval_rows)
+        self.log_sums = LogSums(self.accelerator, args.device)
+        self.checkpoints = Checkpoints(self)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(UnlearnProgressCallback)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the counts of the whole accumulated batch
         self.model_accepts_loss_kwargs = True  # the same, for older versions of the Trainer
-        self._reference_logps: torch.Tensor | None = None
-        self._reference_model: nn.Module | None = None
-        self._sums: dict[str, torch.Tensor] = {}  # what has been summed up since the last log line
-        self._step_nll: dict[str, torch.Tensor] = {}  # of this step's answer tokens, this process's share of the mean
-        self._vocabulary = self.model.config.get_text_config().vocab_size
-        self.stopped_by: str | None = None
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop_at_forget_* thresholds that ended the training, with the scores; None: its steps did."""
+        return self.scores.stopped_by
 
     @property
     def described(self) -> dict[str, Any]:
@@ -242,42 +236,26 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted sum of forget, retain and general loss and regularizer, each a mean over the global batch."""
         answers = self.compute_answers(model, inputs)
-        self._add_references(answers, inputs)
+        self.reference.add_to(answers, inputs)
         counts = num_items_in_batch if num_items_in_batch is not None else self._count_items([inputs])
         self.forget_rows_in_step = counts[FORGET][0]  # in the global batch, for what methods log
-        parts = {"forget": self._global_mean(self.forget_loss(answers), answers.forget, counts[FORGET])}
+        parts = {"forget": global_mean(self.forget_loss(answers), answers.forget, counts[FORGET])}
         if self.retain_rows is not None:
-            parts["retain"] = self._global_mean(self.retain_loss(answers), answers.retain, counts[RETAIN])
+            parts["retain"] = global_mean(self.retain_loss(answers), answers.retain, counts[RETAIN])
         if self.general_rows is not None:
-            parts["general"] = self._global_mean(self.general_loss(answers), answers.general, counts[GENERAL])
+            parts["general"] = global_mean(self.general_loss(answers), answers.general, counts[GENERAL])
         penalty = self.regularizer(answers)
         if penalty is not None:
-            parts["regularizer"] = self._global_mean(penalty, answers.forget, counts[FORGET])
+            parts["regularizer"] = global_mean(penalty, answers.forget, counts[FORGET])
         self.observe_parts(parts)
         # A process whose share is only filler has a sum over no token here: zero, but with a graph for its backward.
         loss = sum(self.part_weights[name] * value for name, value in parts.items())
         self._sum_up(parts, answers, counts)
         if self.is_deepspeed_enabled:
-            self._raise_if_diverged((~loss.detach().isfinite()).float())
+            raise_if_diverged(self, (~loss.detach().isfinite()).float())
         # Data parallelism averages gradients over processes, while the parts above already are shares of a global mean.
         loss = loss * self.accelerator.num_processes
         return (loss, answers) if return_outputs else loss
-
-    @staticmethod
-    def _global_mean(values: torch.Tensor, part: Answers, counts: torch.Tensor) -> torch.Tensor:
-        """This micro-batch's share of the mean over the global batch; `counts` holds its rows and tokens."""
-        rows, tokens = len(part.roles), len(part.labels)
-        if rows == 0:  # a share that is only filler: a mean over nothing would be NaN, on every process
-            return part.token_logps.sum()
-        if values.dim() == 0:  # a method that took its own mean: weighted by its rows
-            return values * rows / counts[0]
-        if len(values) == rows:
-            return values.sum() / counts[0]
-        if len(values) == tokens:
-            return values.sum() / counts[1]
-        raise ValueError(
-            f"a loss has {len(values)} values for {rows} rows and {tokens} answer tokens; give one per either"
-        )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, with the rows and answer tokens of the *global* batch by role."""
@@ -297,49 +275,46 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
                 counts[role] += torch.stack([of_role.sum(), tokens[of_role].sum()]).to(counts)
         return self.accelerator.reduce(counts, "sum").clamp(min=1)
 
-    def _add_references(self, answers: Answers, inputs: dict[str, torch.Tensor]) -> None:
-        if self.needs_reference_logps:
-            known = self._cached_reference_logps()
-            indices = inputs["indices"].clamp(min=0)
-            answers.reference_logps = torch.where(inputs["roles"] == FORGET, known[indices % len(known)], 0.0)
-        if self.compares_logits:
-            wanted = [RETAIN] * (self.args.retain_loss == "kl") + [GENERAL] * (self.args.general_loss == "kl")
-            rows = torch.isin(inputs["roles"], torch.tensor(wanted, device=inputs["roles"].device))
-            if self.args.sharded_by:  # then all processes must run it alike, with rows to compare or not
-                rows = torch.ones_like(rows)
-            if not rows.any():
-                answers.reference_logits = torch.zeros_like(answers.logits)
-                return
-            compared = {name: value[rows] for name, value in inputs.items()}
-            with torch.no_grad(), self._reference() as reference:
-                said = forward_answers(reference, compared, split_long=not self.args.sharded_by).logits
-            answers.reference_logits = said.new_zeros(len(answers.labels), said.shape[1])
-            answers.reference_logits[rows[answers.token_rows]] = said
+    @torch.no_grad()
+    def _sum_up(self, parts: dict[str, torch.Tensor], answers: Answers, counts: torch.Tensor) -> None:
+        """Add this micro-batch's share to what the next log line shows."""
+        for name, value in parts.items():
+            self.add_to_log(f"{name}/loss", value.detach())
+        for name, role in PART_ROLES.items():
+            if name in parts:  # also where this process has none of those rows: log() sums over processes by name
+                part = getattr(answers, name)
+                probability = (part.logps.detach() / part.lengths).exp().sum() / counts[role][0]
+                self.add_to_log(f"{name}/probability", probability)
+                self.log_sums.add_nll(name, -part.token_logps.detach().sum() / counts[role][1])
 
-    # ---- reference policy ------------------------------------------------------------------------------------------
+    def add_to_log(self, name: str, value: torch.Tensor) -> None:
+        """Add a micro-batch's share of a global mean; log lines show the mean over their steps.
 
-    @property
-    def compares_logits(self) -> bool:
-        """Whether a loss compares what the model says with what it said before training."""
-        return self.args.retain_loss == "kl" or (self.general_rows is not None and self.args.general_loss == "kl")
+        Every process must add to the same names, zero where it has no such rows.
+        """
+        self.log_sums.add(name, value, self.state.global_step)
 
-    def _cached_reference_logps(self) -> torch.Tensor:
-        """Answer log-probs of all forget rows, (forget rows,), under the model as it was before training."""
-        if self._reference_logps is None:
-            model = self.accelerator.unwrap_model(self.model)
-            known = reference_log_probs(model, self.forget_rows, self.args, self._adapter_is_fresh)
-            self._reference_logps = torch.tensor(known, device=self.args.device)
-        return self._reference_logps
+    def training_step(self, *arguments, **keywords) -> torch.Tensor:
+        """As in transformers, whose own sum of the losses starts anew where a run is resumed between two log lines."""
+        loss = super().training_step(*arguments, **keywords)
+        self.add_to_log("loss", loss / self.accelerator.num_processes)
+        return loss
 
-    @contextlib.contextmanager
-    def _reference(self):
-        """The model as it was before training: its fresh adapter switched off, or, where it has none, a frozen copy."""
-        if self._adapter_is_fresh:
-            model = self.accelerator.unwrap_model(self.model)
-            with model.disable_adapter(), evaluation_mode(model):
-                yield model
-        else:
-            yield self._reference_model
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add to a log line of steps what they have summed up."""
+        super().log({**logs, **self.log_sums.take()} if "loss" in logs else logs, start_time)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """Score the forget set and every `eval_dataset`; logs and returns mean probability and exact match of each."""
+        given = eval_dataset and encode_dataset(
+            eval_dataset, self.processing_class, self.args.max_length, metric_key_prefix
+        )
+        metrics = self.scores.of_all_sets(metric_key_prefix, given)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # ---- training --------------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """Train; see `transformers.Trainer.train`.
@@ -355,19 +330,14 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
                 `max_retain_nll` allow. The weights before that step are in `output_dir`.
             StorageError: a checkpoint could not be written; earlier ones are as they were.
         """
-        checkpoint = self.prepare_to_resume(resume_from_checkpoint)
-        # Before a checkpoint is loaded: the reference is the model as it was given.
-        if self.needs_reference_logps:
-            self._cached_reference_logps()
-        if self.compares_logits and not self._adapter_is_fresh and self._reference_model is None:
-            # A model that will be sharded has been left on the CPU.
-            self._reference_model = copy.deepcopy(self.model).requires_grad_(False).eval().to(self.args.device)
+        checkpoint = self.checkpoints.prepare_to_resume(resume_from_checkpoint)
+        self.reference.prepare()
         look_for_unused_parameters_if_there_are(self)
         try:
             return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
         except DivergenceError as error:
             self.model.zero_grad()
-            self._step_nll, self._sums = {}, {}  # of a step that was not taken
+            self.log_sums.clear()  # of a step that was not taken
             with failing_together(self.args.output_dir):
                 self.save_model(self.args.output_dir)
                 self.save_state()
@@ -386,20 +356,66 @@ class UnlearnTrainer(WholeCheckpoints, CheckedUploads, LoggedScores, Trainer):
             not_finite = torch.zeros((), device=self.args.device)
             if self.accelerator.scaler is None:  # fp16 meets infinities by design and skips those steps by itself
                 not_finite += count_not_finite(self.model.parameters())
-            self._raise_if_diverged(not_finite)
-        self._step_nll = {}
-
-    def _raise_if_diverged(self, not_finite: torch.Tensor) -> None:
-        seen = self.accelerator.reduce(torch.stack([not_finite, *self._step_nll.values()]), "sum").tolist()
-        nll = dict(zip(self._step_nll, seen[1:], strict=True))
-        if reason := why_diverged(seen[0], nll, self.args, self._vocabulary):
-            raise DivergenceError(f"step {self.state.global_step + 1}: {reason}")
+            raise_if_diverged(self, not_finite)
+        self.log_sums.step_nll = {}
 
     @property
     def is_whole(self) -> bool:
         """Whether this process holds the trained model as it will be used: no shard of it, no rounded weights."""
         quantized = getattr(self.accelerator.unwrap_model(self.model), "is_quantized", False)
         return not (self.is_fsdp_enabled or is_deepspeed_zero3_enabled() or quantized)
+
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; unlike in transformers that uploads nothing, and of a checkpoint every process learns at once
+        that it could not be written.
+        """
+        if not _internal_call or output_dir is None:
+            return super().save_model(output_dir, _internal_call=True)
+        with failing_together(Path(self.args.output_dir, Path(output_dir).name)):  # before processes meet again
+            super().save_model(output_dir, _internal_call=True)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        self.checkpoints.save(lambda: super(UnlearnTrainer, self)._save_checkpoint(model, trial))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_fsdp_enabled:
+            self.checkpoints.save_sharded_optimizer(output_dir)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **card_fields,
+    ) -> CommitInfo:
+        """Save the model in `output_dir` and upload it with its card and what was measured; see `hub.push_run`.
+
+        Every process calls it and gets the same commit, or the same error; the main one uploads, and the others wait no
+        longer than `args.ddp_timeout` seconds. Where `output_dir` has no scores (no recipe judged the model), the card
+        says that nothing was examined.
+
+        Args:
+            private: default: `args.hub_private_repo`, which is true unless it says otherwise.
+
+        Raises:
+            InputError: nobody is logged in, the results in `output_dir` are of other weights, or arguments that belong
+                to an upload in the background or to the card of transformers.
+            LeakError, HubError: as `hub.push_run`.
+        """
+        refused = card_fields | ({} if blocking else {"blocking=False": None})
+        return push(self, commit_message, token, revision, private, **refused)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Creates no repository: the upload does, when there is something to send."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Uploads no checkpoint: they hold optimizer states, arguments and paths."""
 
     # ---- batches ---------------------------------------------------------------------------------------------------
 

@@ -87,11 +87,9 @@ def main(folder: Path) -> None:
         trainer = build(folder / name, **(FSDP2 if is_sharded else {}))
         assert trainer.is_fsdp_enabled == is_sharded
         if method and rank == RANK:
-            setattr(
-                llm_unlearn.training.checkpoints if is_sharded else trainer,
-                method,
-                full_when_gathered if is_sharded else full,
-            )
+            own = trainer.checkpoints if hasattr(trainer.checkpoints, method) else trainer
+            place = llm_unlearn.training.checkpoints if is_sharded else own
+            setattr(place, method, full_when_gathered if is_sharded else full)
         report[name] = ending(trainer)
         if method is None:
             if RANK == 0:

@@ -95,7 +95,7 @@ def test_a_step_is_that_of_two_gradients_in_plain_pytorch(backbone, lora, tmp_pa
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     recorded, _ = record_steps(trainer)
     batch = next(iter(trainer.get_train_dataloader()))
-    known = trainer._cached_reference_logps() if backbone == "npo" else torch.zeros(7)
+    known = trainer.reference.logps if backbone == "npo" else torch.zeros(7)
     references = known[batch["indices"][batch["roles"] == 0]].double()
     start = [p.detach().clone() for p in parameters]
 
@@ -276,7 +276,7 @@ def test_a_micro_batch_of_filler_alone_has_no_loss_and_no_gradient(tmp_path):
     assert all(p.grad is None or not p.grad.any() for p in trainer.model.parameters())
     # Every process must log the same names: they are summed over processes.
     own = {"forget/loss", "forget/probability", "forget/sam_loss", "retain/loss", "retain/probability"}
-    assert set(trainer._sums) == own | {"loss"}
+    assert set(trainer.log_sums.sums) == own | {"loss"}
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def test_a_run_resumed_between_two_log_lines_logs_the_same(accumulated, tmp_path
 
 def test_sums_of_more_processes_are_taken_over_whole(tmp_path):
     trainer = build(tmp_path, NPOTrainer)
-    trainer.load_log_sums({"loss: shares": torch.tensor([1.5, 2.0]), "loss: steps": torch.tensor([2, 3])})
+    trainer.log_sums.load({"loss: shares": torch.tensor([1.5, 2.0]), "loss: steps": torch.tensor([2, 3])})
     trainer.log({"loss": 0.0})
     assert trainer.state.log_history[-1]["loss"] == 1.75
 

@@ -114,7 +114,7 @@ def test_the_reference_is_the_quantized_base(folder, tmp_path):
     trainer = build("npo", folder, tmp_path)
     plain = load_model(str(folder), quantization_config=quantization_config(4))
     expected = [-score.nll for score in score_answers(plain, trainer.forget_rows)]
-    assert trainer._cached_reference_logps().tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert trainer.reference.logps.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_memory_of_activations_does_not_depend_on_how_weights_are_stored(folder, tmp_path):

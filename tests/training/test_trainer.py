@@ -191,7 +191,7 @@ def test_npo_starts_at_the_reference(lora, tmp_path):
     assert lines[-1]["forget/loss"] < AT_REFERENCE - 0.1
     # What the loss was compared with all along is the model before training.
     expected = [-score.nll for score in score_answers(base, trainer.forget_rows)]
-    assert trainer._reference_logps.tolist() == pytest.approx(expected, abs=1e-4)
+    assert trainer.reference.logps.tolist() == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("lora", [True, False])
@@ -200,16 +200,16 @@ def test_the_reference_is_kept_by_weights_and_rows(lora, tmp_path, monkeypatch):
     monkeypatch.setattr(
         reference_policy, "score_answers", lambda *args, **kwargs: scored.append(1) or score_answers(*args, **kwargs)
     )
-    first = build("npo", tmp_path, lora=lora)._cached_reference_logps()
-    again = build("npo", tmp_path, lora=lora, seed=7)._cached_reference_logps()  # another fresh adapter
+    first = build("npo", tmp_path, lora=lora).reference.logps
+    again = build("npo", tmp_path, lora=lora, seed=7).reference.logps  # another fresh adapter
     assert torch.equal(first, again) and len(scored) == 1
-    other = build("npo", tmp_path, model=tiny_model(seed=1), lora=lora)._cached_reference_logps()
-    fewer = build("npo", tmp_path, lora=lora, forget=4)._cached_reference_logps()
+    other = build("npo", tmp_path, model=tiny_model(seed=1), lora=lora).reference.logps
+    fewer = build("npo", tmp_path, lora=lora, forget=4).reference.logps
     assert not torch.equal(first, other) and len(fewer) == 4 and len(scored) == 3
     assert not list(tmp_path.glob("*.lock")) and not list(tmp_path.glob("*.unfinished"))
 
     # An adapter that was trained before is part of the reference.
-    adapted = build("npo", tmp_path, model=with_trained_adapter(tiny_model()), lora=False)._cached_reference_logps()
+    adapted = build("npo", tmp_path, model=with_trained_adapter(tiny_model()), lora=False).reference.logps
     assert not torch.allclose(first, adapted, atol=1e-3) and len(scored) == 4
 
 
@@ -237,7 +237,7 @@ def test_kl_retain_loss_starts_at_zero(lora, tmp_path):
     values = [line["retain/loss"] for line in step_logs(trainer)]
     assert values[0] == pytest.approx(0.0, abs=1e-6)
     assert min(values[1:]) > 1e-3
-    with trainer._reference() as reference:
+    with trainer.reference.running() as reference:
         torch.testing.assert_close(logits(reference.eval()), logits(base))
 
 
@@ -253,7 +253,7 @@ def test_the_reference_of_a_trained_adapter_is_with_that_adapter(retain_loss, tm
     assert not torch.allclose(logits(trainer.model), given, atol=1e-2)
     if retain_loss == "kl":
         assert first["retain/loss"] == pytest.approx(0.0, abs=1e-6)
-        with trainer._reference() as reference:
+        with trainer.reference.running() as reference:
             torch.testing.assert_close(logits(reference), given)
 
 
@@ -261,7 +261,7 @@ def test_the_reference_has_no_dropout(tmp_path):
     model = tiny_model("gpt2", resid_pdrop=0.5)
     trainer = build("grad_diff", tmp_path, model=model, retain_loss="kl")
     trainer.model.train()
-    with trainer._reference() as reference:
+    with trainer.reference.running() as reference:
         first, second = logits(reference), logits(reference)
     assert torch.equal(first, second)
     assert trainer.model.training
@@ -386,7 +386,7 @@ def test_a_batch_of_filler_alone_has_no_loss_and_no_gradient(form, tmp_path, mon
     method = {"regularizer/loss", "regularizer/gradient_ratio", "regularizer/weight"}
     method |= {"influence/positive", "influence/negative"}
     # Every process must log the same names: they are summed over processes.
-    assert set(trainer._sums) == (own | method if form == "ssiuu" else own)
+    assert set(trainer.log_sums.sums) == (own | method if form == "ssiuu" else own)
 
 
 @pytest.mark.parametrize(

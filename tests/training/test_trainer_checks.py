@@ -84,7 +84,9 @@ def test_divergence_stops_the_run_with_the_last_good_weights(lora, factor, tmp_p
     assert message.endswith(f"The weights before that step are in {tmp_path / 'diverged'}")
     assert trainer.state.global_step == 2
     assert (tmp_path / "diverged" / "trainer_state.json").is_file()
-    assert not trainer._step_nll and not trainer._sums  # nothing of that step is in what is trained next
+    assert (
+        not trainer.log_sums.step_nll and not trainer.log_sums.sums
+    )  # nothing of that step is in what is trained next
 
     good = build(GradientAscentTrainer, GradientAscentConfig, tmp_path / "good", peft_config=peft_config, max_steps=2)
     good.train()
@@ -175,8 +177,8 @@ def test_thresholds_stop_the_run(thresholds, stopped_by, memorizer, tmp_path):
 
 def test_the_first_check_at_which_the_threshold_holds_is_the_one(memorizer, tmp_path):
     trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, learning_rate=3e-3, num_train_epochs=40)
-    history, step = [], trainer.check_stopping
-    trainer.check_stopping = lambda: (history.append(forget_scores(trainer)[1]), step())
+    history, step = [], trainer.scores.check_stopping
+    trainer.scores.check_stopping = lambda: (history.append(forget_scores(trainer)[1]), step())
     trainer.args.stop_at_forget_probability = 0.6
     trainer.train()
     assert all(value > 0.6 for value in history[:-1]) and history[-1] <= 0.6 and len(history) > 1
@@ -323,7 +325,7 @@ def test_the_regularizer_alone_speaks_for_the_answer(tmp_path):
 def test_ssiuu_on_gradient_ascent_needs_no_reference(memorizer, tmp_path):
     trainer = build(SsiuuTrainer, SsiuuConfig, tmp_path, memorizer, backbone="gradient_ascent", max_steps=1)
     trainer.train()
-    assert trainer._reference_logps is None
+    assert trainer.reference._logps is None
     assert step_logs(trainer)[0]["forget/loss"] < 0
 
 

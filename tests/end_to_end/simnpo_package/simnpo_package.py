@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 
 from llm_unlearn import Method, UnlearnConfig, UnlearnTrainer
-from llm_unlearn.training.trainer import Paper
+from llm_unlearn.training.paper import Paper
 
 
 @dataclass
