@@ -23,6 +23,10 @@ _HOMES = {
     "SAMConfig": "llm_unlearn.methods.sam",
     "SsiuuTrainer": "llm_unlearn.methods.ssiuu",
     "SsiuuConfig": "llm_unlearn.methods.ssiuu",
+    "AlternateConfig": "llm_unlearn.methods.alternates",
+    "IDKTrainer": "llm_unlearn.methods.idk",
+    "DPOTrainer": "llm_unlearn.methods.dpo",
+    "DPOConfig": "llm_unlearn.methods.dpo",
     "Method": "llm_unlearn.methods.method",
     "Compared": "llm_unlearn.methods.method",
     "Paper": "llm_unlearn.training.paper",
@@ -43,7 +47,10 @@ if TYPE_CHECKING:  # for editors and type checkers; __all__ names them all
     from llm_unlearn.data import load_unlearning_data  # noqa: F401
     from llm_unlearn.errors import DivergenceError, InputError  # noqa: F401
     from llm_unlearn.hub import load_unlearned, push_run, verify  # noqa: F401
+    from llm_unlearn.methods.alternates import AlternateConfig  # noqa: F401
+    from llm_unlearn.methods.dpo import DPOConfig, DPOTrainer  # noqa: F401
     from llm_unlearn.methods.gradient_ascent import GradientAscentConfig, GradientAscentTrainer  # noqa: F401
+    from llm_unlearn.methods.idk import IDKTrainer  # noqa: F401
     from llm_unlearn.methods.method import Compared, Method  # noqa: F401
     from llm_unlearn.methods.npo import NPOConfig, NPOTrainer  # noqa: F401
     from llm_unlearn.methods.sam import SAMConfig, SAMTrainer  # noqa: F401

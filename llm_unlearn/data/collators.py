@@ -1,4 +1,4 @@
-"""From encoded rows to one padded batch in which forget, retain and general rows travel together, each with its role.
+"""From encoded rows to one padded batch in which rows of several roles travel together, each with its role.
 
 Which rows meet is a deterministic function of (seed, epoch, position), so that a resumed run sees the same batches and
 no two processes draw the same retain or general rows.
@@ -6,27 +6,27 @@ no two processes draw the same retain or general rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch.utils.data import Dataset, Sampler
 
-FORGET, RETAIN, GENERAL, PADDING = 0, 1, 2, -1
-PART_ROLES = {"forget": FORGET, "retain": RETAIN, "general": GENERAL}  # by name, in the order of a batch
+FORGET, RETAIN, GENERAL, ALTERNATE, PADDING = 0, 1, 2, 3, -1
+# By name, in the order of a batch. Alternate: another answer to the question of each forget row.
+PART_ROLES = {"forget": FORGET, "alternate": ALTERNATE, "retain": RETAIN, "general": GENERAL}
 EncodedRow = dict[str, list[int]]  # input_ids, labels (-100 where no answer token is)
 
 
 class PairedDataset(Dataset):
-    """Forget rows with their retain and general partners; indexed by what `PairSampler` yields."""
+    """Forget rows with their alternate, retain and general partners; indexed by what `PairSampler` yields.
 
-    def __init__(
-        self,
-        forget_rows: Sequence[EncodedRow],
-        retain_rows: Sequence[EncodedRow] | None,
-        general_rows: Sequence[EncodedRow] | None = None,
-    ):
-        self.forget_rows = forget_rows
-        self._row_sets = {"forget": forget_rows, "retain": retain_rows, "general": general_rows}
+    Args:
+        row_sets: role -> rows, None where there are none; of alternates one for each forget row.
+    """
+
+    def __init__(self, row_sets: Mapping[str, Sequence[EncodedRow] | None]):
+        self.forget_rows = row_sets["forget"]
+        self._row_sets = {name: row_sets.get(name) for name in PART_ROLES}
 
     def __len__(self) -> int:
         return len(self.forget_rows)
@@ -37,7 +37,7 @@ class PairedDataset(Dataset):
             return {"forget": {"input_ids": first, "labels": [-100], "role": PADDING, "index": -1}}
         return {
             name: {**rows[index], "role": PART_ROLES[name], "index": index}
-            for (name, rows), index in zip(self._row_sets.items(), indices, strict=True)
+            for (name, rows), index in zip(self._row_sets.items(), (indices[0], *indices), strict=True)
             if rows is not None
         }
 
@@ -100,7 +100,7 @@ def _permutation(count: int, seed: int, pass_number: int) -> list[int]:
 
 
 class UnlearnCollator:
-    """One right-padded batch: forget rows first (and filler), then retain rows, then general rows, the longest last.
+    """One right-padded batch: forget rows first (and filler), then alternate, retain, general rows, the longest last.
 
     Returns `input_ids`, `attention_mask` and `labels`, shape (rows, length), `roles` and `indices`, shape (rows,).
     Masks come from lengths, never from `ids != pad`: many tokenizers pad with their end token.

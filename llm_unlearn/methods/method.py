@@ -34,7 +34,8 @@ class Method:
         embedded_full_defaults: on top of those, with `--full_finetuning`.
         compared: the forms that benchmarks compare by name; by default the method as it is.
         extra_backwards, extra_rounds: passes of a step beyond one forward and one backward of all rows, for the speed
-            benchmark: backwards through the blocks alone, and forwards with their backwards, both of forget rows.
+            benchmark: backwards through the blocks alone, and forwards with their backwards, both of as many rows as
+            are forgotten.
     """
 
     trainer: type[UnlearnTrainer]

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from llm_unlearn.arguments.ranges import NOT_NEGATIVE, check_ranges
-from llm_unlearn.data.collators import FORGET, GENERAL, RETAIN
+from llm_unlearn.data.collators import ALTERNATE, FORGET, GENERAL, RETAIN
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods.backbones import BackboneConfig, BackboneTrainer
 from llm_unlearn.methods.method import Compared, Method
@@ -105,10 +105,10 @@ class SAMTrainer(BackboneTrainer):
             self._step_up = self._find_step_up(model, num_items_in_batch)
             self._batches = []
         loss = 0.0
-        if self.retain_rows is not None or self.general_rows is not None:
+        if self.row_sets["retain"] is not None or self.row_sets["general"] is not None:
             # Processes exchange gradients once, in the backward below, which every micro-batch has.
             with self.accelerator.no_sync(model):
-                loss = super().training_step(model, without_roles(inputs, FORGET), num_items_in_batch)
+                loss = super().training_step(model, without_roles(inputs, FORGET, ALTERNATE), num_items_in_batch)
         with self._perturbed():
             return loss + super().training_step(model, without_roles(inputs, RETAIN, GENERAL), num_items_in_batch)
 

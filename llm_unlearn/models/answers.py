@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from llm_unlearn.data.collators import FORGET, GENERAL, RETAIN
+from llm_unlearn.data.collators import ALTERNATE, FORGET, GENERAL, RETAIN
 from llm_unlearn.errors import InputError
 
 
@@ -29,7 +29,7 @@ class Answers:
         logits: (N, vocabulary), row after row; None where they were made and dropped in chunks.
         labels: (N,) the answer tokens.
         token_rows: (N,) the row of each token.
-        roles: (R,) FORGET, RETAIN, GENERAL or PADDING.
+        roles: (R,) FORGET, ALTERNATE, RETAIN, GENERAL or PADDING.
         reference_logps: (R,) answer log-probs under the reference model, where the method needs one.
         reference_logits: (N, vocabulary), where the retain or the general loss needs them.
     """
@@ -71,6 +71,11 @@ class Answers:
     def forget(self) -> Answers:
         """The forget rows alone."""
         return self.with_role(FORGET)
+
+    @cached_property
+    def alternate(self) -> Answers:
+        """The other answers to the questions of the forget rows, in their order."""
+        return self.with_role(ALTERNATE)
 
     @cached_property
     def retain(self) -> Answers:

@@ -163,15 +163,14 @@ class Recipe:
         total = trainer.model.num_parameters()  # weights in 4 bits, too, which are stored in pairs
         args, data = self.args, self.examination.data
         rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        sets = {"forget": trainer.forget_rows, "retain": trainer.retain_rows, "general": trainer.general_rows}
-        drawn = {name: rows for name, rows in sets.items() if rows}
+        drawn = {name: rows for name, rows in trainer.row_sets.items() if rows}
         longest = max(len(row["input_ids"]) for row in itertools.chain(*drawn.values()))
         counts = [f"{len(data.forget)} forget", f"{len(data.retain) if data.retain is not None else 0} retain"]
-        counts += [f"{len(trainer.general_rows)} general"] if trainer.general_rows else []
+        counts += [f"{len(trainer.row_sets['general'])} general"] if "general" in drawn else []
         limits = ", ".join(f"forget {name} <= {limit:g}" for name, limit in args.stopping_thresholds.items())
         self._say(f"[bold]{trainer.method_name}[/] on {escape(self.model_path)}")
         self._say(f"  data       {escape(data.source)}: {', '.join(counts)} rows")
-        if not trainer.general_rows:
+        if not trainer.row_sets["general"]:
             fix = "--general_data FILE" if data.general is None else "general_weight is 0"
             self._say(f"  general    none: abilities beyond the retain rows are not protected; {fix}")
         self._say(f"  trainable  {trainable:,} of {total:,} parameters ({trainable / total:.1%}), {args.device}")

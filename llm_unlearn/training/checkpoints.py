@@ -166,9 +166,11 @@ class Checkpoints:
         """What this run is trained with (JSON values)."""
         rows = {
             "forget_dataset": self.trainer.forget_rows,
-            "retain_dataset": self.trainer.retain_rows,
-            "general_dataset": self.trainer.general_rows,
+            "retain_dataset": self.trainer.row_sets["retain"],
+            "general_dataset": self.trainer.row_sets["general"],
         }
+        if self.trainer.row_sets["alternate"] is not None:
+            rows["alternates"] = self.trainer.row_sets["alternate"]
         return {
             "method": self.trainer.method_name,
             "model": self._starting_model,
@@ -182,7 +184,7 @@ class Checkpoints:
         own = {field.name for field in fields(self.trainer.args)} - of_transformers - NOT_OF_A_STEP
         wanted = [*STEP_SETTINGS, *sorted(name for name in own if not name.startswith("stop_at_"))]
         arguments = self.trainer.args.to_dict()
-        if self.trainer.general_rows is None:  # then their weight and loss decide about nothing
+        if self.trainer.row_sets["general"] is None:  # then their weight and loss decide about nothing
             wanted = [name for name in wanted if name not in ("general_weight", "general_loss")]
         settings = {name: arguments.get(name) for name in wanted}
         settings |= {"num_processes": self.trainer.accelerator.num_processes, "sharding": sharding_of(self.trainer)}

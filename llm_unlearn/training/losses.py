@@ -5,10 +5,15 @@ their sums per row, shape (rows,). Every function takes `reduction`: "mean" for 
 or row, which is what the trainer uses to take the mean over the *global* batch (all accumulation steps, all processes).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
-from llm_unlearn.models.answers import Answers
+if TYPE_CHECKING:
+    from llm_unlearn.models.answers import Answers
 
 
 def nll_loss(token_logps: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
@@ -37,11 +42,32 @@ def npo_loss(
     return _reduce(-2.0 / beta * F.logsigmoid(beta * (reference_logps - answer_logps)), reduction)
 
 
+def dpo_loss(
+    margins: torch.Tensor, reference_margins: torch.Tensor, beta: float = 0.1, reduction: str = "mean"
+) -> torch.Tensor:
+    """Direct preference optimization: -(2/beta) log sigmoid(beta (margin - reference margin)) per row.
+
+    A margin is the log-probability of the alternate answer minus that of the forgotten one, both *sums* over the
+    answer, shape (rows,). At the reference the loss is (2/beta) ln 2.
+
+    Source: Rafailov et al. 2023, arXiv 2305.18290, eq. 7, with the factor of TOFU (arXiv 2401.06121), which compares
+    it with NPO.
+    """
+    return _reduce(-2.0 / beta * F.logsigmoid(beta * (margins - reference_margins)), reduction)
+
+
 def kl_loss(logits: torch.Tensor, reference_logits: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """KL(reference || model) per answer token; both logits have shape (tokens, vocabulary)."""
     logps, reference_logps = logits.float().log_softmax(-1), reference_logits.float().log_softmax(-1)
     divergence = F.kl_div(logps, reference_logps, reduction="none", log_target=True).sum(-1)
     return _reduce(divergence, reduction)
+
+
+def keeping_loss(part: Answers, kind: str) -> torch.Tensor:
+    """Cross-entropy, or (`kind` "kl") how far the model is from what it was: one value per answer token."""
+    if kind == "kl":
+        return kl_loss(part.logits, part.reference_logits, reduction="none")
+    return nll_loss(part.token_logps, reduction="none")
 
 
 def global_mean(values: torch.Tensor, part: Answers, counts: torch.Tensor) -> torch.Tensor:

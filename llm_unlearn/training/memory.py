@@ -73,7 +73,7 @@ def estimated_memory(trainer: UnlearnTrainer) -> dict[str, int]:
     trainable = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
     weights = _bytes(model.parameters()) + _bytes(model.buffers())
     frozen_copy = trainer.reference.compares_logits and not trainer.reference.adapter_is_fresh
-    row_sets = [rows for rows in (trainer.forget_rows, trainer.retain_rows, trainer.general_rows) if rows]
+    row_sets = [rows for rows in trainer.row_sets.values() if rows]
     at_once = args.per_device_train_batch_size * len(row_sets)
     rows = [*itertools.chain(*row_sets)]
     size = 2 if args.bf16 or args.fp16 else next(model.parameters()).element_size()
@@ -111,7 +111,7 @@ def attack_memory(trainer: UnlearnTrainer, budget: AttackBudget) -> dict[str, in
     shapes = [_linear_shapes(block, with_adapter=False) for block in decoder_layers(model)]
     blocks = [sum(map(sum, block)) for block in shapes]
     at_once = min(budget.batch_size, budget.micro_batch_size or budget.batch_size)
-    rows = [*trainer.forget_rows, *(trainer.retain_rows or [])]
+    rows = [*trainer.forget_rows, *(trainer.row_sets["retain"] or [])]
     estimates = []
     for attacker in budget.attackers:
         in_float32 = attacker == "full" or stored == torch.float16

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
-from llm_unlearn.data.collators import FORGET, GENERAL, RETAIN, EncodedRow
+from llm_unlearn.data.collators import ALTERNATE, FORGET, GENERAL, RETAIN, EncodedRow
 from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.files.outcomes import remember, weights_digest
 from llm_unlearn.models.answers import Answers, forward_answers
@@ -42,28 +42,35 @@ class ReferencePolicy:
     def __init__(self, trainer: UnlearnTrainer, adapter_is_fresh: bool):
         self.trainer, self.adapter_is_fresh = trainer, adapter_is_fresh
         self.model: nn.Module | None = None  # a frozen copy, where there is no adapter to switch off
-        self._logps: torch.Tensor | None = None
+        self._logps: dict[str, torch.Tensor] | None = None
 
     @property
     def compares_logits(self) -> bool:
         """Whether a loss compares what the model says with what it said before training."""
         trainer, args = self.trainer, self.trainer.args
-        return args.retain_loss == "kl" or (trainer.general_rows is not None and args.general_loss == "kl")
+        return args.retain_loss == "kl" or (trainer.row_sets["general"] is not None and args.general_loss == "kl")
 
     @property
     def logps(self) -> torch.Tensor:
         """Answer log-probs of all forget rows, (forget rows,), under the model as it was before training."""
+        return self._known["forget"]
+
+    @property
+    def _known(self) -> dict[str, torch.Tensor]:
+        """The same of forget rows and, where there are any, of alternate ones, which are known together."""
         if self._logps is None:
             trainer = self.trainer
             model = trainer.accelerator.unwrap_model(trainer.model)
-            known = reference_log_probs(model, trainer.forget_rows, trainer.args, self.adapter_is_fresh)
-            self._logps = torch.tensor(known, device=trainer.args.device)
+            rows = [*trainer.forget_rows, *(trainer.row_sets["alternate"] or [])]
+            known = reference_log_probs(model, rows, trainer.args, self.adapter_is_fresh)
+            parts = torch.tensor(known, device=trainer.args.device).split(len(trainer.forget_rows))
+            self._logps = dict(zip(("forget", "alternate"), parts, strict=False))
         return self._logps
 
     def prepare(self) -> None:
         """Before a checkpoint is loaded: the reference is the model as it was given."""
         if self.trainer.needs_reference_logps:
-            _ = self.logps
+            _ = self._known
         if self.compares_logits and not self.adapter_is_fresh and self.model is None:
             # A model that will be sharded has been left on the CPU.
             self.model = copy.deepcopy(self.trainer.model).requires_grad_(False).eval().to(self.trainer.args.device)
@@ -82,8 +89,11 @@ class ReferencePolicy:
         """Give a batch's answers what the losses compare them with."""
         args, roles = self.trainer.args, inputs["roles"]
         if self.trainer.needs_reference_logps:
-            indices = inputs["indices"].clamp(min=0)
-            answers.reference_logps = torch.where(roles == FORGET, self.logps[indices % len(self.logps)], 0.0)
+            indices = inputs["indices"].clamp(min=0) % len(self.logps)
+            answers.reference_logps = torch.where(roles == FORGET, self.logps[indices], 0.0)
+            if "alternate" in self._known:
+                of_alternates = torch.where(roles == ALTERNATE, self._known["alternate"][indices], 0.0)
+                answers.reference_logps = answers.reference_logps + of_alternates
         if self.compares_logits:
             wanted = [RETAIN] * (args.retain_loss == "kl") + [GENERAL] * (args.general_loss == "kl")
             rows = torch.isin(roles, torch.tensor(wanted, device=roles.device))

@@ -26,7 +26,16 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback
 
 from llm_unlearn.data import encode_dataset
-from llm_unlearn.data.collators import FORGET, GENERAL, PART_ROLES, RETAIN, PairedDataset, PairSampler, UnlearnCollator
+from llm_unlearn.data.collators import (
+    FORGET,
+    GENERAL,
+    PART_ROLES,
+    RETAIN,
+    EncodedRow,
+    PairedDataset,
+    PairSampler,
+    UnlearnCollator,
+)
 from llm_unlearn.data.validation import validate_trained
 from llm_unlearn.errors import DivergenceError, InputError, as_input_errors
 from llm_unlearn.files.all_processes import failing_together
@@ -42,9 +51,10 @@ from llm_unlearn.training.checkpoints import Checkpoints
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.divergence import count_not_finite, raise_if_diverged
 from llm_unlearn.training.log_sums import LogSums
-from llm_unlearn.training.losses import global_mean, kl_loss, nll_loss
+from llm_unlearn.training.losses import global_mean, keeping_loss
 from llm_unlearn.training.paper import Paper
 from llm_unlearn.training.reference_policy import ReferencePolicy
+from llm_unlearn.training.rows import count_items, encoded_row_sets
 from llm_unlearn.training.scores import TrainingScores
 from llm_unlearn.training.unused_parameters import look_for_unused_parameters_if_there_are
 from llm_unlearn.training.uploads import push
@@ -78,6 +88,7 @@ class UnlearnTrainer(Trainer):
 
     config_class = UnlearnConfig
     needs_reference_logps = False  # does forget_loss use answers.reference_logps?
+    needs_alternates = False  # does it use answers.alternate: another answer to each forget question?
     method_name = "custom"  # on the command line and in results
     method_title: str | None = None  # in sentences; by default its name
     paper: Paper | None = None
@@ -114,12 +125,9 @@ class UnlearnTrainer(Trainer):
             processing_class = load_tokenizer(name_or_path)
         with_pad_token(processing_class)
         encode = {"processing_class": processing_class, "max_length": args.max_length}
-        self.forget_rows = encode_dataset(forget_dataset, name="forget_dataset", **encode)
-        self.retain_rows = self.general_rows = None
-        if args.retain_loss != "none":
-            self.retain_rows = encode_dataset(retain_dataset, name="retain_dataset", **encode)
-        if general_dataset is not None and args.general_weight:
-            self.general_rows = encode_dataset(general_dataset, name="general_dataset", **encode)
+        alternates = self.alternates(forget_dataset, args) if self.needs_alternates else None
+        datasets = (forget_dataset, retain_dataset, general_dataset)
+        self.row_sets = encoded_row_sets(*datasets, alternates, args, processing_class)
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
         if eval_dataset is not None and not isinstance(eval_dataset, dict):
             eval_dataset = {"eval": eval_dataset}
@@ -142,8 +150,8 @@ class UnlearnTrainer(Trainer):
             raise InputError(
                 "quantized weights cannot be trained; pass peft_config=LoraConfig(...), or load them whole"
             )
-        trained = [*self.forget_rows, *(self.retain_rows or []), *(self.general_rows or [])]
-        rows = [*trained, *itertools.chain(*eval_rows.values())]
+        trained = (rows or [] for rows in self.row_sets.values())
+        rows = [*itertools.chain(*trained, *eval_rows.values())]
         check_rows_fit(model.config, rows, processing_class.pad_token_id, f"model {model.config._name_or_path!r}")
 
         with as_input_errors(ValueError, ImportError, OSError):  # a missing package, a device without bf16, ...
@@ -151,7 +159,7 @@ class UnlearnTrainer(Trainer):
                 model=model,
                 args=args,
                 data_collator=UnlearnCollator(processing_class.pad_token_id),
-                train_dataset=PairedDataset(self.forget_rows, self.retain_rows, self.general_rows),
+                train_dataset=PairedDataset(self.row_sets),
                 eval_dataset=eval_datasets or forget_dataset,  # evaluate() always scores the forget set
                 processing_class=processing_class,
                 callbacks=[*(callbacks or []), UnlearnCallback(self)],
@@ -180,6 +188,11 @@ class UnlearnTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # the same, for older versions of the Trainer
 
     @property
+    def forget_rows(self) -> list[EncodedRow]:
+        """The encoded forget rows."""
+        return self.row_sets["forget"]
+
+    @property
     def stopped_by(self) -> str | None:
         """The stop_at_forget_* thresholds that ended the training, with the scores; None: its steps did."""
         return self.scores.stopped_by
@@ -195,6 +208,11 @@ class UnlearnTrainer(Trainer):
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         """The loss on `answers.forget`: one value per row or per answer token; the trainer takes the global mean."""
         raise TypeError(f"{type(self).__name__} must define forget_loss(self, answers)")
+
+    @staticmethod
+    def alternates(forget_dataset: Dataset, args: UnlearnConfig) -> list[str]:
+        """Another answer to each forget question, where the method `needs_alternates`."""
+        raise TypeError("a trainer with needs_alternates must define alternates(forget_dataset, args)")
 
     def regularizer(self, answers: Answers) -> torch.Tensor | None:
         """An extra loss, one value per forget row, or None."""
@@ -219,11 +237,11 @@ class UnlearnTrainer(Trainer):
 
     def retain_loss(self, answers: Answers) -> torch.Tensor:
         """The loss on `answers.retain`: one value per answer token."""
-        return _keeping_loss(answers.retain, self.args.retain_loss)
+        return keeping_loss(answers.retain, self.args.retain_loss)
 
     def general_loss(self, answers: Answers) -> torch.Tensor:
         """The loss on `answers.general`, rows that protect abilities: one value per answer token."""
-        return _keeping_loss(answers.general, self.args.general_loss)
+        return keeping_loss(answers.general, self.args.general_loss)
 
     def compute_answers(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> Answers:
         """The one wrapped forward of a step."""
@@ -237,12 +255,12 @@ class UnlearnTrainer(Trainer):
         """The weighted sum of forget, retain and general loss and regularizer, each a mean over the global batch."""
         answers = self.compute_answers(model, inputs)
         self.reference.add_to(answers, inputs)
-        counts = num_items_in_batch if num_items_in_batch is not None else self._count_items([inputs])
+        counts = num_items_in_batch if num_items_in_batch is not None else count_items([inputs], self.accelerator)
         self.forget_rows_in_step = counts[FORGET][0]  # in the global batch, for what methods log
         parts = {"forget": global_mean(self.forget_loss(answers), answers.forget, counts[FORGET])}
-        if self.retain_rows is not None:
+        if self.row_sets["retain"] is not None:
             parts["retain"] = global_mean(self.retain_loss(answers), answers.retain, counts[RETAIN])
-        if self.general_rows is not None:
+        if self.row_sets["general"] is not None:
             parts["general"] = global_mean(self.general_loss(answers), answers.general, counts[GENERAL])
         penalty = self.regularizer(answers)
         if penalty is not None:
@@ -263,17 +281,7 @@ class UnlearnTrainer(Trainer):
         for _ in range(num_batches):
             with contextlib.suppress(StopIteration):
                 batches.append(next(epoch_iterator))
-        return batches, self._count_items(batches) if batches else None
-
-    def _count_items(self, batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-        """Rows and answer tokens of forget, retain and general over all micro-batches and processes, (3, 2)."""
-        counts = torch.zeros(len(PART_ROLES), 2, device=self.args.device)
-        for batch in batches:
-            tokens = (batch["labels"][:, 1:] != -100).sum(1)
-            for role in PART_ROLES.values():
-                of_role = batch["roles"] == role
-                counts[role] += torch.stack([of_role.sum(), tokens[of_role].sum()]).to(counts)
-        return self.accelerator.reduce(counts, "sum").clamp(min=1)
+        return batches, count_items(batches, self.accelerator) if batches else None
 
     @torch.no_grad()
     def _sum_up(self, parts: dict[str, torch.Tensor], answers: Answers, counts: torch.Tensor) -> None:
@@ -281,11 +289,12 @@ class UnlearnTrainer(Trainer):
         for name, value in parts.items():
             self.add_to_log(f"{name}/loss", value.detach())
         for name, role in PART_ROLES.items():
-            if name in parts:  # also where this process has none of those rows: log() sums over processes by name
+            if self.row_sets[name]:  # also where this process has none of those rows: log() sums over processes by name
                 part = getattr(answers, name)
                 probability = (part.logps.detach() / part.lengths).exp().sum() / counts[role][0]
                 self.add_to_log(f"{name}/probability", probability)
-                self.log_sums.add_nll(name, -part.token_logps.detach().sum() / counts[role][1])
+                if name in parts:
+                    self.log_sums.add_nll(name, -part.token_logps.detach().sum() / counts[role][1])
 
     def add_to_log(self, name: str, value: torch.Tensor) -> None:
         """Add a micro-batch's share of a global mean; log lines show the mean over their steps.
@@ -421,7 +430,7 @@ class UnlearnTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> PairSampler:
         processes = self.accelerator.num_processes
-        retain_count, general_count = (rows and len(rows) for rows in (self.retain_rows, self.general_rows))
+        retain_count, general_count = (rows and len(rows) for rows in map(self.row_sets.get, ("retain", "general")))
         multiple = self._train_batch_size * processes if processes > 1 else 1
         self._sampler = PairSampler(len(self.forget_rows), retain_count, self.args.seed, multiple, general_count)
         return self._sampler
@@ -438,10 +447,3 @@ class UnlearnTrainer(Trainer):
         with torch.no_grad(), evaluation_mode(self.model):
             batch = {name: value.to(self.args.device) for name, value in batch.items()}
             forward_answers(self.model, batch, chunk_size=self.args.logits_chunk_size)
-
-
-def _keeping_loss(part: Answers, kind: str) -> torch.Tensor:
-    """Cross-entropy, or (`kind` "kl") how far the model is from what it was: one value per answer token."""
-    if kind == "kl":
-        return kl_loss(part.logits, part.reference_logits, reduction="none")
-    return nll_loss(part.token_logps, reduction="none")

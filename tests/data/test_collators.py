@@ -7,6 +7,7 @@ import torch
 from builders import mixed_batch, tiny_model
 
 from llm_unlearn.data.collators import (
+    ALTERNATE,
     FORGET,
     GENERAL,
     PADDING,
@@ -82,13 +83,13 @@ def test_filler_evens_out_the_last_batch_and_moves_no_pair():
 
 
 def test_without_retain_rows_there_is_no_partner():
-    dataset = PairedDataset([row(5, 6)], None)
+    dataset = PairedDataset({"forget": [row(5, 6)]})
     assert list(PairSampler(1, None, seed=0)) == [(0, -1, -1)]
     assert dataset[0, -1, -1] == {"forget": {"input_ids": [5, 6], "labels": [-100, 6], "role": FORGET, "index": 0}}
 
 
 def test_batch_has_forget_rows_first_then_filler_then_retain_rows():
-    dataset = PairedDataset([row(5, 6, 7), row(8, 9)], [row(3, 4, 5, 6, answer=2), row(4, 4)])
+    dataset = PairedDataset({"forget": [row(5, 6, 7), row(8, 9)], "retain": [row(3, 4, 5, 6, answer=2), row(4, 4)]})
     batch = UnlearnCollator(pad_token_id=0)([dataset[1, 0, -1], dataset[0, 1, -1], dataset[None]])
     assert batch["roles"].tolist() == [FORGET, FORGET, PADDING, RETAIN, RETAIN]
     assert batch["indices"].tolist() == [1, 0, -1, 0, 1]
@@ -99,13 +100,15 @@ def test_batch_has_forget_rows_first_then_filler_then_retain_rows():
 
 
 def test_general_rows_come_last_and_filler_has_no_partner():
-    dataset = PairedDataset([row(5, 6, 7), row(8, 9)], [row(3, 4), row(4, 4)], [row(1, 2, 3, answer=2)])
+    dataset = PairedDataset(
+        {"forget": [row(5, 6, 7), row(8, 9)], "retain": [row(3, 4), row(4, 4)], "general": [row(1, 2, 3, answer=2)]}
+    )
     batch = UnlearnCollator(pad_token_id=0)([dataset[1, 0, 0], dataset[None], dataset[0, 1, 0]])
     assert batch["roles"].tolist() == [FORGET, PADDING, FORGET, RETAIN, RETAIN, GENERAL, GENERAL]
     assert batch["indices"].tolist() == [1, -1, 0, 0, 1, 0, 0]
     assert batch["input_ids"].tolist() == [[8, 9, 0], [5, 0, 0], [5, 6, 7], [3, 4, 0], [4, 4, 0], [1, 2, 3], [1, 2, 3]]
     assert batch["labels"][5].tolist() == [-100, 2, 3]
-    without_retain = PairedDataset([row(5, 6)], None, [row(1, 2)])[0, -1, 0]
+    without_retain = PairedDataset({"forget": [row(5, 6)], "general": [row(1, 2)]})[0, -1, 0]
     assert {name: part["role"] for name, part in without_retain.items()} == {"forget": FORGET, "general": GENERAL}
 
 
@@ -124,3 +127,12 @@ def test_filler_has_no_answer_token_and_changes_nothing_for_other_rows():
     torch.testing.assert_close(with_filler.logits, answers.logits)
     assert with_filler.lengths.tolist() == [3, 2, 4, 0, 0, 3, 2]
     assert len(with_filler.forget.roles) == 3 and len(with_filler.retain.roles) == 2
+
+
+def test_alternates_stand_behind_the_forget_rows_in_their_order():
+    forget, other = [row(5, 6, 7), row(8, 9)], [row(5, 6, 1), row(8, 2)]
+    dataset = PairedDataset({"forget": forget, "alternate": other, "retain": [row(3, 4)]})
+    batch = UnlearnCollator(pad_token_id=0)([dataset[1, 0, -1], dataset[None], dataset[0, 0, -1]])
+    assert batch["roles"].tolist() == [FORGET, PADDING, FORGET, ALTERNATE, ALTERNATE, RETAIN, RETAIN]
+    assert batch["indices"].tolist() == [1, -1, 0, 1, 0, 0, 0]
+    assert batch["input_ids"][3:5].tolist() == [[8, 2, 0], [5, 6, 1]]

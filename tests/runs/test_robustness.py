@@ -126,7 +126,7 @@ def test_methods_have_general_rows_unless_their_name_says_otherwise(name, weight
     own = SimpleNamespace(examination=examination, original="model", adapter_args=AdapterArguments())
     config = method.method.config(output_dir=str(tmp_path), use_cpu=True, **method.fixed)
     trainer = Robustness._trainer(own, method, config)
-    assert config.general_weight == weight and bool(trainer.general_rows) is (weight > 0)
+    assert config.general_weight == weight and bool(trainer.row_sets["general"]) is (weight > 0)
 
 
 @pytest.mark.parametrize(

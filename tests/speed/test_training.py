@@ -75,7 +75,7 @@ def test_allocated_bytes_by_hand():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--methods", "npo", "dpo"], "methods: 'dpo' is unknown; choose from gradient_ascent, npo"),
+        (["--methods", "npo", "nothing"], "methods: 'nothing' is unknown; choose from dpo, gradient_ascent"),
         (["--repeats=0"], "repeats=0 must be 1 or more"),
         (["--threads=0"], "threads=0 must be 1 or more"),
         (["--hidden_size=100"], "hidden_size=100 must be a multiple of 64"),

@@ -62,9 +62,9 @@ def test_general_rows_are_learned_and_logged(method, retain_loss, tmp_path):
     own = {"regularizer_weight": 0.1} if method == "ssiuu" else {}
     weights = {"general_weight": 5.0, "retain_loss": retain_loss, "forget_weight": 0.1}
     trainer = build(method, tmp_path, num_train_epochs=6, **weights, **own)
-    before = nll(trainer, trainer.general_rows)
+    before = nll(trainer, trainer.row_sets["general"])
     trainer.train()
-    assert nll(trainer, trainer.general_rows) < 0.8 * before
+    assert nll(trainer, trainer.row_sets["general"]) < 0.8 * before
     lines = step_logs(trainer)
     assert len(lines) == 12
     forget = "forget/sam_loss" if method == "sam" else "forget/loss"
@@ -82,7 +82,7 @@ def test_the_general_loss_is_the_mean_over_the_answer_tokens_of_the_rows_that_we
     (batch,) = trainer.get_train_dataloader()
     drawn = batch["indices"][batch["roles"] == GENERAL].tolist()
     assert set(drawn) == {0, 1, 2, 3, 4} and len(drawn) == 7  # one whole pass, and two rows of the next
-    scores = score_answers(trainer.model, trainer.general_rows)
+    scores = score_answers(trainer.model, trainer.row_sets["general"])
     expected = sum(scores[i].nll for i in drawn) / sum(scores[i].length for i in drawn)
     probability = sum(scores[i].probability for i in drawn) / 7
     trainer.train()
@@ -117,7 +117,7 @@ def test_a_weight_of_zero_is_a_run_without_general_rows_bit_for_bit(method, tmp_
     runs = []
     for general, weight in ((5, 0.0), (0, 1.0)):
         trainer = build(method, tmp_path, general=general, general_weight=weight, retain_loss="kl")
-        assert trainer.general_rows is None
+        assert trainer.row_sets["general"] is None
         batch = next(iter(trainer.get_train_dataloader()))
         assert batch["roles"].tolist() == [0] * 4 + [1] * 4
         trainer.train()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm_unlearn.models.answers import answer_token_logps
-from llm_unlearn.training.losses import gradient_ascent_loss, kl_loss, nll_loss, npo_loss
+from llm_unlearn.training.losses import dpo_loss, gradient_ascent_loss, kl_loss, nll_loss, npo_loss
 
 LOGPS = torch.tensor([-1.0, -2.0, -6.0])
 
@@ -46,6 +46,12 @@ def test_npo_gradient_tends_to_gradient_ascents_for_small_beta(beta, expected):
 def test_kl_of_equal_logits_is_zero_whatever_their_offset():
     logits = torch.tensor([[0.3, -2.0, 4.0], [1.0, 1.0, 1.0]])
     assert kl_loss(logits, logits + 7.0).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_dpo_by_hand():
+    """beta (margin - reference margin) = 0.5 (1 - (-0.5)) = 0.75; 4 ln(1 + e^-0.75) = 1.547484."""
+    values = dpo_loss(torch.tensor([1.0, -2.0]), torch.tensor([-0.5, -2.0]), beta=0.5, reduction="none")
+    assert values.tolist() == pytest.approx([1.547484, 4 * math.log(2)], abs=1e-5)
 
 
 def test_kl_is_that_of_the_model_from_the_reference():

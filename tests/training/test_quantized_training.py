@@ -102,7 +102,7 @@ def test_four_bits_forget_as_whole_weights_do(name, tmp_path):
         trainer.save_model()
         # What people will load: the adapter on the whole base.
         whole = load_model(str(tmp_path / f"{bits}"))
-        forget, retain = (score_answers(whole, rows) for rows in (trainer.forget_rows, trainer.retain_rows))
+        forget, retain = (score_answers(whole, rows) for rows in (trainer.forget_rows, trainer.row_sets["retain"]))
         assert sum(score.probability for score in forget) / len(forget) < 0.5
         retained[bits] = sum(score.probability for score in retain) / len(retain)
         steps[bits] = trainer.state.global_step
