@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,6 +31,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from llm_unlearn.cli import main as command_line
+from llm_unlearn.methods import method_files
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -40,7 +42,7 @@ UNCHECKED = {  # beginning of a command or a Python block -> why nothing of it i
     "llm-unlearn report": "needs the folder of a finished run; tests/reporting runs it",
     "llm-unlearn push": "needs a finished run, and a hub; tests/hub runs it",
     "llm-unlearn verify": "the same",
-    "from llm_unlearn.hub import load_unlearned": "the same",
+    "from llm_unlearn import load_unlearned": "the same",
     "accelerate launch benchmarks/robustness.py --learning_rates 1e-3 --tuning_seeds 999": "abbreviates with ...",
 }
 NO_DRY_RUN = {  # beginning of a script's name and flags -> where it is run; its flags are parsed
@@ -147,17 +149,19 @@ class Sandbox:
 
     def launch(self, arguments: list[str]) -> int:
         """`accelerate launch`: its own flags by its parser, the script in this process."""
-        own = next(i for i, word in enumerate(arguments) if word.endswith(".py") or word in command_line.scripts())
+        names = {*command_line.scripts(), *method_files()}
+        own = next(i for i, word in enumerate(arguments) if word.endswith(".py") or word in names)
         script = Path(arguments[own])
         with pytest.MonkeyPatch.context() as patch:
             if script.suffix == ".py" and not (ROOT / script).is_file():  # one that the page itself has written
                 patch.setattr(command_line, "scripts", lambda: {script.stem: script})
             parsed = command_line.parse_launch(arguments)
         assert parsed.config_file is None or Path(parsed.config_file).is_file()
-        self.run_script(parsed.training_script, parsed.training_script_args)
+        run = runpy.run_module if parsed.module else runpy.run_path
+        self.run_script(parsed.training_script, parsed.training_script_args, run)
         return 0
 
-    def run_script(self, script: str, flags: list[str]) -> None:
+    def run_script(self, script: str, flags: list[str], run: Callable = runpy.run_path) -> None:
         parse_only = self.parse_only or " ".join([Path(script).stem, *flags]).startswith(tuple(NO_DRY_RUN))
         if not parse_only:
             flags = [*flags, *self.dry_flags(script, flags)]
@@ -172,7 +176,7 @@ class Sandbox:
 
                 patch.setattr(HfArgumentParser, "parse_dict", parse_and_stop)
             try:
-                runpy.run_path(script, run_name="__main__")
+                run(script, run_name="__main__")
             except Parsed:
                 return
         assert not parse_only, "no flag was parsed"
