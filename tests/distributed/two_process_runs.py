@@ -21,6 +21,8 @@ from sharded_on_cpu import allow_fsdp_on_cpu
 from transformers import TrainerCallback
 
 from llm_unlearn import (
+    DPOConfig,
+    DPOTrainer,
     GradientAscentConfig,
     GradientAscentTrainer,
     NPOConfig,
@@ -85,6 +87,8 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
     # Again one process has no row in the last step; the direction of the perturbation is that of the global batch.
     "sam": (SAMTrainer, SAMConfig, 5, {"rho": 0.3, "save_strategy": "steps", "save_steps": 3}),
     "sam_general": (SAMTrainer, SAMConfig, 5, {"rho": 0.3}),
+    # Each forget row travels with another answer; once more one process has no row in the last step.
+    "dpo": (DPOTrainer, DPOConfig, 5, {"save_strategy": "steps", "save_steps": 3}),
     "scalar": (ScalarLossTrainer, UnlearnConfig, 5, {"stop_at_forget_probability": 0.0172}),
     # The forget rows are likeliest after the first of six steps.
     "best": (
@@ -107,8 +111,8 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
 }
 FULL = ("full", "best", "diverged", "unused")  # without an adapter
 GENERAL = ("general", "sam_general")  # with general rows
-RESUMED = ("npo", "general", "published", "sam", "best")
-SHARDED = ("grad_diff", "full", "npo", "general", "scalar", "best", "diverged")
+RESUMED = ("npo", "general", "published", "sam", "dpo", "best")
+SHARDED = ("grad_diff", "full", "npo", "general", "dpo", "scalar", "best", "diverged")
 FSDP2 = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}}
 AUTO = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 
