@@ -131,11 +131,11 @@ class DataArguments:
     def load_model(
         self, path: str, quantization_config: BitsAndBytesConfig | None = None, device: torch.device | str = "cpu"
     ) -> PreTrainedModel | PeftModel:
-        """`modeling.load_model` as these arguments want it."""
+        """`models.loading.load_model` as these arguments want it."""
         return load_model(path, self.dtype, quantization_config, device, trust_remote_code=self.trust_remote_code)
 
     def load_tokenizer(self, path: str) -> PreTrainedTokenizerBase:
-        """`modeling.load_tokenizer` as these arguments want it."""
+        """`models.loading.load_tokenizer` as these arguments want it."""
         return load_tokenizer(path, trust_remote_code=self.trust_remote_code)
 
     @property

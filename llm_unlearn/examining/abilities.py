@@ -125,7 +125,7 @@ def ability_scores(records: Mapping[str, Mapping], sets: JudgedSets) -> dict[str
     """Of every ability its mean scores, and how many rows they are of.
 
     Args:
-        records: of one model, as `judging.judge` gives them.
+        records: of one model, as `models.judging.judge` gives them.
     """
     found = {}
     for name in ability_names(sets.sets):

@@ -10,7 +10,7 @@ Three references can carry it, and those that are there must agree that a model 
 
 In this order: *not forgotten* if the plain questions are answered more like the original than like the oracle (their
 probability says so only where knowledge, if measured, agrees);
-*over-unlearned* if an ability is lost (`reporting.price`); *hidden* if a comparison counts against erasure;
+*over-unlearned* if an ability is lost (`examining.price`); *hidden* if a comparison counts against erasure;
 *over-unlearned* if the answers are avoided, or what is said instead is no answer; *undecided* if intervals are too
 wide, people too few, or nobody looked at abilities; *erased* otherwise. A style in which retained people are no longer
 answered either says nothing.

@@ -39,7 +39,7 @@ class Style:
 
     @property
     def lost_ability(self) -> bool:
-        """Whether retained facts fell alike, so that a low score shows no forgetting (`price.selectivity`)."""
+        """Whether retained facts fell alike, so that a low score is no forgetting (`examining.price.selectivity`)."""
         return any(one.ability_lost for one in self.by_score.values())
 
     @property

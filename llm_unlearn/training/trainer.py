@@ -77,7 +77,7 @@ class UnlearnTrainer(Trainer):
         eval_dataset: one more data set (or a dict of them) that `evaluate()` scores beside the forget set.
         processing_class: the tokenizer; by default the one in the model's folder.
         peft_config: e.g. `LoraConfig(r=16)`; without `target_modules`, every linear map of the blocks is adapted.
-        quantization_config: e.g. `modeling.quantization_config(4)` (QLoRA), where `model` is an id or a folder.
+        quantization_config: e.g. `models.loading.quantization_config(4)` (QLoRA), where `model` is an id or a folder.
 
     Raises:
         InputError: empty, overlapping or malformed data, answers that truncation removes, a missing retain set,
