@@ -83,7 +83,8 @@ def encode_dataset(
     key = None
     if isinstance(dataset, Dataset):
         template = repr(processing_class.chat_template)  # a text, or texts by name
-        key = (dataset._fingerprint, max_length, template, processing_class.eos_token)
+        tokens = (len(processing_class), processing_class.eos_token, *_bos_ids(processing_class))
+        key = (dataset._fingerprint, max_length, template, tokens)
         if key in (known := _encoded.setdefault(processing_class, {})):
             return [*known[key]]
     rows = _encode_rows(dataset, processing_class, max_length, name)

@@ -37,7 +37,10 @@ def method_files() -> dict[str, Path]:
     for name, point in _offered().items():
         if name in found:
             raise InputError(f"method {name!r} of {point.dist.name} is a method of llm_unlearn; rename theirs")
-        spec = find_spec(point.module)
+        try:
+            spec = find_spec(point.module)
+        except ImportError:  # of a package around it
+            spec = None
         if spec is None or spec.origin is None:
             raise InputError(f"method {name!r} of {point.dist.name}: there is no module {point.module}")
         found[name] = Path(spec.origin)
@@ -62,7 +65,14 @@ def load_method(name: str) -> Method:
     if point := _offered().get(name):
         from llm_unlearn.methods.method import Method
 
-        method = point.load()
+        try:
+            method = point.load()
+        except Exception as error:  # whatever somebody else's code does when it is imported
+            words = " ".join(str(error).split())
+            raise InputError(
+                f"method {name!r} of {point.dist.name}: {point.value} cannot be imported ({type(error).__name__}: "
+                f"{words}); mend or remove that package"
+            ) from error
         if not isinstance(method, Method) or method.name != name:
             raise InputError(f"method {name!r} of {point.dist.name}: {point.value} is no Method of that name")
         return method

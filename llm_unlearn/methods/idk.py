@@ -3,7 +3,7 @@
 Nothing is done to the forgotten answer itself: the refusal only becomes likelier than it. A column of the forget rows
 may say something else instead.
 
-Source: Maini et al. 2024 (TOFU), arXiv 2401.06121 ("IdkGradDiff" is another method: it also descends on retain rows).
+Source: Maini et al. 2024 (TOFU), arXiv 2401.06121, where it is called preference optimization.
 """
 
 from __future__ import annotations

@@ -253,7 +253,7 @@ def unlearn(method: Method | str | None = None) -> None:
     Args:
         method: its record, or its name; None: the command line begins with the name.
     """
-    name, *argv = sys.argv[1:] if method is None else [method, *sys.argv[1:]]
+    name, *argv = (sys.argv[1:] or [""]) if method is None else [method, *sys.argv[1:]]
 
     def main() -> None:
         record = name if isinstance(name, Method) else load_method(name)

@@ -50,8 +50,8 @@ def dpo_loss(
     A margin is the log-probability of the alternate answer minus that of the forgotten one, both *sums* over the
     answer, shape (rows,). At the reference the loss is (2/beta) ln 2.
 
-    Source: Rafailov et al. 2023, arXiv 2305.18290, eq. 7, with the factor of TOFU (arXiv 2401.06121), which compares
-    it with NPO.
+    Source: Rafailov et al. 2023, arXiv 2305.18290, eq. 7, times 2/beta as NPO (`npo_loss`) has it, so that the two can
+    be compared.
     """
     return _reduce(-2.0 / beta * F.logsigmoid(beta * (margins - reference_margins)), reduction)
 

@@ -315,9 +315,9 @@ class UnlearnTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """Score the forget set and every `eval_dataset`; logs and returns mean probability and exact match of each."""
-        given = eval_dataset and encode_dataset(
-            eval_dataset, self.processing_class, self.args.max_length, metric_key_prefix
-        )
+        given = None
+        if eval_dataset is not None:
+            given = encode_dataset(eval_dataset, self.processing_class, self.args.max_length, metric_key_prefix)
         metrics = self.scores.of_all_sets(metric_key_prefix, given)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

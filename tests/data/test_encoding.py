@@ -339,3 +339,6 @@ def test_a_data_set_is_tokenized_once_for_each_tokenizer_template_and_length(mon
     assert encode_dataset(dataset, tokenizer, None, "forget set")[0] != first_row
     encode_dataset(dataset, build_tokenizer(CHATML), None, "forget set")
     assert len(calls) == 5
+    tokenizer.add_tokens(["Ann is"])  # then the same text is cut in another way
+    encode_dataset(dataset, tokenizer, None, "forget set")
+    assert len(calls) == 6

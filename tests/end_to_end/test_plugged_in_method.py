@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -116,12 +117,14 @@ def offered_as(monkeypatch, folder: Path, name: str, value: str) -> None:
     [
         ("npo", "json:dumps", "method 'npo' of other is a method of llm_unlearn; rename theirs"),
         ("erase", "no_such_module:METHOD", "method 'erase' of other: there is no module no_such_module"),
+        ("erase", "no_such.module:METHOD", "method 'erase' of other: there is no module no_such.module"),
+        ("erase", "json:none", "json:none cannot be imported (AttributeError: module 'json' has no attribute 'none')"),
         ("erase", "json:dumps", "method 'erase' of other: json:dumps is no Method of that name"),
     ],
 )
 def test_what_is_offered_wrongly_is_named(name, value, words, monkeypatch, tmp_path):
     offered_as(monkeypatch, tmp_path, name, value)
-    with pytest.raises(InputError, match=words.replace(".", r"\.")):
+    with pytest.raises(InputError, match=re.escape(words)):
         load_method(name)
     load_method.cache_clear()
 
