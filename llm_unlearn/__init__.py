@@ -27,6 +27,8 @@ _HOMES = {
     "IDKTrainer": "llm_unlearn.methods.idk",
     "DPOTrainer": "llm_unlearn.methods.dpo",
     "DPOConfig": "llm_unlearn.methods.dpo",
+    "RMUTrainer": "llm_unlearn.methods.rmu",
+    "RMUConfig": "llm_unlearn.methods.rmu",
     "Method": "llm_unlearn.methods.method",
     "Compared": "llm_unlearn.methods.method",
     "Paper": "llm_unlearn.training.paper",
@@ -53,6 +55,7 @@ if TYPE_CHECKING:  # for editors and type checkers; __all__ names them all
     from llm_unlearn.methods.idk import IDKTrainer  # noqa: F401
     from llm_unlearn.methods.method import Compared, Method  # noqa: F401
     from llm_unlearn.methods.npo import NPOConfig, NPOTrainer  # noqa: F401
+    from llm_unlearn.methods.rmu import RMUConfig, RMUTrainer  # noqa: F401
     from llm_unlearn.methods.sam import SAMConfig, SAMTrainer  # noqa: F401
     from llm_unlearn.methods.ssiuu import SsiuuConfig, SsiuuTrainer  # noqa: F401
     from llm_unlearn.metrics import evaluate_metric  # noqa: F401

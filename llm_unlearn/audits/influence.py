@@ -1,7 +1,7 @@
 """The influence audit: did neurons that speak for an answer lose their say, or did others learn to shout it down?
 
-A neuron is one scalar of the output of a linear map inside a transformer block (`attribution.linear_modules`). Its
-influence at token k of a row is A_k = h_k * ds/dh_k, with h_k its output there and s the answer's score. From a model
+A neuron is one scalar of the output of a linear map inside a transformer block (`models.linear_maps`). Its influence at
+token k of a row is A_k = h_k * ds/dh_k, with h_k its output there and s the answer's score. From a model
 before to a model after:
 
     erasure of a neuron  D+ = relu(mean over rows of [max_k A_k - max_k max(A'_k, 0)])
@@ -40,8 +40,9 @@ from transformers import PreTrainedModel
 from llm_unlearn.data.collators import RETAIN, EncodedRow, pad_rows
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.errors import InputError
-from llm_unlearn.methods.attribution import answer_scores, capture_outputs, linear_modules
+from llm_unlearn.methods.attribution import answer_scores, capture_outputs
 from llm_unlearn.models.answers import Answers, forward_answers
+from llm_unlearn.models.linear_maps import linear_modules
 from llm_unlearn.models.scoring import evaluation_mode
 
 SCORES = ("probability", "log_probability", "log_odds")

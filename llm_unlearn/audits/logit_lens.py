@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from llm_unlearn.data.collators import EncodedRow, pad_rows
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.errors import InputError
-from llm_unlearn.models.answers import narrowed_logits
+from llm_unlearn.models.answers import block_outputs, narrowed_logits
 from llm_unlearn.models.loading import decoder_layers
 from llm_unlearn.models.scoring import evaluation_mode
 
@@ -85,14 +85,13 @@ def logit_lens(model: PreTrainedModel, pairs: Sequence[LensPair], batch_size: in
     pairs_of: dict[tuple[int, ...], list[LensPair]] = {context: [] for context in contexts}
     for pair in pairs:
         pairs_of[pair.context].append(pair)
-    with evaluation_mode(model), _block_outputs(model) as (outputs, forward, decode):
+    with evaluation_mode(model), _decoding(model) as (outputs, forward, decode):
         for start in range(0, len(contexts), batch_size):
             batch = contexts[start : start + batch_size]
             rows = pad_rows([{"input_ids": list(context), "labels": list(context)} for context in batch], 0)
-            outputs.clear()
             last = torch.tensor([len(context) - 1 for context in batch], device=device)
             forward(rows["input_ids"].to(device), rows["attention_mask"].to(device), last)
-            states = [output[torch.arange(len(batch), device=device), last] for output in outputs]
+            states = [output[torch.arange(len(batch), device=device), last] for _, output in sorted(outputs.items())]
             asked = [(number, pair) for number, context in enumerate(batch) for pair in pairs_of[context]]
             numbers, true, other = (
                 torch.tensor(column, device=device)
@@ -111,29 +110,28 @@ def logit_lens(model: PreTrainedModel, pairs: Sequence[LensPair], batch_size: in
 
 
 @contextlib.contextmanager
-def _block_outputs(model: PreTrainedModel) -> Iterator[tuple[list[torch.Tensor], Callable, Callable]]:
+def _decoding(model: PreTrainedModel) -> Iterator[tuple[dict[int, torch.Tensor], Callable, Callable]]:
     """Hooks on the blocks, within this scope.
 
     Yields:
-        A list; a forward of ids and mask (rows, length) that appends each block's output (rows, length, width) to it
-        and has logits at the position `last` (rows,) of each row only; and a function from hidden states (rows, width)
-        to the logits (rows, vocabulary) that the model gives where they are the last block's output.
+        Number of a block -> its last output; a forward of ids and mask (rows, length) that sets these, and has logits
+        at the position `last` (rows,) of each row only; and a function from hidden states (rows, width) to the logits
+        (rows, vocabulary) that the model gives where they are the last block's output.
     """
-    blocks, outputs = decoder_layers(model), []
+    blocks = decoder_layers(model)
     injected: torch.Tensor | None = None
-
-    def keep(_block: nn.Module, _inputs: tuple, output: Any) -> None:
-        if injected is None:
-            outputs.append(output[0] if isinstance(output, tuple) else output)
 
     def inject(_block: nn.Module, _inputs: tuple, output: Any) -> Any:
         if injected is None:
             return None
         return (injected[:, None], *output[1:]) if isinstance(output, tuple) else injected[:, None]
 
-    with narrowed_logits(model) as logits_only_at, contextlib.ExitStack() as hooks:
-        for block in blocks:
-            hooks.callback(block.register_forward_hook(keep).remove)
+    layers = range(len(blocks))
+    with (
+        narrowed_logits(model) as logits_only_at,
+        block_outputs(model, layers) as outputs,
+        contextlib.ExitStack() as hooks,
+    ):
         hooks.callback(blocks[-1].register_forward_hook(inject).remove)
 
         def forward(ids: torch.Tensor, mask: torch.Tensor, last: torch.Tensor) -> torch.Tensor:

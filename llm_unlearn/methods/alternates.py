@@ -25,7 +25,7 @@ class AlternateTrainer(UnlearnTrainer):
     """The base of methods that teach other answers; `args` is an `AlternateConfig`."""
 
     config_class = AlternateConfig
-    needs_alternates = True
+    needs = frozenset({"alternates"})
 
     @staticmethod
     def alternates(forget_dataset: Dataset, args: AlternateConfig) -> list[str]:

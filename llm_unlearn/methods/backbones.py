@@ -33,8 +33,8 @@ class BackboneTrainer(UnlearnTrainer):
     config_class = BackboneConfig
 
     @property
-    def needs_reference_logps(self) -> bool:
-        return self.args.backbone == "npo"
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference_logps"} if self.args.backbone == "npo" else ())
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         forget = answers.forget

@@ -38,7 +38,7 @@ class DPOTrainer(AlternateTrainer):
     method_name = "dpo"
     method_title = "DPO"
     paper = Paper("2305.18290", "Rafailov and others", 2023, "Direct Preference Optimization")
-    needs_reference_logps = True
+    needs = AlternateTrainer.needs | {"reference_logps"}
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         forget, other = answers.forget, answers.alternate

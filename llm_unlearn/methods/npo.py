@@ -44,7 +44,7 @@ class NPOTrainer(UnlearnTrainer):
         2024,
         "Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning",
     )
-    needs_reference_logps = True
+    needs = frozenset({"reference_logps"})
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         forget = answers.forget

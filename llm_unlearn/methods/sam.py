@@ -25,6 +25,7 @@ from llm_unlearn.methods.backbones import BackboneConfig, BackboneTrainer
 from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.models.answers import Answers
 from llm_unlearn.training.paper import Paper
+from llm_unlearn.training.passes import Pass, gradient_of_step
 
 
 @dataclass
@@ -76,7 +77,6 @@ class SAMTrainer(BackboneTrainer):
         super().__init__(*arguments, **keywords)
         self._refuse_impossible()
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._batches: list[dict[str, torch.Tensor]] = []  # those of this optimizer step, until the step up is known
         self._step_up: list[torch.Tensor] | None = None  # rho g / |g|, one tensor per trainable parameter
         self._is_perturbed = False
 
@@ -93,37 +93,20 @@ class SAMTrainer(BackboneTrainer):
 
     # ---- the step --------------------------------------------------------------------------------------------------
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        self._batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return self._batches, counts
-
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        """Forward and backward of a micro-batch: its forget rows at theta + rho g / |g|, all others at theta."""
+    def passes(self, model: nn.Module, counts: torch.Tensor) -> list[Pass]:
+        """Forget rows at theta + rho g / |g|, all others at theta."""
         if not self.args.rho:
-            return super().training_step(model, inputs, num_items_in_batch)
-        if self._batches:  # the first micro-batch of a step; not earlier: a resumed run restores its random state late
-            self._step_up = self._find_step_up(model, num_items_in_batch)
-            self._batches = []
-        loss = 0.0
-        if self.row_sets["retain"] is not None or self.row_sets["general"] is not None:
-            # Processes exchange gradients once, in the backward below, which every micro-batch has.
-            with self.accelerator.no_sync(model):
-                loss = super().training_step(model, without_roles(inputs, FORGET, ALTERNATE), num_items_in_batch)
-        with self._perturbed():
-            return loss + super().training_step(model, without_roles(inputs, RETAIN, GENERAL), num_items_in_batch)
+            return super().passes(model, counts)
+        if self.step_batches:  # the first micro-batch of a step; not earlier: a resumed run restores random state late
+            self._step_up = self._find_step_up(model, counts)
+            self.step_batches = []
+        kept = self.row_sets["retain"] is not None or self.row_sets["general"] is not None
+        return [Pass((RETAIN, GENERAL))] * kept + [Pass((FORGET, ALTERNATE), self._perturbed())]
 
     def _find_step_up(self, model: nn.Module, counts: torch.Tensor) -> list[torch.Tensor] | None:
         """rho g / |g| of the global batch, or None where g is zero."""
-        model.train()
-        unwrapped = self.accelerator.unwrap_model(model)  # a wrapped one would reduce gradients of its own accord
-        gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
-        for batch in self._batches:
-            inputs = self._prepare_inputs(without_roles(batch, RETAIN, GENERAL))
-            with self.compute_loss_context_manager():
-                loss = self.compute_loss(unwrapped, inputs, num_items_in_batch=counts)
-            # A parameter that is in use on one process alone (a mixture's expert) must have a gradient on all.
-            torch._foreach_add_(gradients, torch.autograd.grad(loss, self._parameters, materialize_grads=True))
-        gradients = [self.accelerator.reduce(gradient, "sum") for gradient in gradients]
+        forgotten = (FORGET, ALTERNATE)
+        gradients = gradient_of_step(self, model, self.step_batches, counts, forgotten, self._parameters)
         norm = torch.stack(torch._foreach_norm(gradients)).norm()
         if norm == 0:
             return None
@@ -152,12 +135,6 @@ class SAMTrainer(BackboneTrainer):
             self.add_to_log("forget/sam_loss", parts["forget"].detach())
         else:
             super()._sum_up(parts, answers, counts)
-
-
-def without_roles(batch: dict[str, torch.Tensor], *roles: int) -> dict[str, torch.Tensor]:
-    """The rows of a batch but those of some roles; filler stays, so that every process has a row to run."""
-    rows = ~torch.isin(batch["roles"], batch["roles"].new_tensor(roles))
-    return {name: value[rows] for name, value in batch.items()}
 
 
 METHOD = Method(

@@ -31,7 +31,6 @@ from llm_unlearn.methods.attribution import (
     gradient_pairs,
     influence,
     influence_sums,
-    linear_modules,
     negative_influence_penalty,
     squared_pulls,
 )
@@ -39,6 +38,7 @@ from llm_unlearn.methods.backbones import BackboneConfig, BackboneTrainer
 from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.methods.parameter_attribution import ParameterInfluence, forget_set_gradients
 from llm_unlearn.models.answers import Answers, forward_answers
+from llm_unlearn.models.linear_maps import linear_modules
 from llm_unlearn.training.paper import Paper
 
 VARIANTS = ("neuron", "published", "exact")

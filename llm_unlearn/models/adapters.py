@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 
 from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from llm_unlearn.errors import InputError, as_input_errors
 from llm_unlearn.files.run_files import absolute
-from llm_unlearn.models.loading import decoder_layers
+from llm_unlearn.models.linear_maps import linear_names
 
 
 def with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
@@ -52,9 +50,3 @@ def remember_base(model: PeftModel) -> PeftModel:
             config.base_model_name_or_path = absolute(config.base_model_name_or_path)
         config.revision = config.revision or commit
     return model
-
-
-def linear_names(model: nn.Module) -> list[str]:
-    """The last names of all linear maps in the blocks: q_proj, ... (GPT-2 calls its class Conv1D)."""
-    blocks = decoder_layers(model).named_modules()
-    return list(dict.fromkeys(name.rpartition(".")[2] for name, one in blocks if isinstance(one, (nn.Linear, Conv1D))))

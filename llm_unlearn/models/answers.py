@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llm_unlearn.data.collators import ALTERNATE, FORGET, GENERAL, RETAIN
 from llm_unlearn.errors import InputError
+from llm_unlearn.models.loading import decoder_layers
 
 
 def answer_token_logps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -31,7 +33,9 @@ class Answers:
         token_rows: (N,) the row of each token.
         roles: (R,) FORGET, ALTERNATE, RETAIN, GENERAL or PADDING.
         reference_logps: (R,) answer log-probs under the reference model, where the method needs one.
-        reference_logits: (N, vocabulary), where the retain or the general loss needs them.
+        reference_logits: (N, vocabulary), of the rows that a loss compares; zero elsewhere.
+        hidden_states: block -> (N, width), its outputs at the positions whose logits these are; where asked for.
+        reference_hidden_states: the same of the reference model, of the rows that a loss compares; zero elsewhere.
     """
 
     logits: torch.Tensor | None
@@ -40,6 +44,8 @@ class Answers:
     roles: torch.Tensor
     reference_logps: torch.Tensor | None = None
     reference_logits: torch.Tensor | None = None
+    hidden_states: dict[int, torch.Tensor] = field(default_factory=dict)
+    reference_hidden_states: dict[int, torch.Tensor] = field(default_factory=dict)
 
     _token_logps = None  # until they are asked for
 
@@ -101,6 +107,8 @@ class Answers:
             self.roles[rows],
             None if self.reference_logps is None else self.reference_logps[rows],
             None if self.reference_logits is None else self.reference_logits[tokens],
+            {layer: states[tokens] for layer, states in self.hidden_states.items()},
+            {layer: states[tokens] for layer, states in self.reference_hidden_states.items()},
         )
         part.token_logps = self.token_logps[tokens]  # computed once for all roles
         return part
@@ -113,6 +121,7 @@ def forward_answers(
     split_roles: bool = False,
     chunk_size: int | None = None,
     split_long: bool = False,
+    hidden_layers: Sequence[int] = (),
 ) -> Answers:
     """One call of `model` (possibly wrapped by DDP and the like) that computes logits at answer positions only.
 
@@ -127,6 +136,7 @@ def forward_answers(
         split_long: run long general rows apart likewise where that spares a third of the tokens, padding included: a
             few of them (questions after examples) would have all rows padded to their length. Not where each call of a
             block is a meeting of all processes.
+        hidden_layers: numbers of blocks whose outputs at these positions are kept, with their graph.
 
     Raises:
         InputError: `chunk_size` with a model that changes its logits after the output embedding.
@@ -138,14 +148,13 @@ def forward_answers(
     # Row groups keep the order of tokens because the collator puts forget rows first, and long general rows last.
     token_rows, positions = torch.nonzero(labels[:, 1:] != -100, as_tuple=True)
     answer_tokens = labels[token_rows, positions + 1]
-    with _answer_positions_only(unwrapped or model, answer_tokens, chunk_size):
+    with _answer_positions_only(unwrapped or model, answer_tokens, chunk_size, hidden_layers) as hidden_states:
         said = model(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels, row_groups=groups
         ).logits
-    if chunk_size is None:
-        return Answers(said, answer_tokens, token_rows, roles)
-    answers = Answers(None, answer_tokens, token_rows, roles)
-    answers.token_logps = said
+    answers = Answers(None if chunk_size else said, answer_tokens, token_rows, roles, hidden_states=hidden_states)
+    if chunk_size:
+        answers.token_logps = said
     return answers
 
 
@@ -166,9 +175,12 @@ def _by_length(rows: torch.Tensor, general: torch.Tensor, lengths: torch.Tensor)
 
 
 @contextlib.contextmanager
-def _answer_positions_only(model: nn.Module, answer_tokens: torch.Tensor, chunk_size: int | None) -> Iterator[None]:
+def _answer_positions_only(
+    model: nn.Module, answer_tokens: torch.Tensor, chunk_size: int | None, hidden_layers: Sequence[int]
+) -> Iterator[dict[int, torch.Tensor]]:
     """Within this scope `model.forward` takes `labels` and `row_groups` and returns logits of shape (answer tokens, V),
-    or with a chunk size, in their place, the answer tokens' log-probabilities, (answer tokens,).
+    or with a chunk size, in their place, the answer tokens' log-probabilities, (answer tokens,). Yields what will hold
+    the outputs of blocks, each (answer tokens, width).
 
     The hidden states are narrowed right before the output embedding, whatever the family: at 128k vocabulary the
     logits of the question tokens would be most of a step's memory. The output embedding runs once, for all groups: it
@@ -178,6 +190,7 @@ def _answer_positions_only(model: nn.Module, answer_tokens: torch.Tensor, chunk_
     replaced = model.__dict__.get("forward")  # Accelerate, too, replaces forward on the instance
     head = model.get_output_embeddings()
     chunked: list[torch.Tensor] = []
+    hidden_states: dict[int, torch.Tensor] = {}
 
     def score_in_chunks(hidden: torch.Tensor) -> torch.Tensor:
         first = hidden[:1].detach()  # the model still makes one token's logits, for the comparison below
@@ -189,6 +202,7 @@ def _answer_positions_only(model: nn.Module, answer_tokens: torch.Tensor, chunk_
 
     def forward(input_ids, attention_mask, labels, row_groups):
         groups = [rows for rows in row_groups if rows.any()]
+        of_groups: list[list[torch.Tensor]] = []
         for number, rows in enumerate(groups, start=1):
             length = int(attention_mask[rows].sum(1).max())  # each group is cut to its own longest row
             wanted = torch.zeros_like(labels[rows, :length], dtype=torch.bool)
@@ -197,6 +211,8 @@ def _answer_positions_only(model: nn.Module, answer_tokens: torch.Tensor, chunk_
             output = original_forward(
                 input_ids=input_ids[rows, :length], attention_mask=attention_mask[rows, :length], use_cache=False
             )
+            of_groups.append([outputs[layer][wanted] for layer in hidden_layers])
+        hidden_states.update(zip(hidden_layers, map(torch.cat, zip(*of_groups, strict=True)), strict=True))
         if chunk_size is not None:
             logps, first_logits = chunked
             if not torch.allclose(output.logits.float(), first_logits.float(), rtol=1e-3, atol=1e-3):
@@ -207,10 +223,10 @@ def _answer_positions_only(model: nn.Module, answer_tokens: torch.Tensor, chunk_
             output.logits = logps
         return output
 
-    with narrowed_logits(model) as logits_only_at:
+    with narrowed_logits(model) as logits_only_at, block_outputs(model, hidden_layers) as outputs:
         model.forward = forward
         try:
-            yield
+            yield hidden_states
         finally:
             if replaced is None:
                 del model.forward
@@ -238,6 +254,26 @@ def chunked_token_logps(
 
     chunks = zip(hidden.split(chunk_size), labels.split(chunk_size), strict=True)
     return torch.cat([checkpoint(score, *chunk, use_reentrant=False) for chunk in chunks])
+
+
+@contextlib.contextmanager
+def block_outputs(model: nn.Module, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """Within this scope, what some blocks last gave: number -> (rows, length, width), with its graph.
+
+    To be taken right after the forward: under activation checkpointing, blocks run again in the backward.
+    """
+    outputs: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int, _block: nn.Module, _inputs: tuple, output: Any) -> None:
+        outputs[layer] = output[0] if isinstance(output, tuple) else output
+
+    blocks = decoder_layers(model) if layers else ()
+    hooks = [blocks[layer].register_forward_hook(partial(keep, layer)) for layer in layers]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextlib.contextmanager

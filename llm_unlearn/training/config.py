@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from accelerate.utils import parse_flag_from_env
 from torch import zeros
@@ -24,8 +24,7 @@ from llm_unlearn.arguments.ranges import (
     check_ranges,
 )
 
-RETAIN_LOSSES = ("nll", "kl", "none")
-GENERAL_LOSSES = ("nll", "kl")
+KEEPING_LOSSES = ("nll", "kl")
 RANGES = {  # of fields of TrainingArguments, which are used only when training has begun
     "learning_rate": NOT_NEGATIVE,
     "warmup_steps": NOT_NEGATIVE,
@@ -63,6 +62,8 @@ class UnlearnConfig(TrainingArguments):
     of them, so the effective batch is 2 or 3 x `per_device_train_batch_size` rows per process and step.
     """
 
+    keeping_losses: ClassVar = KEEPING_LOSSES  # of retain and of general rows
+
     output_dir: str | None = field(default="outputs", metadata={"help": "Folder that receives everything written."})
     forget_weight: float = field(default=1.0, metadata={"help": "Weight of the forget loss."})
     retain_weight: float = field(default=1.0, metadata={"help": "Weight of the retain loss."})
@@ -70,7 +71,7 @@ class UnlearnConfig(TrainingArguments):
         default="nll",
         metadata={
             "help": "nll (cross-entropy on retain rows), kl (stay close to the reference on retain rows) or none.",
-            "choices": list(RETAIN_LOSSES),
+            "choices": [*KEEPING_LOSSES, "none"],
         },
     )
     general_weight: float = field(
@@ -81,7 +82,7 @@ class UnlearnConfig(TrainingArguments):
         default="nll",
         metadata={
             "help": "nll (cross-entropy on general rows) or kl (stay close to the reference on general rows).",
-            "choices": list(GENERAL_LOSSES),
+            "choices": list(KEEPING_LOSSES),
         },
     )
     max_length: int | None = field(
@@ -152,12 +153,9 @@ class UnlearnConfig(TrainingArguments):
         super().__post_init__()
         self._check_training_arguments()
         self._check_liger()
-        if self.retain_loss not in RETAIN_LOSSES:
-            raise ValueError(f"retain_loss={self.retain_loss!r} is unknown; choose one of {', '.join(RETAIN_LOSSES)}")
-        if self.general_loss not in GENERAL_LOSSES:
-            raise ValueError(
-                f"general_loss={self.general_loss!r} is unknown; choose one of {', '.join(GENERAL_LOSSES)}"
-            )
+        for name, known in (("retain_loss", [*self.keeping_losses, "none"]), ("general_loss", self.keeping_losses)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(known)}")
         if self.push_to_hub and (HubStrategy(self.hub_strategy) != HubStrategy.END or self.hub_always_push):
             raise ValueError(
                 f"hub_strategy={HubStrategy(self.hub_strategy).value} and hub_always_push upload checkpoints during "

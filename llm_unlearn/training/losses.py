@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from llm_unlearn.models.answers import Answers
 
 
+COMPARING_LOSSES = ("kl", "hidden_states")  # kinds of `keeping_loss` that need the model before training
+
+
 def nll_loss(token_logps: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """Negative log-likelihood per answer token: ordinary supervised cross-entropy."""
     return _reduce(-token_logps, reduction)
@@ -63,8 +66,19 @@ def kl_loss(logits: torch.Tensor, reference_logits: torch.Tensor, reduction: str
     return _reduce(divergence, reduction)
 
 
+def hidden_states_loss(states: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Mean squared difference over the width, per token; both have shape (tokens, width), in float32 or better."""
+    difference = states.to(torch.promote_types(states.dtype, torch.float32)) - targets
+    return _reduce(difference.square().mean(-1), reduction)
+
+
 def keeping_loss(part: Answers, kind: str) -> torch.Tensor:
-    """Cross-entropy, or (`kind` "kl") how far the model is from what it was: one value per answer token."""
+    """Cross-entropy, or how far the model's logits (`kind` "kl") or its hidden states ("hidden_states", summed over the
+    method's layers) are from what they were: one value per answer token.
+    """
+    if kind == "hidden_states":
+        before = part.reference_hidden_states
+        return sum(hidden_states_loss(now, before[layer], "none") for layer, now in part.hidden_states.items())
     if kind == "kl":
         return kl_loss(part.logits, part.reference_logits, reduction="none")
     return nll_loss(part.token_logps, reduction="none")

@@ -46,8 +46,8 @@ def bytes_to_write(trainer: UnlearnTrainer) -> int:
 
 def reference_words(trainer: UnlearnTrainer) -> str:
     """Where the losses that compare with the model before training take it from."""
-    sources = ["log-probabilities of the forget rows, computed once"] * trainer.needs_reference_logps
-    if trainer.reference.compares_logits:
+    sources = ["log-probabilities of the forget rows, computed once"] * ("reference_logps" in trainer.needs)
+    if trainer.reference.compared_roles:
         sources.append("the adapter switched off" if trainer.reference.adapter_is_fresh else "a frozen copy")
     return "; ".join(sources) or "none"
 
@@ -72,7 +72,7 @@ def estimated_memory(trainer: UnlearnTrainer) -> dict[str, int]:
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     trainable = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
     weights = _bytes(model.parameters()) + _bytes(model.buffers())
-    frozen_copy = trainer.reference.compares_logits and not trainer.reference.adapter_is_fresh
+    frozen_copy = bool(trainer.reference.compared_roles) and not trainer.reference.adapter_is_fresh
     row_sets = [rows for rows in trainer.row_sets.values() if rows]
     at_once = args.per_device_train_batch_size * len(row_sets)
     rows = [*itertools.chain(*row_sets)]

@@ -22,6 +22,7 @@ from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.files.outcomes import remember, weights_digest
 from llm_unlearn.models.answers import Answers, forward_answers
 from llm_unlearn.models.scoring import evaluation_mode, score_answers
+from llm_unlearn.training.losses import COMPARING_LOSSES
 
 if TYPE_CHECKING:
     from llm_unlearn.training.trainer import UnlearnTrainer
@@ -45,10 +46,16 @@ class ReferencePolicy:
         self._logps: dict[str, torch.Tensor] | None = None
 
     @property
-    def compares_logits(self) -> bool:
-        """Whether a loss compares what the model says with what it said before training."""
-        trainer, args = self.trainer, self.trainer.args
-        return args.retain_loss == "kl" or (trainer.row_sets["general"] is not None and args.general_loss == "kl")
+    def compared_roles(self) -> list[int]:
+        """Roles of the rows whose logits or hidden states a loss compares with those before training."""
+        args, roles = self.trainer.args, []
+        if self.trainer.needs & {"reference_logits", "reference_hidden_states"}:
+            roles += [FORGET, ALTERNATE]
+        if args.retain_loss in COMPARING_LOSSES:
+            roles.append(RETAIN)
+        if self.trainer.row_sets["general"] is not None and args.general_loss in COMPARING_LOSSES:
+            roles.append(GENERAL)
+        return roles
 
     @property
     def logps(self) -> torch.Tensor:
@@ -69,9 +76,9 @@ class ReferencePolicy:
 
     def prepare(self) -> None:
         """Before a checkpoint is loaded: the reference is the model as it was given."""
-        if self.trainer.needs_reference_logps:
+        if "reference_logps" in self.trainer.needs:
             _ = self._known
-        if self.compares_logits and not self.adapter_is_fresh and self.model is None:
+        if self.compared_roles and not self.adapter_is_fresh and self.model is None:
             # A model that will be sharded has been left on the CPU.
             self.model = copy.deepcopy(self.trainer.model).requires_grad_(False).eval().to(self.trainer.args.device)
 
@@ -88,25 +95,47 @@ class ReferencePolicy:
     def add_to(self, answers: Answers, inputs: dict[str, torch.Tensor]) -> None:
         """Give a batch's answers what the losses compare them with."""
         args, roles = self.trainer.args, inputs["roles"]
-        if self.trainer.needs_reference_logps:
+        if "reference_logps" in self.trainer.needs:
             indices = inputs["indices"].clamp(min=0) % len(self.logps)
             answers.reference_logps = torch.where(roles == FORGET, self.logps[indices], 0.0)
             if "alternate" in self._known:
                 of_alternates = torch.where(roles == ALTERNATE, self._known["alternate"][indices], 0.0)
                 answers.reference_logps = answers.reference_logps + of_alternates
-        if self.compares_logits:
-            wanted = [RETAIN] * (args.retain_loss == "kl") + [GENERAL] * (args.general_loss == "kl")
-            rows = torch.isin(roles, torch.tensor(wanted, device=roles.device))
+        if self.compared_roles:
+            rows = torch.isin(roles, torch.tensor(self.compared_roles, device=roles.device))
             if args.sharded_by:  # then all processes must run it alike, with rows to compare or not
                 rows = torch.ones_like(rows)
-            if not rows.any():
+            self._compare(answers, rows, {name: value[rows] for name, value in inputs.items()})
+
+    @torch.no_grad()
+    def _compare(self, answers: Answers, rows: torch.Tensor, inputs: dict[str, torch.Tensor]) -> None:
+        """Give these rows, (rows of the batch,) bool, what the model before training says and holds."""
+        tokens = rows[answers.token_rows]
+
+        def among_all(values: torch.Tensor) -> torch.Tensor:
+            whole = values.new_zeros(len(tokens), values.shape[1])
+            whole[tokens] = values
+            return whole
+
+        if not rows.any():
+            if answers.logits is not None:
                 answers.reference_logits = torch.zeros_like(answers.logits)
-                return
-            compared = {name: value[rows] for name, value in inputs.items()}
-            with torch.no_grad(), self.running() as reference:
-                said = forward_answers(reference, compared, split_long=not args.sharded_by).logits
-            answers.reference_logits = said.new_zeros(len(answers.labels), said.shape[1])
-            answers.reference_logits[rows[answers.token_rows]] = said
+            hidden = answers.hidden_states.items()
+            answers.reference_hidden_states = {layer: torch.zeros_like(states) for layer, states in hidden}
+            return
+        args = self.trainer.args
+        with self.running() as reference:
+            said = forward_answers(
+                reference,
+                inputs,
+                chunk_size=args.logits_chunk_size,
+                split_long=not args.sharded_by,
+                hidden_layers=self.trainer.hidden_layers,
+            )
+        if said.logits is not None:
+            answers.reference_logits = among_all(said.logits)
+        hidden = said.hidden_states.items()
+        answers.reference_hidden_states = {layer: among_all(states) for layer, states in hidden}
 
 
 def reference_log_probs(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,17 @@ from llm_unlearn.models.adapters import remember_base, with_adapter
 from llm_unlearn.models.answers import Answers, forward_answers
 from llm_unlearn.models.files import check_rows_fit
 from llm_unlearn.models.loading import load_model, load_tokenizer, with_pad_token
-from llm_unlearn.models.scoring import evaluation_mode
-from llm_unlearn.models.sharding import check_saves_whole, is_partitioned
+from llm_unlearn.models.sharding import check_saves_whole
 from llm_unlearn.training.callbacks import UnlearnCallback, UnlearnProgressCallback
 from llm_unlearn.training.checkpoint_folders import last_checkpoint
 from llm_unlearn.training.checkpoints import Checkpoints
+from llm_unlearn.training.checks import check_arguments, check_model
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.divergence import count_not_finite, raise_if_diverged
 from llm_unlearn.training.log_sums import LogSums
 from llm_unlearn.training.losses import global_mean, keeping_loss
 from llm_unlearn.training.paper import Paper
+from llm_unlearn.training.passes import Pass, only_roles
 from llm_unlearn.training.reference_policy import ReferencePolicy
 from llm_unlearn.training.rows import count_items, encoded_row_sets
 from llm_unlearn.training.scores import TrainingScores
@@ -87,8 +89,10 @@ class UnlearnTrainer(Trainer):
     """
 
     config_class = UnlearnConfig
-    needs_reference_logps = False  # does forget_loss use answers.reference_logps?
-    needs_alternates = False  # does it use answers.alternate: another answer to each forget question?
+    # What forget_loss reads beside what all have: of `answers.forget` "reference_logps", "reference_logits" or
+    # "reference_hidden_states"; "alternates": another answer to each forget question, `answers.alternate`.
+    needs: Set[str] = frozenset()
+    hidden_layers: Sequence[int] = ()  # blocks whose outputs are answers.hidden_states
     method_name = "custom"  # on the command line and in results
     method_title: str | None = None  # in sentences; by default its name
     paper: Paper | None = None
@@ -107,16 +111,10 @@ class UnlearnTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
     ):
-        args = args or self.config_class()
-        if not isinstance(args, self.config_class):
-            needed = self.config_class.__name__
-            raise InputError(f"{type(self).__name__} needs args of class {needed}, got {type(args).__name__}")
-        if args.n_gpu > 1:
-            raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch` (one process per GPU)")
+        args = self.args = args or self.config_class()  # `needs` may depend on them
+        check_arguments(self, args)
         if args.device.type == "cpu":
             args.dataloader_pin_memory = False  # pinning is for transfers to a GPU, and warns where there is none
-            if args.fp16:
-                raise InputError("fp16 needs a GPU; on a CPU use --bf16, or leave both out")
         validate_trained(forget_dataset, retain_dataset, general_dataset, args.retain_loss)
         if processing_class is None:
             name_or_path = model if isinstance(model, str) else model.config._name_or_path
@@ -125,7 +123,7 @@ class UnlearnTrainer(Trainer):
             processing_class = load_tokenizer(name_or_path)
         with_pad_token(processing_class)
         encode = {"processing_class": processing_class, "max_length": args.max_length}
-        alternates = self.alternates(forget_dataset, args) if self.needs_alternates else None
+        alternates = self.alternates(forget_dataset, args) if "alternates" in self.needs else None
         datasets = (forget_dataset, retain_dataset, general_dataset)
         self.row_sets = encoded_row_sets(*datasets, alternates, args, processing_class)
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
@@ -166,19 +164,9 @@ class UnlearnTrainer(Trainer):
                 optimizers=optimizers,
             )
             self.get_optimizer_cls_and_kwargs(args, model)  # its package may be missing: better now than later
-        if args.sharded_by == "FSDP" and not self.is_fsdp_enabled:  # Accelerate leaves it out without a word
-            raise InputError(
-                f"fsdp: Accelerate shards over several GPUs, not {args.world_size} x {args.device.type}; leave FSDP out"
-            )
+        check_model(self, adapter_is_made=peft_config is not None)
         check_saves_whole(self)
-        live_reference = self.reference.compares_logits and peft_config is None
-        if (self.needs_reference_logps or live_reference) and is_partitioned(model):
-            raise InputError(
-                "model: ZeRO 3 has sharded it at loading, and the reference needs it whole; pass its id or folder, or "
-                f"load it before {type(args).__name__} is made"
-            )
-        if args.logits_chunk_size is not None:
-            self._check_chunks()
+        self.step_batches: list[dict[str, torch.Tensor]] = []  # this process's micro-batches of the optimizer step
         self.scores = TrainingScores(self, eval_rows)
         self.log_sums = LogSums(self.accelerator, args.device)
         self.checkpoints = Checkpoints(self)
@@ -211,8 +199,8 @@ class UnlearnTrainer(Trainer):
 
     @staticmethod
     def alternates(forget_dataset: Dataset, args: UnlearnConfig) -> list[str]:
-        """Another answer to each forget question, where the method `needs_alternates`."""
-        raise TypeError("a trainer with needs_alternates must define alternates(forget_dataset, args)")
+        """Another answer to each forget question, where the method `needs` alternates."""
+        raise TypeError("a trainer that needs alternates must define alternates(forget_dataset, args)")
 
     def regularizer(self, answers: Answers) -> torch.Tensor | None:
         """An extra loss, one value per forget row, or None."""
@@ -247,7 +235,14 @@ class UnlearnTrainer(Trainer):
         """The one wrapped forward of a step."""
         unwrapped = self.accelerator.unwrap_model(model)
         chunk_size, split_long = self.args.logits_chunk_size, not self.args.sharded_by
-        return forward_answers(model, inputs, unwrapped, chunk_size=chunk_size, split_long=split_long)
+        layers = self.hidden_layers
+        return forward_answers(
+            model, inputs, unwrapped, chunk_size=chunk_size, split_long=split_long, hidden_layers=layers
+        )
+
+    def passes(self, model: nn.Module, counts: torch.Tensor) -> Sequence[Pass]:
+        """The forwards of a micro-batch, each with its backward; `counts` as in `compute_loss`."""
+        return [Pass(tuple(PART_ROLES.values()))]
 
     # ---- loss ------------------------------------------------------------------------------------------------------
 
@@ -281,6 +276,7 @@ class UnlearnTrainer(Trainer):
         for _ in range(num_batches):
             with contextlib.suppress(StopIteration):
                 batches.append(next(epoch_iterator))
+        self.step_batches = batches
         return batches, count_items(batches, self.accelerator) if batches else None
 
     @torch.no_grad()
@@ -303,9 +299,19 @@ class UnlearnTrainer(Trainer):
         """
         self.log_sums.add(name, value, self.state.global_step)
 
-    def training_step(self, *arguments, **keywords) -> torch.Tensor:
-        """As in transformers, whose own sum of the losses starts anew where a run is resumed between two log lines."""
-        loss = super().training_step(*arguments, **keywords)
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """As in transformers, for each of the `passes`. (Its own sum of the losses starts anew where a run is resumed
+        between two log lines.)
+        """
+        *first, last = self.passes(model, num_items_in_batch)
+        loss = 0.0
+        for each in first:  # processes exchange gradients once, in the backward below
+            with self.accelerator.no_sync(model), each.scope:
+                rows = only_roles(inputs, each.roles)
+                loss = loss + super().training_step(model, rows, num_items_in_batch)
+        with last.scope:
+            rows = only_roles(inputs, last.roles) if first else inputs
+            loss = loss + super().training_step(model, rows, num_items_in_batch)
         self.add_to_log("loss", loss / self.accelerator.num_processes)
         return loss
 
@@ -438,12 +444,3 @@ class UnlearnTrainer(Trainer):
     def set_sampler_epoch(self, epoch: int) -> None:
         """Set here, because Accelerate forgets it when it skips batches on resume with several processes."""
         self._sampler.set_epoch(epoch)
-
-    def _check_chunks(self) -> None:
-        """Make the logits of one row in chunks: some models cannot."""
-        if self.args.sharded_by:
-            raise InputError(f"logits_chunk_size needs whole weights; leave it out, or {self.args.sharded_by}")
-        batch = self.data_collator([self.train_dataset[0, 0, 0]])
-        with torch.no_grad(), evaluation_mode(self.model):
-            batch = {name: value.to(self.args.device) for name, value in batch.items()}
-            forward_answers(self.model, batch, chunk_size=self.args.logits_chunk_size)

@@ -27,6 +27,8 @@ from llm_unlearn import (
     GradientAscentTrainer,
     NPOConfig,
     NPOTrainer,
+    RMUConfig,
+    RMUTrainer,
     SAMConfig,
     SAMTrainer,
     SsiuuConfig,
@@ -89,6 +91,9 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
     "sam_general": (SAMTrainer, SAMConfig, 5, {"rho": 0.3}),
     # Each forget row travels with another answer; once more one process has no row in the last step.
     "dpo": (DPOTrainer, DPOConfig, 5, {"save_strategy": "steps", "save_steps": 3}),
+    # Hidden states of the middle of a model, and what they were; with general rows, kept by their logits.
+    "rmu": (RMUTrainer, RMUConfig, 5, {"layer": 0, "save_strategy": "steps", "save_steps": 3}),
+    "rmu_full": (RMUTrainer, RMUConfig, 7, {"layer": 1, "general_loss": "kl"}),
     "scalar": (ScalarLossTrainer, UnlearnConfig, 5, {"stop_at_forget_probability": 0.0172}),
     # The forget rows are likeliest after the first of six steps.
     "best": (
@@ -109,10 +114,10 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
     "diverged": (GradientAscentTrainer, GradientAscentConfig, 7, {"max_forget_nll": 4.5}),
     "unused": (GradientAscentTrainer, GradientAscentConfig, 7, {"max_steps": 2}),  # a parameter that no step reaches
 }
-FULL = ("full", "best", "diverged", "unused")  # without an adapter
-GENERAL = ("general", "sam_general")  # with general rows
-RESUMED = ("npo", "general", "published", "sam", "dpo", "best")
-SHARDED = ("grad_diff", "full", "npo", "general", "dpo", "scalar", "best", "diverged")
+FULL = ("full", "rmu_full", "best", "diverged", "unused")  # without an adapter
+GENERAL = ("general", "sam_general", "rmu_full")  # with general rows
+RESUMED = ("npo", "general", "published", "sam", "dpo", "rmu", "best")
+SHARDED = ("grad_diff", "full", "npo", "general", "dpo", "rmu", "rmu_full", "scalar", "best", "diverged")
 FSDP2 = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}}
 AUTO = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 

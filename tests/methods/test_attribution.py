@@ -12,7 +12,6 @@ from llm_unlearn.methods.attribution import (
     capture_outputs,
     influence,
     influence_sums,
-    linear_modules,
     negative_influence_penalty,
     opposite,
     random_signs,
@@ -21,6 +20,7 @@ from llm_unlearn.methods.attribution import (
     without_attribution,
 )
 from llm_unlearn.models.answers import Answers, forward_answers
+from llm_unlearn.models.linear_maps import linear_modules
 
 LN2, LN6 = math.log(2), math.log(6)
 

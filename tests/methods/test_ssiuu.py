@@ -17,7 +17,7 @@ from builders import (
 )
 
 from llm_unlearn import InputError, SsiuuConfig, SsiuuTrainer
-from llm_unlearn.methods.attribution import linear_modules
+from llm_unlearn.models.linear_maps import linear_modules
 
 
 def build(folder, *, model=None, lora=True, forget=6, optimizers=(None, None), **changes):

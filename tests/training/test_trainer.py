@@ -22,8 +22,11 @@ from transformers import set_seed
 from llm_unlearn import (
     GradientAscentConfig,
     GradientAscentTrainer,
+    InputError,
     NPOConfig,
     NPOTrainer,
+    RMUConfig,
+    RMUTrainer,
     SsiuuConfig,
     SsiuuTrainer,
     UnlearnConfig,
@@ -32,9 +35,12 @@ from llm_unlearn import (
 from llm_unlearn.methods.alternates import AlternateConfig
 from llm_unlearn.methods.dpo import DPOConfig, DPOTrainer
 from llm_unlearn.methods.idk import IDKTrainer
+from llm_unlearn.models.answers import forward_answers
 from llm_unlearn.models.loading import decoder_layers
 from llm_unlearn.models.scoring import score_answers
 from llm_unlearn.training import reference_policy
+from llm_unlearn.training.losses import keeping_loss
+from llm_unlearn.training.memory import reference_words
 
 METHODS = {
     "grad_diff": (GradientAscentTrainer, GradientAscentConfig),
@@ -42,7 +48,9 @@ METHODS = {
     "ssiuu": (SsiuuTrainer, SsiuuConfig),
     "dpo": (DPOTrainer, DPOConfig),
     "idk": (IDKTrainer, AlternateConfig),
+    "rmu": (RMUTrainer, RMUConfig),
 }
+OWN = {"rmu": {"layer": 1}}
 AT_REFERENCE = 2 / 0.1 * math.log(2)  # NPO's loss at the reference, beta 0.1
 
 
@@ -51,7 +59,7 @@ def build(method, folder, *, model=None, lora=True, forget=11, retain=14, genera
     trainer_class, config_class = METHODS.get(method) or (method, UnlearnConfig)
     return trainer_class(
         model=tiny_model() if model is None else model,
-        args=arguments(config_class, folder, **changes),
+        args=arguments(config_class, folder, **OWN.get(method, {}), **changes),
         forget_dataset=qa_rows(forget),
         retain_dataset=qa_rows(retain, start=20),
         general_dataset=qa_rows(general, start=16) if general else None,
@@ -244,6 +252,48 @@ def test_npo_loss_is_that_of_the_formula_along_the_run(tmp_path):
     trainer.compute_loss = watched
     trainer.train()
     assert [line["forget/loss"] for line in step_logs(trainer)] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_method_may_compare_forget_rows_with_the_model_before_training(lora, tmp_path):
+    """As UNDIAL does with its logits (arXiv 2402.10052)."""
+    base, seen = tiny_model(), []
+
+    class ComparingTrainer(UnlearnTrainer):
+        needs = frozenset({"reference_logits", "reference_hidden_states"})
+        hidden_layers = (0, 1)
+
+        def forget_loss(self, answers):
+            forget = answers.forget
+            seen.append((answers.labels, forget.reference_logits, forget.reference_hidden_states))
+            return keeping_loss(forget, "kl") + keeping_loss(forget, "hidden_states") - forget.token_logps.exp()
+
+    trainer = build(ComparingTrainer, tmp_path, model=copy.deepcopy(base), lora=lora, per_device_train_batch_size=11)
+    assert reference_words(trainer) == ("the adapter switched off" if lora else "a frozen copy")
+    (batch,) = trainer.get_train_dataloader()
+    expected = forward_answers(base.eval(), batch, hidden_layers=[0, 1]).forget
+    trainer.train()
+    for _, logits_before, states_before in seen:
+        rows = (logits_before[:, None] - expected.logits).abs().sum(-1).argmin(1)  # another order in each epoch
+        torch.testing.assert_close(logits_before, expected.logits[rows], atol=1e-5, rtol=1e-4)
+        for layer in (0, 1):
+            states = expected.hidden_states[layer][rows]
+            torch.testing.assert_close(states_before[layer], states, atol=1e-4, rtol=1e-3)
+    assert len(seen) > 1
+
+
+def test_what_a_method_needs_must_be_known(tmp_path):
+    class WishfulTrainer(UnlearnTrainer):
+        needs = frozenset({"reference_gradients"})
+
+    with pytest.raises(TypeError, match=r"WishfulTrainer.needs: 'reference_gradients' is unknown; choose from ref"):
+        build(WishfulTrainer, tmp_path)
+
+    class ComparingTrainer(UnlearnTrainer):
+        needs = frozenset({"reference_logits"})
+
+    with pytest.raises(InputError, match=r"logits_chunk_size=8 keeps no logits, which ComparingTrainer compares"):
+        build(ComparingTrainer, tmp_path, logits_chunk_size=8)
 
 
 @pytest.mark.parametrize("lora", [True, False])
