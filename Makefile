@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: unlearn test test-all lint clean
+.PHONY: unlearn test test-all lint docs clean
 
 unlearn: $(VENV)/installed
 	$(BIN)/accelerate launch recipes/ssiuu.py
@@ -17,6 +17,9 @@ test-all: $(VENV)/installed-dev
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(VENV)/installed
+	$(BIN)/python -m llm_unlearn.cli.reference docs/reference.md
 
 clean:
 	rm -rf $(VENV) outputs build dist *.egg-info

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_unlearn.errors import InputError
-from llm_unlearn.files.records import files_with, summary_in
+from llm_unlearn.files.records import Records
 
 if TYPE_CHECKING:
     from llm_unlearn.attacks.attack import Attack
 
-RECORD = "ATTACK"
+_RECORDS = Records(__name__, Path(__file__).parent, "ATTACK", "attack")
 
 
 def attack_names() -> list[str]:
     """All attacks, in alphabetical order; nothing is imported."""
-    return [*files_with(Path(__file__).parent, RECORD)]
+    return [*_RECORDS.files]
 
 
 def summaries() -> dict[str, str]:
     """Name -> what the attack does, in a line; nothing is imported."""
-    return {name: summary_in(path, RECORD) for name, path in files_with(Path(__file__).parent, RECORD).items()}
+    return _RECORDS.summaries
 
 
-@cache
 def load_attack(name: str) -> Attack:
     """The record of an attack.
 
     Raises:
         InputError: no such attack.
     """
-    if name not in attack_names():
-        raise InputError(f"attack={name!r} is unknown: choose from {', '.join(attack_names())}")
-    return import_module(f"{__name__}.{name}").ATTACK
+    return _RECORDS.load(name)
 
 
 def attack_label(name: str) -> str:

@@ -30,6 +30,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from scipy.stats import pearsonr, spearmanr
 from torch import nn
 from transformers import PreTrainedModel
 
+from llm_unlearn.audits.audit import Audit, Inspection, Measure
 from llm_unlearn.data.collators import RETAIN, EncodedRow, pad_rows
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.errors import InputError
@@ -283,3 +285,37 @@ def _check_comparable(first: ModelInfluence, second: ModelInfluence) -> None:
             f"models of different architecture have no neurons to compare: {other} has "
             f"{widths[0].get(other, 'no')} and {widths[1].get(other, 'no')}"
         )
+
+
+def _start(inspection: Inspection) -> Measure:
+    original: ModelInfluence | None = None
+
+    def measure(name: str, model: PreTrainedModel) -> dict[str, Any]:
+        nonlocal original
+        influence = neuron_influence(model, inspection.rows, inspection.score, inspection.batch_size)
+        if original is None:
+            original = influence
+            return {"models": _row_values(influence)}
+        comparison = compare_influence(original, influence, inspection.top_shares)
+        return {"models": _row_values(influence), "comparisons": comparison}
+
+    return measure
+
+
+def _row_values(influence: ModelInfluence) -> dict[str, dict[str, Any]]:
+    """{"score": {"agg_value": mean, "value_by_index": {row: {"score": value}}}, ...}, the format of evaluation logs."""
+    return {
+        name: {
+            "agg_value": fmean(row[name] for row in influence.rows),
+            "value_by_index": {str(number): {name: row[name]} for number, row in enumerate(influence.rows)},
+        }
+        for name in influence.rows[0]
+    }
+
+
+AUDIT = Audit(
+    "influence",
+    summary="which neurons lost their say about the forgotten answers, and which learned to speak against them",
+    sections=("models", "comparisons"),
+    start=_start,
+)

@@ -16,13 +16,17 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from llm_unlearn.attacks.counterfactual import counterfactual_rows, true_rows
+from llm_unlearn.audits.audit import Audit, Inspection, Measure
 from llm_unlearn.data.collators import EncodedRow, pad_rows
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.errors import InputError
+from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.models.answers import block_outputs, narrowed_logits
 from llm_unlearn.models.loading import decoder_layers
 from llm_unlearn.models.scoring import evaluation_mode
@@ -148,3 +152,30 @@ def _decoding(model: PreTrainedModel) -> Iterator[tuple[dict[int, torch.Tensor],
                 injected = None
 
         yield outputs, forward, decode
+
+
+def _start(inspection: Inspection) -> Measure:
+    forget, group_by = inspection.data.forget, inspection.group_by
+    datasets = [true_rows(forget, group_by)]
+    datasets += [counterfactual_rows(forget, seed, group_by) for seed in inspection.derangement_seeds]
+    true, *others = (inspection.encoded(dataset, "forget set (lens)") for dataset in datasets)
+    pairs = [pair for other in others for pair in lens_pairs(true, other)]
+    return lambda _name, model: {"logit_lens": _with_intervals(logit_lens(model, pairs), inspection.groups)}
+
+
+def _with_intervals(lens: dict[str, Any], groups: Sequence[str | int]) -> dict[str, Any]:
+    """`intervals`: of each block's accuracy, 95 %, over people (or whatever groups the rows)."""
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    units = [numbers[groups[int(row)]] for row in lens["value_by_index"]]
+    units = np.unique(units, return_inverse=True)[1].tolist()  # some groups may have no row with two answers
+    columns = np.array(list(lens["value_by_index"].values())).T
+    resampled = [resampled_difference(column[None, None], None, units)[1] for column in columns]
+    return lens | {"intervals": [list(percentile_interval(differences)) for differences in resampled]}
+
+
+AUDIT = Audit(
+    "logit_lens",
+    summary="after which block the true answer would already be preferred to another one",
+    sections=("logit_lens",),
+    start=_start,
+)

@@ -1,10 +1,15 @@
-"""Records of plug-ins (methods, attacks) as they stand in sources: lists and help must not wait for slow imports."""
+"""Records of plug-ins (methods, attacks, audits) as they stand in sources: lists and help must not wait for imports."""
 
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+from llm_unlearn.errors import InputError
 
 
 @cache
@@ -29,3 +34,38 @@ def summary_in(path: Path, name: str) -> str:
             return keyword.value.value
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return docstring.partition("\n")[0].rstrip(".")
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of a package, one in each file that has one.
+
+    Attributes:
+        package: as `llm_unlearn.attacks`. folder: where it is.
+        constant: what files call their record. noun: what a record is.
+    """
+
+    package: str
+    folder: Path
+    constant: str
+    noun: str
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Name -> file, in alphabetical order; nothing is imported."""
+        return files_with(self.folder, self.constant)
+
+    @property
+    def summaries(self) -> dict[str, str]:
+        """Name -> what it does, in a line; nothing is imported."""
+        return {name: summary_in(path, self.constant) for name, path in self.files.items()}
+
+    def load(self, name: str) -> Any:
+        """The record of that name.
+
+        Raises:
+            InputError: there is none.
+        """
+        if name not in self.files:
+            raise InputError(f"{self.noun}={name!r} is unknown: choose from {', '.join(self.files)}")
+        return getattr(import_module(f"{self.package}.{name}"), self.constant)

@@ -93,8 +93,10 @@ def score_words(results: Mapping[str, Any]) -> str:
     return SCORE_WORDS[results["score"]]
 
 
-def _variation(results: Mapping[str, Any]) -> Section:
-    comparisons = results["comparisons"]
+def _variation(results: Mapping[str, Any]) -> Section | None:
+    comparisons = results.get("comparisons")
+    if not comparisons:
+        return None
     shares = [top["share"] for top in next(iter(comparisons.values()))["top"] if top["share"] < 1]
     columns = ["model", "prob.", "positive", "negative", "D+", "D-", "hiding share"]
     rows = []
@@ -115,7 +117,9 @@ def _variation(results: Mapping[str, Any]) -> Section:
     )
 
 
-def _by_map(results: Mapping[str, Any]) -> Section:
+def _by_map(results: Mapping[str, Any]) -> Section | None:
+    if not results.get("comparisons"):
+        return None
     by_model = {model: map_totals(found["modules"]) for model, found in results["comparisons"].items()}
     kinds = list(next(iter(by_model.values())))
     return Section(
@@ -127,7 +131,7 @@ def _by_map(results: Mapping[str, Any]) -> Section:
 
 
 def _correlations(results: Mapping[str, Any]) -> Section | None:
-    if not results["attribution"]:
+    if not results.get("attribution"):
         return None
     names = ("before_and_after", "original_and_before", "original_and_after")
     rows = []
@@ -148,7 +152,7 @@ def _correlations(results: Mapping[str, Any]) -> Section | None:
 
 
 def _lens(results: Mapping[str, Any]) -> Section | None:
-    if not results["logit_lens"]:
+    if not results.get("logit_lens"):
         return None
     blocks = len(next(iter(results["logit_lens"].values()))["by_layer"])
     count = min(blocks, _MOST_BLOCKS)

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
+from transformers import PreTrainedTokenizerBase
 
 from llm_unlearn.arguments.groups import parse_for_model
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process
 from llm_unlearn.arguments.ranges import COUNT, LENGTH, SEED, check_each_once, check_ranges
-from llm_unlearn.attacks.attack import fact_ids_of, groups_of
-from llm_unlearn.attacks.counterfactual import counterfactual_rows, true_rows
 from llm_unlearn.attacks.relearning import AttackBudget
-from llm_unlearn.audits.influence import (
-    SCORES,
-    ModelInfluence,
-    attribution_correlation,
-    compare_influence,
-    neuron_influence,
-)
-from llm_unlearn.audits.logit_lens import LensPair, lens_pairs, logit_lens
-from llm_unlearn.audits.relearning import reinjected_influence
-from llm_unlearn.data import UnlearningData, encode_dataset
+from llm_unlearn.audits import audit_names, load_audit
+from llm_unlearn.audits.audit import Inspection
+from llm_unlearn.audits.influence import SCORES
+from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import reference_models
 from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.whole import write_json
-from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.loading import check_models
@@ -51,6 +40,10 @@ class InfluenceArguments(ReferenceArguments):
     unlearned_model_name_or_path: list[str] | None = field(
         default=None,
         metadata={"help": "Adapters or model folders, or hub ids, to compare with it; default: only the oracles."},
+    )
+    audits: list[str] = field(
+        default_factory=audit_names,
+        metadata={"help": "What to look at; default: all.", "choices": audit_names()},
     )
     influence_score: str = field(
         default="log_odds",
@@ -95,7 +88,9 @@ class InfluenceArguments(ReferenceArguments):
         super().__post_init__()
         check_ranges(self, {"batch_size": COUNT, "max_length": LENGTH, "attack_batch_size": COUNT})
         check_ranges(self, {"attack_seeds": SEED, "derangement_seeds": SEED})
-        check_each_once(self, ["attack_seeds", "derangement_seeds"])
+        for name in self.audits:
+            load_audit(name)  # refuses one that is not there
+        check_each_once(self, ["audits", "attack_seeds", "derangement_seeds"])
         if not self.top_shares or not all(0 < share <= 1 for share in self.top_shares):
             raise ValueError(f"top_shares={self.top_shares} must be one or more shares, over 0 and up to 1")
         if self.attack_steps:
@@ -109,6 +104,20 @@ class InfluenceArguments(ReferenceArguments):
             seeds=tuple(self.attack_seeds),
             steps=self.attack_steps,
             batch_size=self.attack_batch_size,
+        )
+
+    def inspection(self, data: UnlearningData, processing_class: PreTrainedTokenizerBase) -> Inspection:
+        """What all models are looked at with."""
+        return Inspection(
+            data,
+            processing_class,
+            score=self.influence_score,
+            top_shares=self.top_shares,
+            budget=self.budget() if self.attack_steps else None,
+            derangement_seeds=self.derangement_seeds,
+            group_by=self.counterfactual_group_by,
+            max_length=self.max_length,
+            batch_size=self.batch_size,
         )
 
     def models(self) -> dict[str, str]:
@@ -134,9 +143,9 @@ class InfluenceArguments(ReferenceArguments):
 def influence_benchmark(description: str, argv: list[str] | None = None) -> dict[str, Any]:
     """Audit all models; writes influence.json, table.md and the figures, and returns the results.
 
-    The results have, for each model by name, `models` (the values of every forget row), `comparisons` with the original
-    (see `audits.compare_influence`), `attribution` (correlations before and after reinjection, one entry a seed) and
-    `logit_lens`; `not_measured` gives reasons.
+    The results have, for each model by name, what the audits found: `models` (the values of every forget row) and
+    `comparisons` with the original (see `audits.influence`), `attribution` (correlations before and after reinjection,
+    one entry a seed), `logit_lens`; `not_measured` gives reasons.
     """
     prepare_process()
     (arguments,) = parse_for_model(
@@ -159,9 +168,11 @@ def influence_benchmark(description: str, argv: list[str] | None = None) -> dict
     write_json(output / "influence.json", results)
     sections = influence_sections(results)
     (output / "table.md").write_text(markdown(sections), encoding="utf-8")
-    written = ["influence.json", "table.md", "influence.png"]
-    influence_figure(results, output / "influence.png")
-    if results["logit_lens"]:
+    written = ["influence.json", "table.md"]
+    if results.get("comparisons"):
+        influence_figure(results, output / "influence.png")
+        written.append("influence.png")
+    if results.get("logit_lens"):
         lens_figure(results, output / "logit_lens.png")
         written.append("logit_lens.png")
     print_sections(sections, console)
@@ -177,38 +188,25 @@ def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = arguments.load_tokenizer(models["original"])
     check_models(models, tokenizer, data.forget, arguments.max_length, arguments.trust_remote_code)
-    rows = encode_dataset(data.forget, tokenizer, arguments.max_length, "forget set")
-    facts = fact_ids_of(data) or list(range(len(rows)))
+    inspection = arguments.inspection(data, tokenizer)
     not_measured: dict[str, str] = {}
-    pairs: list[LensPair] = []
-    try:
-        pairs = _lens_pairs(arguments, data, tokenizer)
-    except InputError as error:  # not all rows can be given another answer; all else can still be measured
-        if arguments.counterfactual_group_by is not None:
-            raise
-        not_measured["logit_lens"] = str(error)
-    attacked = bool(arguments.attack_steps)
-    if attacked and len(set(facts)) < 2:
-        attacked, not_measured["attribution"] = False, "reinjection needs at least two forget facts"
-    found: dict[str, dict[str, Any]] = {"models": {}, "comparisons": {}, "attribution": {}, "logit_lens": {}}
-    original: ModelInfluence | None = None
-    originals: dict[int, ModelInfluence] = {}  # on the rows that are left after the reinjection of each seed
-    how = {"score": arguments.influence_score, "batch_size": arguments.batch_size}
+    findings: dict[str, dict[str, Any]] = {}
+    started = {}
+    for name in arguments.audits:
+        audit = load_audit(name)
+        findings |= {section: {} for section in audit.sections}
+        try:
+            started[name] = audit.start(inspection)
+        except InputError as error:  # all else can still be measured
+            if name == "logit_lens" and arguments.counterfactual_group_by is not None:
+                raise
+            not_measured[name] = str(error)
     for name, path in models.items():
-        with console.status(f"{name}: influence, attack and lens"):
+        with console.status(f"{name}: {', '.join(started).replace('_', ' ')}"):
             model = arguments.load_model(path).to(device)
-            influence = neuron_influence(model, rows, **how)
-            original = original or influence
-            found["models"][name] = _row_values(influence)
-            if name != "original":
-                found["comparisons"][name] = compare_influence(original, influence, arguments.top_shares)
-            if attacked:
-                found["attribution"][name] = [
-                    _attribution(model, rows, facts, arguments.budget(), seed, originals, how)
-                    for seed in arguments.attack_seeds
-                ]
-            if pairs:
-                found["logit_lens"][name] = _with_intervals(logit_lens(model, pairs), groups_of(data))
+            for measure in filter(None, started.values()):
+                for section, finding in measure(name, model).items():
+                    findings[section][name] = finding
             del model  # before the next one is loaded
     return {
         "config": arguments_to_dict(arguments),
@@ -216,60 +214,9 @@ def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any
         "labels": {name: _label(name, path) for name, path in models.items()},
         "data": data.source,
         "score": arguments.influence_score,
-        **found,
+        **findings,
         "not_measured": not_measured,
     }
-
-
-def _lens_pairs(arguments: InfluenceArguments, data: UnlearningData, tokenizer: Any) -> list[LensPair]:
-    group_by = arguments.counterfactual_group_by
-    datasets = [true_rows(data.forget, group_by)]
-    datasets += [counterfactual_rows(data.forget, seed, group_by) for seed in arguments.derangement_seeds]
-    true, *others = (encode_dataset(one, tokenizer, arguments.max_length, "forget set (lens)") for one in datasets)
-    return [pair for other in others for pair in lens_pairs(true, other)]
-
-
-def _row_values(influence: ModelInfluence) -> dict[str, dict[str, Any]]:
-    """{"score": {"agg_value": mean, "value_by_index": {row: {"score": value}}}, ...}, the format of evaluation logs."""
-    return {
-        name: {
-            "agg_value": fmean(row[name] for row in influence.rows),
-            "value_by_index": {str(number): {name: row[name]} for number, row in enumerate(influence.rows)},
-        }
-        for name in influence.rows[0]
-    }
-
-
-def _attribution(
-    model: Any,
-    rows: Sequence[Any],
-    facts: Sequence[str | int],
-    budget: AttackBudget,
-    seed: int,
-    originals: dict[int, ModelInfluence],
-    how: dict[str, Any],
-) -> dict[str, Any]:
-    before, after = reinjected_influence(model, rows, facts, budget, seed, **how)
-    original = originals.setdefault(seed, before)  # the original comes first
-    return {
-        "seed": seed,
-        "rows": len(before.rows),
-        "probability_before": fmean(row["probability"] for row in before.rows),
-        "probability_after": fmean(row["probability"] for row in after.rows),
-        "before_and_after": attribution_correlation(before, after),
-        "original_and_before": attribution_correlation(original, before),
-        "original_and_after": attribution_correlation(original, after),
-    }
-
-
-def _with_intervals(lens: dict[str, Any], groups: Sequence[str | int]) -> dict[str, Any]:
-    """`intervals`: of each block's accuracy, 95 %, over people (or whatever groups the rows)."""
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    units = [numbers[groups[int(row)]] for row in lens["value_by_index"]]
-    units = np.unique(units, return_inverse=True)[1].tolist()  # some groups may have no row with two answers
-    columns = np.array(list(lens["value_by_index"].values())).T
-    resampled = [resampled_difference(column[None, None], None, units)[1] for column in columns]
-    return lens | {"intervals": [list(percentile_interval(one)) for one in resampled]}
 
 
 def _label(name: str, path: str) -> str:

@@ -166,9 +166,7 @@ def test_settings_that_cannot_be(tmp_path):
         build(tmp_path, layer=2)
     with pytest.raises(ValueError, match=r"layer=-1 must be 0 or more"):
         RMUConfig(str(tmp_path), layer=-1)
-    with pytest.raises(
-        ValueError, match=r"retain_loss='hidden' is unknown; choose one of hidden_states, nll, kl, n"
-    ):
+    with pytest.raises(ValueError, match=r"retain_loss='hidden' is unknown; choose one of hidden_states, nll, kl, n"):
         RMUConfig(str(tmp_path), retain_loss="hidden")
     with pytest.raises(ValueError, match=r"general_loss='none' is unknown; choose one of hidden_states, nll, kl"):
         RMUConfig(str(tmp_path), general_loss="none")
