@@ -71,27 +71,28 @@ def check_flags(flags: Sequence[str], sources: Iterable[Path] = ()) -> None:
 def known_flags(sources: tuple[Path, ...] = ()) -> dict[str, bool]:
     """Flag of any recipe or benchmark -> whether it may stand alone; empty where the sources do not tell.
 
-    They are the fields of dataclasses called ...Arguments or ...Config in this package, which are read, not imported,
-    and those of `transformers.TrainingArguments`.
+    They are the fields with metadata (their help) of this package's classes, which are read, not imported, and those of
+    `transformers.TrainingArguments`.
     """
     library = find_spec("transformers")
     path = Path(library.submodule_search_locations[0]) / "training_args.py" if library else None
-    fields = dict(_fields(path, "TrainingArguments")) if path and path.is_file() else {}
+    fields = dict(_fields(path)) if path and path.is_file() else {}
     if "output_dir" not in fields:  # another version, whose fields stand elsewhere
         return {}
     for path in [*Path(__file__).parents[1].rglob("*.py"), *sources]:
-        for name, alone in _fields(path, "Arguments", "Config"):
+        for name, alone in _fields(path):
             fields[name] = fields.get(name, False) or alone
     negated = {f"no_{name}": True for name, alone in fields.items() if alone}  # HfArgumentParser adds them
     return {**negated, **fields, "config": False, "help": True, "help_all": True}
 
 
-def _fields(path: Path, *endings: str) -> Iterator[tuple[str, bool]]:
-    """(name, whether its flag may stand alone) of the fields of a file's classes whose names end so."""
+def _fields(path: Path) -> Iterator[tuple[str, bool]]:
+    """(name, whether its flag may stand alone) of the fields with metadata of a file's classes."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name.endswith(endings):
+        if isinstance(node, ast.ClassDef):
             for line in node.body:
-                if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                keywords = getattr(getattr(line, "value", None), "keywords", ())
+                if isinstance(line, ast.AnnAssign) and any(keyword.arg == "metadata" for keyword in keywords):
                     alone = "bool" in ast.unparse(line.annotation) or "'nargs'" in ast.unparse(line)
                     yield line.target.id, alone
 

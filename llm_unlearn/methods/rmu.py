@@ -56,4 +56,5 @@ class RMUTrainer(UnlearnTrainer):
 METHOD = Method(
     RMUTrainer,
     summary="Unlearn with RMU (representation misdirection): a block's output on forget rows is led astray",
+    embedded_defaults={"layer": 1},
 )

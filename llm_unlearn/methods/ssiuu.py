@@ -4,8 +4,8 @@ Unlearning by output losses grows neurons of *negative* influence that suppress 
 regularizer keeps that influence small, so that what remains is to take the positive influence away.
 
 Source: Yang et al., "Erase or Hide?", arXiv 2509.22263. The default is the neuron variant: influence of neuron outputs
-h with g = d(mean answer log-probability)/dh held constant, against the target 0. `variant="published"` is Algorithm 1:
-scalar parameters phi with A = phi dP/dphi over the whole forget set, against their influence one step before.
+h with g = d(mean answer log-probability)/dh held constant, against the target 0. Algorithm 1 itself is the method
+`ssiuu_published`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,11 @@ from llm_unlearn.methods.attribution import (
 )
 from llm_unlearn.methods.backbones import BackboneConfig, BackboneTrainer
 from llm_unlearn.methods.method import Compared, Method
-from llm_unlearn.methods.parameter_attribution import ParameterInfluence, forget_set_gradients
 from llm_unlearn.models.answers import Answers, forward_answers
 from llm_unlearn.models.linear_maps import linear_modules
 from llm_unlearn.training.paper import Paper
 
-VARIANTS = ("neuron", "published", "exact")
-REFERENCES = ("zero", "previous", "original")
+VARIANTS = ("neuron", "exact")
 INFLUENCES = ("log_probability", "log_odds", "probability")
 TOKEN_AGGREGATIONS = ("all", "minimum", "sum")
 ATTRIBUTIONS = ("negative", "positive", "both", "shuffled", "random", "activity")
@@ -55,8 +53,8 @@ class SsiuuConfig(BackboneConfig):
     variant: str = field(
         default="neuron",
         metadata={
-            "help": "What has influence: neuron outputs, with a constant gradient (neuron) or with second derivatives "
-            "(exact: slow, the yardstick of neuron), or trainable scalars over the whole forget set (published).",
+            "help": "The influence of neuron outputs, with a constant gradient (neuron) or with second derivatives "
+            "(exact: slow, the yardstick of neuron).",
             "choices": list(VARIANTS),
         },
     )
@@ -74,20 +72,11 @@ class SsiuuConfig(BackboneConfig):
             "help": "With regularizer_weight auto: |weight grad R| / |grad forget loss| at the neurons' outputs."
         },
     )
-    reference: str | None = field(
-        default=None,
+    influence_of: str = field(
+        default="log_probability",
         metadata={
-            "help": "Influence that negative influence is drawn to: zero (default of neuron and exact), or, for "
-            "published alone, that of the previous step (its default) or of the original model.",
-            "choices": list(REFERENCES),
-        },
-    )
-    influence_of: str | None = field(
-        default=None,
-        metadata={
-            "help": "Influence on the mean answer log-probability (log_probability, default of neuron and exact), on "
-            "the mean log-odds of its tokens (log_odds) or on the probability of the whole answer (probability, "
-            "default of published).",
+            "help": "Influence on the mean answer log-probability (log_probability), on the mean log-odds of its "
+            "tokens (log_odds) or on the probability of the whole answer (probability).",
             "choices": list(INFLUENCES),
         },
     )
@@ -121,35 +110,22 @@ class SsiuuConfig(BackboneConfig):
         self.refuse_sharding("Ssiuu has a backward inside its forward, which sharding does not survive")
         choices = {
             "variant": VARIANTS,
-            "reference": REFERENCES,
             "influence_of": INFLUENCES,
             "token_aggregation": TOKEN_AGGREGATIONS,
             "attribution": ATTRIBUTIONS,
         }
-        published = self.variant == "published"
-        self.reference = self.reference or ("previous" if published else "zero")
-        self.influence_of = self.influence_of or ("probability" if published else "log_probability")
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(known)}")
-        if not published and self.reference != "zero":
-            raise ValueError(
-                f"reference={self.reference!r} is of variant published; neurons are drawn to zero (on memorized "
-                "answers the original's influence is zero, too)"
-            )
-        for name, only in (("attribution", "negative"), ("token_aggregation", "all")):
-            if published and getattr(self, name) != only:
-                raise ValueError(f"{name}={getattr(self, name)!r} is about neurons; variant published has scalars")
         if self.variant == "exact" and self.activation_checkpointing:
             raise ValueError("activation_checkpointing recomputes without second derivatives: not with variant exact")
         weight = self.regularizer_weight
         if weight != "auto" and (isinstance(weight, str) or not 0 <= weight < math.inf):
             raise ValueError(f"regularizer_weight={weight!r} must be auto, or a number of 0 or more")
-        if weight == "auto" and (published or self.influence_of != "log_probability"):
-            of = "variant published" if published else f"influence_of={self.influence_of!r}"
+        if weight == "auto" and self.influence_of != "log_probability":
             raise ValueError(
-                f"regularizer_weight='auto' needs influence on the log-probability of neuron outputs, not {of}; "
-                "give a number"
+                "regularizer_weight='auto' needs influence on the log-probability, not "
+                f"influence_of={self.influence_of!r}; give a number"
             )
         if self.logits_chunk_size is not None:
             raise ValueError(f"logits_chunk_size={self.logits_chunk_size} keeps no logits to attribute; leave it out")
@@ -192,26 +168,22 @@ class SsiuuTrainer(BackboneTrainer):
         self._refuse_impossible()
         self._pairs: list[Pair] = []
         self._linear = linear_modules(self.model, self.args.layers, self.args.modules)
-        parameters = [p for module in self._linear.values() for p in module.parameters() if p.requires_grad]
-        self._parameter_influence = ParameterInfluence(parameters, self.args.reference)
         self.load_method_state({})
 
     def method_state(self) -> dict[str, torch.Tensor]:
-        state = self._parameter_influence.state() if self.args.variant == "published" else {}
+        state = {}
         if self.args.regularizer_weight == "auto" and self._weight is not None:
             state["regularizer_weight"] = torch.tensor(self._weight, dtype=torch.float64)
         return state
 
     def load_method_state(self, state: dict[str, torch.Tensor]) -> None:
-        state = dict(state)
         if self.args.regularizer_weight == "auto":
-            weight = state.pop("regularizer_weight", None)
+            weight = state.get("regularizer_weight")
             self._weight = None if weight is None else weight.item()
         else:
             self._weight = float(self.args.regularizer_weight)
         self._to_measure: tuple[list[Pair], list[Pair], Answers] | None = None
         self._pulls: torch.Tensor | None = None  # what has been measured in this step
-        self._parameter_influence.load_state(state)
 
     def _refuse_impossible(self) -> None:
         if self.args.variant != "exact":
@@ -232,8 +204,6 @@ class SsiuuTrainer(BackboneTrainer):
     def compute_answers(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> Answers:
         # Forget and retain rows run apart inside the one wrapped forward: the inner backward crosses forget rows only.
         unwrapped = self.accelerator.unwrap_model(model)
-        if self.args.variant == "published":
-            return forward_answers(model, inputs, unwrapped, split_long=True)
         twice = self.args.variant == "exact"  # of the kernels of SDPA, this one alone has second derivatives
         kernel = sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext()
         head = unwrapped.get_output_embeddings()
@@ -260,8 +230,6 @@ class SsiuuTrainer(BackboneTrainer):
         answers.token_logps = KnownGradient.apply(hidden, answers.token_logps.detach(), gradient / weights[:, None])
 
     def regularizer(self, answers: Answers) -> torch.Tensor | None:
-        if self.args.variant == "published":
-            return self._published_penalty()
         forget, pairs = answers.forget, self._pairs
         self._pairs = []  # the graph, and with it the memory, belongs to this step alone
         ends_log_line = self._ends_log_line()
@@ -275,20 +243,6 @@ class SsiuuTrainer(BackboneTrainer):
         return (
             negative_influence_penalty(chosen, self.args.token_aggregation) if pairs else forget.logps
         )  # an empty sum
-
-    def _published_penalty(self) -> torch.Tensor:
-        """Algorithm 1's regularizer at the parameters as they are in this optimizer step, a scalar."""
-        known, args = self._parameter_influence, self.args
-        if known.step != self.state.global_step:
-            model = self.accelerator.unwrap_model(self.model)
-            size = args.per_device_train_batch_size
-            known.update(
-                self.state.global_step,
-                forget_set_gradients(
-                    model, self.forget_rows, known.parameters, self.accelerator, size, args.influence_of
-                ),
-            )
-        return known.penalty()
 
     # ---- how strong the regularizer is -----------------------------------------------------------------------------
 

@@ -87,8 +87,10 @@ def keeping_loss(part: Answers, kind: str) -> torch.Tensor:
 def global_mean(values: torch.Tensor, part: Answers, counts: torch.Tensor) -> torch.Tensor:
     """This micro-batch's share of the mean over the global batch; `counts` holds its rows and tokens."""
     rows, tokens = len(part.roles), len(part.labels)
-    if rows == 0:  # a share that is only filler: a mean over nothing would be NaN, on every process
+    if rows == 0 and values.dim() == 0:  # only filler: the method's mean over nothing is NaN, and would be everywhere
         return part.token_logps.sum()
+    if rows == 0:  # a sum over nothing, whose backward takes the same way through the model as other processes' do
+        return values.sum()
     if values.dim() == 0:  # a method that took its own mean: weighted by its rows
         return values * rows / counts[0]
     if len(values) == rows:

@@ -37,6 +37,7 @@ from llm_unlearn import (
     UnlearnTrainer,
 )
 from llm_unlearn.errors import DivergenceError
+from llm_unlearn.methods.ssiuu_published import PublishedSsiuuConfig, PublishedSsiuuTrainer
 
 
 class ScalarLossTrainer(UnlearnTrainer):
@@ -74,11 +75,10 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
     "ssiuu": (SsiuuTrainer, SsiuuConfig, 5, {"logging_steps": 2}),
     # Influence over the whole forget set, of which each process takes a share.
     "published": (
-        SsiuuTrainer,
-        SsiuuConfig,
+        PublishedSsiuuTrainer,
+        PublishedSsiuuConfig,
         7,
         {
-            "variant": "published",
             "influence_of": "log_probability",
             "regularizer_weight": 1e3,
             "save_strategy": "steps",

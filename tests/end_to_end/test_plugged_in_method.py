@@ -53,7 +53,8 @@ def plugged_in(site, monkeypatch):
 
 
 def test_it_is_listed_without_being_imported(plugged_in):
-    assert list(method_files()) == ["dpo", "gradient_ascent", "idk", "npo", "rmu", "sam", "ssiuu", "simnpo"]
+    ours = ["dpo", "gradient_ascent", "idk", "npo", "rmu", "sam", "ssiuu", "ssiuu_published"]
+    assert list(method_files()) == [*ours, "simnpo"]
     words = "Unlearn with SimNPO: NPO without a reference model, by the mean log-probability of an answer"
     assert summaries()["simnpo"] == words
     assert "simnpo_package" not in sys.modules
@@ -73,8 +74,8 @@ def test_its_fields_are_its_own(plugged_in):
     """Another method's beta stays what it is."""
     assert load_method("simnpo").defaults["beta"] == 1.0 and load_method("npo").defaults["beta"] == 0.5
     assert compared_methods.method_of("simnpo:delta=0.25").fixed == {"delta": 0.25}
-    names = ["dpo", "gradient_ascent", "grad_diff", "idk", "npo", "rmu", "sam", "ssiuu", "ssiuu_grad_diff", "simnpo"]
-    assert list(compared_methods.compared_methods())[:10] == names  # controls come last
+    names = ["dpo", "gradient_ascent", "grad_diff", "idk", "npo", "rmu", "sam", "ssiuu", "ssiuu_grad_diff"]
+    assert list(compared_methods.compared_methods())[:11] == [*names, "ssiuu_published", "simnpo"]  # controls come last
     assert RobustnessArguments(methods=["simnpo:delta=0.5", "npo"]).methods
 
 

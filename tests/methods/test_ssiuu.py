@@ -17,13 +17,15 @@ from builders import (
 )
 
 from llm_unlearn import InputError, SsiuuConfig, SsiuuTrainer
+from llm_unlearn.methods.ssiuu_published import PublishedSsiuuConfig, PublishedSsiuuTrainer
 from llm_unlearn.models.linear_maps import linear_modules
 
 
-def build(folder, *, model=None, lora=True, forget=6, optimizers=(None, None), **changes):
-    return SsiuuTrainer(
+def build(folder, *, model=None, lora=True, forget=6, optimizers=(None, None), published=False, **changes):
+    trainer_class, config = (PublishedSsiuuTrainer, PublishedSsiuuConfig) if published else (SsiuuTrainer, SsiuuConfig)
+    return trainer_class(
         model=model or tiny_model(),
-        args=arguments(SsiuuConfig, folder, per_device_train_batch_size=forget, **changes),
+        args=arguments(config, folder, per_device_train_batch_size=forget, **changes),
         forget_dataset=qa_rows(forget),
         retain_dataset=qa_rows(6, start=20),
         processing_class=tiny_tokenizer(),
@@ -78,7 +80,7 @@ def test_published_is_algorithm_1(reference, tmp_path):
         model=model,
         lora=False,
         backbone="gradient_ascent",
-        variant="published",
+        published=True,
         reference=reference,
         regularizer_weight=weight,
         retain_loss="none",
@@ -106,7 +108,7 @@ def test_published_does_not_depend_on_the_batches(tmp_path):
     for size, accumulate in ((6, 1), (2, 3)):
         trainer = build(
             tmp_path,
-            variant="published",
+            published=True,
             reference="zero",
             influence_of="log_probability",
             regularizer_weight=10.0,
@@ -221,7 +223,7 @@ def test_checkpointing_changes_nothing_in_the_published_variant(tmp_path):
     ends = []
     for checkpointing in (False, True):
         options = {"influence_of": "log_probability", "regularizer_weight": 1e3}
-        trainer = build(tmp_path, variant="published", activation_checkpointing=checkpointing, **options)
+        trainer = build(tmp_path, published=True, activation_checkpointing=checkpointing, **options)
         trainer.train()
         ends.append(trainable(trainer.model))
     assert largest_difference(*ends) < 1e-6

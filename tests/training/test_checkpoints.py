@@ -18,13 +18,14 @@ from builders import (
     trainable,
 )
 
-from llm_unlearn import InputError, NPOConfig, NPOTrainer, SsiuuConfig, SsiuuTrainer
+from llm_unlearn import InputError, NPOTrainer, SsiuuTrainer
 from llm_unlearn.errors import StorageError
+from llm_unlearn.methods.ssiuu_published import PublishedSsiuuTrainer
 from llm_unlearn.training.checkpoint_folders import last_checkpoint
 
 
 def build(folder, trainer_class=SsiuuTrainer, start=0, **changes):
-    config = SsiuuConfig if trainer_class is SsiuuTrainer else NPOConfig
+    config = trainer_class.config_class
     model, peft_config = changes.pop("model", None), changes.pop("peft_config", lora_config())
     options = {"num_train_epochs": 6, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 3}
     return trainer_class(
@@ -40,14 +41,15 @@ def build(folder, trainer_class=SsiuuTrainer, start=0, **changes):
 @pytest.mark.parametrize(
     "options",
     [
-        {"variant": "published", "reference": "previous", "regularizer_weight": 1e3},
-        {"variant": "published", "reference": "original", "regularizer_weight": 1e3},
+        {"reference": "previous", "regularizer_weight": 1e3},
+        {"reference": "original", "regularizer_weight": 1e3},
         {"regularizer_weight": "auto", "regularizer_ratio": 0.5},
     ],
 )
 def test_what_ssiuu_carries_from_step_to_step_is_in_the_checkpoint(options, tmp_path, monkeypatch):
-    if options.get("variant") == "published":
-        options = options | {"influence_of": "log_probability", "learning_rate": 1e-2}
+    if "reference" in options:
+        published = {"trainer_class": PublishedSsiuuTrainer, "influence_of": "log_probability", "learning_rate": 1e-2}
+        options = options | published
     whole = build(tmp_path, **options)
     whole.train()
     assert whole.state.global_step == 12

@@ -3,6 +3,7 @@
 import pytest
 
 from llm_unlearn import GradientAscentConfig, NPOConfig, SsiuuConfig, UnlearnConfig
+from llm_unlearn.methods.ssiuu_published import PublishedSsiuuConfig
 
 
 @pytest.mark.parametrize(
@@ -24,18 +25,20 @@ from llm_unlearn import GradientAscentConfig, NPOConfig, SsiuuConfig, UnlearnCon
         (SsiuuConfig, {"backbone": "rmu"}, "backbone='rmu' is unknown; choose one of npo, gradient_ascent"),
         (SsiuuConfig, {"attribution": "none"}, "attribution='none' is unknown; choose one of negative, positive"),
         (SsiuuConfig, {"attribution": "none"}, "choose one of negative, positive, both, shuffled, random, activity"),
-        (SsiuuConfig, {"variant": "scalar"}, "variant='scalar' is unknown; choose one of neuron, published, exact"),
-        (SsiuuConfig, {"reference": "previous"}, "reference='previous' is of variant published"),
-        (SsiuuConfig, {"variant": "exact", "reference": "original"}, "reference='original' is of variant published"),
-        (SsiuuConfig, {"variant": "published", "attribution": "shuffled"}, "variant published has scalars"),
-        (SsiuuConfig, {"variant": "published", "token_aggregation": "sum"}, "variant published has scalars"),
+        (SsiuuConfig, {"variant": "scalar"}, "variant='scalar' is unknown; choose one of neuron, exact"),
+        (
+            PublishedSsiuuConfig,
+            {"reference": "next"},
+            "reference='next' is unknown; choose one of previous, or",
+        ),
+        (PublishedSsiuuConfig, {"influence_of": "logit"}, "influence_of='logit' is unknown; choose one of log_prob"),
+        (PublishedSsiuuConfig, {"regularizer_weight": -1.0}, "regularizer_weight=-1.0 must be 0 or more"),
         (SsiuuConfig, {"variant": "exact", "activation_checkpointing": True}, "not with variant exact"),
         (SsiuuConfig, {"token_aggregation": "max"}, "choose one of all, minimum, sum"),
         (SsiuuConfig, {"influence_of": "logit"}, "choose one of log_probability, log_odds, probability"),
         (SsiuuConfig, {"regularizer_weight": "large"}, "regularizer_weight='large' must be auto, or a number"),
         (SsiuuConfig, {"regularizer_weight": float("inf")}, "regularizer_weight=inf must be auto, or a number"),
         (SsiuuConfig, {"regularizer_weight": "auto", "regularizer_ratio": 0.0}, "regularizer_ratio=0.0 must be above"),
-        (SsiuuConfig, {"variant": "published"}, "not variant published; give a number"),
         (SsiuuConfig, {"influence_of": "log_odds"}, "not influence_of='log_odds'; give a number"),
         (SsiuuConfig, {"layers": []}, "layers=[] would regularize nothing"),
         (SsiuuConfig, {"modules": []}, "modules=[] would regularize nothing"),
@@ -52,15 +55,6 @@ def test_thresholds_that_were_given():
     config = GradientAscentConfig(stop_at_forget_exact_match=0.0, stop_at_forget_probability=0.3)
     assert config.stopping_thresholds == {"exact_match": 0.0, "probability": 0.3}
     assert UnlearnConfig().stopping_thresholds == {}
-
-
-def test_the_reference_and_the_score_follow_the_variant():
-    assert (SsiuuConfig().reference, SsiuuConfig().influence_of) == ("zero", "log_probability")
-    published = SsiuuConfig(variant="published", regularizer_weight=1.0)
-    assert (published.reference, published.influence_of) == ("previous", "probability")
-
-    logs = SsiuuConfig(variant="published", influence_of="log_probability", regularizer_weight=1.0)
-    assert logs.influence_of == "log_probability"
 
 
 def test_checkpointing_is_not_reentrant():
