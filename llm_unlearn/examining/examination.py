@@ -11,6 +11,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,7 +21,6 @@ from llm_unlearn.attacks import load_attack
 from llm_unlearn.attacks.attack import Target, groups_of
 from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.attacks.counterfactual import PERTURBED, counterfactual_rows, knowledge_excess
-from llm_unlearn.attacks.curves import steps_to_half
 from llm_unlearn.attacks.prompting import asked_otherwise
 from llm_unlearn.attacks.relearning import forgotten_rows, split_facts
 from llm_unlearn.data import UnlearningData, encode_dataset, row_format
@@ -30,6 +30,7 @@ from llm_unlearn.data.made_up import kind_column
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import JudgedSets, ability_scores, judged_sets
 from llm_unlearn.examining.fluency import fluency_records
+from llm_unlearn.examining.results import merge_results, reference_models
 from llm_unlearn.files.outcomes import digest_of, remember, weights_digest
 from llm_unlearn.models.embedded import outcomes_folder
 from llm_unlearn.models.judging import Records, judge, summarize
@@ -38,29 +39,6 @@ from llm_unlearn.models.sharding import whole_models
 
 COUNTERFACTUAL = "counterfactual_control"
 MOST_NEW_TOKENS = 200  # as TOFU has it
-
-
-def reference_models(original: str, oracles: list[str]) -> dict[str, str]:
-    """Folders or hub ids by the models' names in all results: original, oracle, oracle_1, ..."""
-    names = ["oracle", *(f"oracle_{number}" for number in range(1, len(oracles)))]
-    return {"original": original} | dict(zip(names, oracles, strict=False))
-
-
-def merge_results(first: dict, second: dict) -> dict:
-    """What `Examination.measure` found of some models and of others, as if it had been found at once."""
-    attacks = {
-        attack: dict(by_model) | second.get("attacks", {}).get(attack, {})
-        for attack, by_model in first["attacks"].items()
-    }
-    for by_model in attacks.values():
-        curve = by_model.get("original", {}).get("curve")
-        before = curve[0]["forget_probability"] if curve else None
-        for name, outcome in by_model.items():
-            if "curve" in outcome:
-                by_model[name] = outcome | {"steps_to_half": steps_to_half(outcome["curve"], before)}
-    parts = ("scores", "abilities", "counterfactual", "not_attacked")
-    by_models = {name: first[name] | second.get(name, {}) for name in parts}
-    return first | by_models | {"attacks": attacks}
 
 
 @dataclass
@@ -85,38 +63,63 @@ class Examination:
     seconds: dict[str, float] = field(default_factory=dict)
     original: str | None = None
 
-    def __post_init__(self):
-        """Find out before anything is trained whether the attacks can run.
+    def checked(self) -> Examination:
+        """Itself, when it is known that the attacks can run: before anything is trained.
 
         Raises:
             InputError: no such instruction data, no retain rows to tune on, too few forget facts or groups, or no such
                 column.
         """
-        arguments = self.attack_args
-        self.not_attacked: dict[str, str] = {}
-        group_by = arguments.counterfactual_group_by
-        # Answers about one person are of different kinds: their form alone would tell the true one.
-        self.kinds = kind_column(self.data.forget, None if group_by in (PERTURBED, "person") else group_by)
-        if row_format(self.data.forget.column_names) == "text":  # asks nothing that another answer could be given to
-            self.kinds = None
-        self.instructions, attacks = None, [load_attack(name) for name in arguments.attacks]
-        if any("instructions" in attack.needs for attack in attacks):
-            self.instructions = load_instructions(arguments.benign_data, self.data_args.embedded_size)
-        for attack in attacks:
-            attack.check(self._target(attack.name))
-        self.judged, self.not_measured = self._judged_sets()
-        if arguments.counterfactual:
-            try:
-                split_facts(self.fact_ids(), arguments.reinjection_fraction, seed=0)
-                for seed in arguments.derangement_seeds:
-                    counterfactual_rows(self.data.forget, seed, arguments.counterfactual_group_by)
-            except InputError as error:  # not all rows can have made-up answers; all else can still be measured
-                if arguments.counterfactual_group_by is not None:
-                    raise
-                self.not_attacked[COUNTERFACTUAL] = str(error)
+        for name in self.attack_args.attacks:
+            load_attack(name).check(self._target(name))
+        _ = self.judged, self.not_attacked
+        return self
 
+    @cached_property
+    def kinds(self) -> str | None:
+        """The column that says which answers are of a kind."""
+        if row_format(self.data.forget.column_names) == "text":  # asks nothing that another answer could be given to
+            return None
+        group_by = self.attack_args.counterfactual_group_by
+        # Answers about one person are of different kinds: their form alone would tell the true one.
+        return kind_column(self.data.forget, None if group_by in (PERTURBED, "person") else group_by)
+
+    @cached_property
+    def instructions(self) -> Dataset | None:
+        """What benign tuning trains on, where it is asked for."""
+        if not any("instructions" in load_attack(name).needs for name in self.attack_args.attacks):
+            return None
+        return load_instructions(self.attack_args.benign_data, self.data_args.embedded_size)
+
+    @cached_property
+    def not_attacked(self) -> dict[str, str]:
+        """Attack -> why it cannot run, though it was asked for."""
+        arguments = self.attack_args
+        if not arguments.counterfactual:
+            return {}
+        try:
+            split_facts(self.fact_ids(), arguments.reinjection_fraction, seed=0)
+            for seed in arguments.derangement_seeds:
+                counterfactual_rows(self.data.forget, seed, arguments.counterfactual_group_by)
+        except InputError as error:  # not all rows can have made-up answers; all else can still be measured
+            if arguments.counterfactual_group_by is not None:
+                raise
+            return {COUNTERFACTUAL: str(error)}
+        return {}
+
+    @property
+    def judged(self) -> JudgedSets:
+        """What models are judged on."""
+        return self._judged_sets[0]
+
+    @property
+    def not_measured(self) -> dict[str, str]:
+        """What they are not judged on, and why."""
+        return self._judged_sets[1]
+
+    @cached_property
     def _judged_sets(self) -> tuple[JudgedSets, dict[str, str]]:
-        """What models are judged on, and why not on what; rows that cannot be encoded must not cost hours of work."""
+        """Rows that cannot be encoded must not cost hours of work."""
         judged, not_measured = judged_sets(self.data, self.kinds, self.instructions), {}
         for name, rows in judged.sets.items():
             try:

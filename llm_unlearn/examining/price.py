@@ -55,29 +55,36 @@ def abilities(
     found: list[tuple[str, str, str, Sides, Sequence[int]]] = []
     for name in ability_names(_sets_of(own[0])):
         for score, (metric, field) in _SCORES.items():
-            sides = _sides(records, own, lambda one, key=f"{name}_{metric}", field=field: _values(one, key, field))
+            sides = _sides(
+                records, own, lambda finding, key=f"{name}_{metric}", field=field: _values(finding, key, field)
+            )
             if sides["unlearned"] and sides["original"]:
                 rows = len(sides["unlearned"][0])
                 found.append((name, ability_label(name), score, sides, units.get(name) or range(rows)))
     if (sides := _fluency(records, own)) is not None:
         rows = len(sides["unlearned"][0])
         found.append((FLUENCY, FLUENCY_LABEL, WELL_FORMED, sides, units.get("forget") or range(rows)))
-    return [_ability(*one, comparisons=len(found)) for one in found]
+    return [_ability(*finding, comparisons=len(found)) for finding in found]
 
 
 def lost_abilities(evidence: Sequence[Evidence]) -> list[Evidence]:
     """The abilities that are surely lost, each once, by the score of which least was kept; fluency is none of them."""
-    lost = sorted((one for one in evidence if one.flagged and one.name != FLUENCY), key=lambda one: one.share)
+    lost = sorted(
+        (finding for finding in evidence if finding.flagged and finding.name != FLUENCY),
+        key=lambda finding: finding.share,
+    )
     least_kept: dict[str, Evidence] = {}
-    for one in lost:
-        least_kept.setdefault(one.name, one)
+    for finding in lost:
+        least_kept.setdefault(finding.name, finding)
     return list(least_kept.values())
 
 
 def lowest_share(evidence: Sequence[Evidence]) -> Evidence | None:
     """The ability of which least was kept; None where none was measured."""
-    kept = [one for one in evidence if one.kind == "ability" and one.decides and one.name != FLUENCY]
-    return min(kept, key=lambda one: one.share, default=None)
+    kept = [
+        finding for finding in evidence if finding.kind == "ability" and finding.decides and finding.name != FLUENCY
+    ]
+    return min(kept, key=lambda finding: finding.share, default=None)
 
 
 def reference_abilities(measured: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
@@ -90,7 +97,7 @@ def reference_abilities(measured: Mapping[str, Mapping[str, Mapping[str, float]]
     found: dict[str, dict[str, float]] = {}
     for name in models[0] if models else ():
         for score in _SCORES:
-            values = [one[name][score] for one in models if score in one.get(name, {})]
+            values = [finding[name][score] for finding in models if score in finding.get(name, {})]
             if values and min(values) >= MEASURABLE:
                 found.setdefault(name, {})[score] = min(values)
     return found
@@ -110,37 +117,37 @@ def lowest_of_means(
         for score, reference in scores.items()
         if score in own.get(name, {})
     ]
-    return min(shares, key=lambda one: one[1], default=None)
+    return min(shares, key=lambda finding: finding[1], default=None)
 
 
 def _ability(name: str, label: str, score: str, sides: Sides, units: Sequence[int], *, comparisons: int) -> Evidence:
     means = {model: float(np.mean(side)) if (side := sides[model]) else None for model in MODELS}
-    one = Evidence("ability", name, label, score, **means)
+    finding = Evidence("ability", name, label, score, **means)
     weakest = min([*sides["original"], *sides["oracle"]], key=np.mean)  # what one oracle lacks may be lost by chance
     reference = float(np.mean(weakest))
-    one.rows = len(units)
+    finding.rows = len(units)
     if reference < MEASURABLE:
-        one.note = f"a reference has {reference:.2f}, so there is nothing to lose"
-        return one
-    one.decides, one.share = True, one.unlearned / reference
+        finding.note = f"a reference has {reference:.2f}, so there is nothing to lose"
+        return finding
+    finding.decides, finding.share = True, finding.unlearned / reference
     first, second = np.stack(sides["unlearned"])[:, None], weakest[None, None]
     people = len(set(units))
     if people > MOST_UNITS:  # a resample of each would take memory that grows with the square of a large retain set
         units, people = [unit * MOST_UNITS // people for unit in units], MOST_UNITS
-    one.excess, resampled = resampled_difference(first, second, units)
-    one.interval = percentile_interval(resampled, units=people)
+    finding.excess, resampled = resampled_difference(first, second, units)
+    finding.interval = percentile_interval(resampled, units=people)
     _, resampled = resampled_difference(first, KEPT * second, units)
-    one.lower, one.upper = percentile_interval(resampled, 1 - 0.05 / comparisons, people)
-    one.flagged = one.upper < 0
-    return one
+    finding.lower, finding.upper = percentile_interval(resampled, 1 - 0.05 / comparisons, people)
+    finding.flagged = finding.upper < 0
+    return finding
 
 
-def is_unsure(one: Evidence) -> bool:
+def is_unsure(finding: Evidence) -> bool:
     """Whether an ability looks lost and may be lost by much, but was measured on too few rows to say so."""
-    if not one.decides or one.flagged or one.share >= KEPT:
+    if not finding.decides or finding.flagged or finding.share >= KEPT:
         return False
-    reference = one.unlearned - one.excess
-    return reference + one.interval[0] < SURE * reference
+    reference = finding.unlearned - finding.excess
+    return reference + finding.interval[0] < SURE * reference
 
 
 def selectivity(results: Mapping[str, Any], records: Records, evidence: Sequence[Evidence]) -> None:
@@ -151,32 +158,34 @@ def selectivity(results: Mapping[str, Any], records: Records, evidence: Sequence
     so it `decides` nothing, and `note` says so. What speaks *against* erasure does so all the same: `flagged` stays.
     After an attack that trains, both models are scored after that attack.
     """
-    for one in evidence:
-        if one.score != "forget_probability":
+    for finding in evidence:
+        if finding.score != "forget_probability":
             continue
-        pair = _both_sides(one, results, records)
+        pair = _both_sides(finding, results, records)
         if pair is None:
             continue
         (forget, retain), drawn = zip(*pair, strict=True)
         size = min(map(len, drawn))
         differences = drawn[0][:size] - drawn[1][:size]
-        one.selectivity = forget - retain
-        one.selectivity_interval = percentile_interval(differences)
+        finding.selectivity = forget - retain
+        finding.selectivity_interval = percentile_interval(differences)
         all_fell = retain >= SMALLEST_LOSS and all(percentile_interval(side)[0] > 0 for side in drawn)
-        if all_fell and one.selectivity_interval[0] <= SELECTIVE * forget:
-            one.decides, one.ability_lost = one.flagged, True
-            one.note = (
+        if all_fell and finding.selectivity_interval[0] <= SELECTIVE * forget:
+            finding.decides, finding.ability_lost = finding.flagged, True
+            finding.note = (
                 f"ability lost, not forgetting: the probability of retained facts fell by {retain:.2f}, "
                 f"that of forgotten ones by {forget:.2f}"
             )
 
 
-def _both_sides(one: Evidence, results: Mapping[str, Any], records: Records) -> list[tuple[float, np.ndarray]] | None:
+def _both_sides(
+    finding: Evidence, results: Mapping[str, Any], records: Records
+) -> list[tuple[float, np.ndarray]] | None:
     """(mean drop from original to unlearned, resampled drops) of forget and of retained rows."""
     units = results.get("units") or {}
-    style = "verbatim" if one.kind == "output" else one.variant
-    if one.kind == "output" or one.name == "prompting":
-        forget = "forget" if one.kind == "output" else f"forget_{style}"
+    style = "verbatim" if finding.kind == "output" else finding.variant
+    if finding.kind == "output" or finding.name == "prompting":
+        forget = "forget" if finding.kind == "output" else f"forget_{style}"
         sides = {}
         for name in (forget, f"retain_{style}"):
             values = [
@@ -186,7 +195,9 @@ def _both_sides(one: Evidence, results: Mapping[str, Any], records: Records) -> 
                 return None
             sides[name] = (*(side[None, None] for side in values), units[name])
     else:
-        outcomes = [(results["attacks"].get(one.name) or {}).get(model) or {} for model in ("original", "unlearned")]
+        outcomes = [
+            (results["attacks"].get(finding.name) or {}).get(model) or {} for model in ("original", "unlearned")
+        ]
         if any("retain_units" not in outcome for outcome in outcomes):
             return None
         groups = results["forget_groups"]
@@ -220,24 +231,24 @@ def _attacked(outcome: Mapping[str, Any], field: str, rows: int) -> np.ndarray:
 def _fluency(records: Records, own: Sequence[Records]) -> Sides | None:
     """Which answers are well formed; the made-up names stand in for the oracle where there is none."""
     oracles = [records[name] for name in model_names(records, "oracle")]
-    references = [one[FLUENCY] for one in oracles if FLUENCY in one]
+    references = [finding[FLUENCY] for finding in oracles if FLUENCY in finding]
     original = records.get("original") or {}
     if not references and MADE_UP_NAMES in original:
         references = [original[MADE_UP_NAMES]]
     threshold = fluency_threshold(references)
-    if threshold is None or not all(FLUENCY in one for one in own):
+    if threshold is None or not all(FLUENCY in finding for finding in own):
         return None
     return {
         "original": [np.array(well_formed(original[FLUENCY], threshold))] if FLUENCY in original else [],
-        "oracle": [np.array(well_formed(one[FLUENCY], threshold)) for one in oracles if FLUENCY in one],
-        "unlearned": [np.array(well_formed(one[FLUENCY], threshold)) for one in own],
+        "oracle": [np.array(well_formed(finding[FLUENCY], threshold)) for finding in oracles if FLUENCY in finding],
+        "unlearned": [np.array(well_formed(finding[FLUENCY], threshold)) for finding in own],
     }
 
 
 def _sides(records: Records, own: Sequence[Records], values) -> Sides:
-    models = {name: [records[one] for one in model_names(records, name)] for name in ("original", "oracle")}
+    models = {name: [records[finding] for finding in model_names(records, name)] for name in ("original", "oracle")}
     models["unlearned"] = list(own)
-    found = {name: [values(one) for one in given] for name, given in models.items()}
+    found = {name: [values(finding) for finding in given] for name, given in models.items()}
     rows = next((len(side) for side in found["unlearned"] if side is not None), None)
     return {name: [side for side in given if side is not None and len(side) == rows] for name, given in found.items()}
 

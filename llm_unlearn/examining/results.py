@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from datasets import Dataset
 
+from llm_unlearn.attacks.curves import steps_to_half
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.run_files import RERUN, absolute, read_json, write_rows
 from llm_unlearn.files.whole import write_json
@@ -105,3 +106,26 @@ def model_entries(by_model: dict[str, Any], model: str) -> list[dict[str, Any]]:
 def model_names(names: Iterable[str], model: str) -> list[str]:
     """Those of `names` that belong to a model: further oracles are `oracle_1`, `oracle_2`, ..."""
     return [name for name in names if re.fullmatch(rf"{model}(_\d+)?", name)]
+
+
+def reference_models(original: str, oracles: list[str]) -> dict[str, str]:
+    """Folders or hub ids by the models' names in all results: original, oracle, oracle_1, ..."""
+    names = ["oracle", *(f"oracle_{number}" for number in range(1, len(oracles)))]
+    return {"original": original} | dict(zip(names, oracles, strict=False))
+
+
+def merge_results(first: dict, second: dict) -> dict:
+    """What `Examination.measure` found of some models and of others, as if it had been found at once."""
+    attacks = {
+        attack: dict(by_model) | second.get("attacks", {}).get(attack, {})
+        for attack, by_model in first["attacks"].items()
+    }
+    for by_model in attacks.values():
+        curve = by_model.get("original", {}).get("curve")
+        before = curve[0]["forget_probability"] if curve else None
+        for name, outcome in by_model.items():
+            if "curve" in outcome:
+                by_model[name] = outcome | {"steps_to_half": steps_to_half(outcome["curve"], before)}
+    parts = ("scores", "abilities", "counterfactual", "not_attacked")
+    by_models = {name: first[name] | second.get(name, {}) for name in parts}
+    return first | by_models | {"attacks": attacks}

@@ -73,9 +73,9 @@ def verdict_of(results: Mapping[str, Any], records: Mapping[str, Any]) -> dict[s
     )
     # An oracle that differs too little from the original carries nothing, though it is there.
     carriers = {
-        "made-up answers": any(one.decides for one in evidence if one.score == KNOWLEDGE),
-        "oracle": any(one.decides for one in evidence if one.score != KNOWLEDGE),
-        "counterfactual control": any(one.decides for one in control),
+        "made-up answers": any(finding.decides for finding in evidence if finding.score == KNOWLEDGE),
+        "oracle": any(finding.decides for finding in evidence if finding.score != KNOWLEDGE),
+        "counterfactual control": any(finding.decides for finding in control),
     }
     carries = [name for name, does in carriers.items() if does]
     judged = "" if verdict == "undecided" or "oracle" in carries else f" (by {' and '.join(carries)})"
@@ -88,7 +88,7 @@ def verdict_of(results: Mapping[str, Any], records: Mapping[str, Any]) -> dict[s
         "reasons": reasons,
         "remarks": _remarks(everything, verdict, results, records),
         "missing": missing,
-        "evidence": [one.to_dict() for one in everything],
+        "evidence": [finding.to_dict() for finding in everything],
         "criteria": {"margin": MARGIN, "precision": PRECISION, "kept": KEPT, "fewest": FEWEST},
     }
 
@@ -109,13 +109,18 @@ def _output_and_attacks(results: Mapping[str, Any], records: Mapping[str, Any]) 
     for key, values in measured.items():
         name, variant, score = key
         compare = knowledge_comparison if score == KNOWLEDGE else comparison
-        one = compare(values, results["forget_groups"], comparisons=len(decisive))
-        one.kind, one.name, one.variant, one.score = "output" if name == "output" else "attack", name, variant, score
-        one.label = label_of(name, variant)
-        one.decides = key in decisive and one.erasure is not None
+        finding = compare(values, results["forget_groups"], comparisons=len(decisive))
+        finding.kind, finding.name, finding.variant, finding.score = (
+            "output" if name == "output" else "attack",
+            name,
+            variant,
+            score,
+        )
+        finding.label = label_of(name, variant)
+        finding.decides = key in decisive and finding.erasure is not None
         counts = score == KNOWLEDGE or key[:2] not in known  # where knowledge was measured, confidence proves none
-        one.flagged = one.decides and counts and one.lower > 0 and one.erasure < 1 - MARGIN
-        evidence.append(one)
+        finding.flagged = finding.decides and counts and finding.lower > 0 and finding.erasure < 1 - MARGIN
+        evidence.append(finding)
     return evidence
 
 
@@ -129,21 +134,21 @@ def _control(results: Mapping[str, Any]) -> list[Evidence]:
         known, own = (_excess(outcomes[model], variant) for model in ("original", "unlearned"))
         oracles = [_excess(entry, variant) for entry in model_entries(outcomes, "oracle")]
         label = f"true minus made-up, {variant}"
-        one = Evidence("counterfactual", "counterfactual_control", label, "forget_probability", variant)
-        one.original, one.unlearned, one.excess = known["excess"], own["excess"], own["excess"]
-        one.oracle = sum(o["excess"] for o in oracles) / len(oracles) if oracles else None
-        one.interval, (one.lower, one.upper) = tuple(own["interval"]), own["interval"]
+        finding = Evidence("counterfactual", "counterfactual_control", label, "forget_probability", variant)
+        finding.original, finding.unlearned, finding.excess = known["excess"], own["excess"], own["excess"]
+        finding.oracle = sum(o["excess"] for o in oracles) / len(oracles) if oracles else None
+        finding.interval, (finding.lower, finding.upper) = tuple(own["interval"]), own["interval"]
         # An oracle that seems to know shows that true answers are likelier than made-up ones to anybody.
         biased = any(o["interval"][0] > 0 and o["excess"] > MARGIN * known["excess"] for o in oracles)
         if known["excess"] < SMALLEST_GAP:
-            one.note = "the original knows no true answer better than a made-up one: nothing to measure by"
+            finding.note = "the original knows no true answer better than a made-up one: nothing to measure by"
         elif biased:
-            one.note = "the oracle prefers the true answers, too: the made-up ones are no fair control here"
+            finding.note = "the oracle prefers the true answers, too: the made-up ones are no fair control here"
         else:
-            one.decides = True
-            one.erasure = 1 - own["excess"] / known["excess"]
-            one.flagged = own["interval"][0] > 0 and one.erasure < 1 - MARGIN
-        evidence.append(one)
+            finding.decides = True
+            finding.erasure = 1 - own["excess"] / known["excess"]
+            finding.flagged = own["interval"][0] > 0 and finding.erasure < 1 - MARGIN
+        evidence.append(finding)
     return evidence
 
 
@@ -163,32 +168,32 @@ def _decide(
         groups: people (or facts) to forget.
         examined: abilities were measured, not the retain rows alone.
     """
-    deciding = [one for one in (*evidence, *control) if one.decides]
-    attacked = [one for one in deciding if one.name == NEEDED]
-    by_control = any(one.variant == "after" for one in control if one.decides)
+    deciding = [finding for finding in (*evidence, *control) if finding.decides]
+    attacked = [finding for finding in deciding if finding.name == NEEDED]
+    by_control = any(finding.variant == "after" for finding in control if finding.decides)
     if not attacked and not by_control:
         return "undecided", *_undecided(evidence, control)
-    if kept := [one for one in _said(deciding) if one.erasure < 0.5]:
-        return "not forgotten", [_in_words(one) for one in kept], []
-    known = sorted((one for one in deciding if one.flagged), key=_weight, reverse=True)
+    if kept := [finding for finding in _said(deciding) if finding.erasure < 0.5]:
+        return "not forgotten", [_in_words(finding) for finding in kept], []
+    known = sorted((finding for finding in deciding if finding.flagged), key=_weight, reverse=True)
     lost = lost_abilities(price)
     if lost:  # what it still knows is said as well: a broken model may know everything
-        return "over-unlearned", [_in_words(one) for one in (*lost, *known)], []
+        return "over-unlearned", [_in_words(finding) for finding in (*lost, *known)], []
     if known:
-        return "hidden", [_in_words(one) for one in known], []
-    unprompted = [one for one in deciding if one.kind == "output" or one.variant == "before"]
-    if any(one.score == KNOWLEDGE for one in unprompted):
-        unprompted = [one for one in unprompted if one.score == KNOWLEDGE]
-    if avoided := [one for one in unprompted if _avoids(one)]:
-        return "over-unlearned", [_in_words(one) for one in avoided], []
-    if broken := [one for one in price if one.flagged]:
-        return "over-unlearned", [_in_words(one) for one in broken], []
+        return "hidden", [_in_words(finding) for finding in known], []
+    unprompted = [finding for finding in deciding if finding.kind == "output" or finding.variant == "before"]
+    if any(finding.score == KNOWLEDGE for finding in unprompted):
+        unprompted = [finding for finding in unprompted if finding.score == KNOWLEDGE]
+    if avoided := [finding for finding in unprompted if _avoids(finding)]:
+        return "over-unlearned", [_in_words(finding) for finding in avoided], []
+    if broken := [finding for finding in price if finding.flagged]:
+        return "over-unlearned", [_in_words(finding) for finding in broken], []
     # One precise reference is enough, the others have only to agree: few facts have few made-up answers beside them.
-    measure = attacked or [one for one in deciding if one.variant == "after"]
-    candidates = [one for one in evidence if one.name == NEEDED and one.score != "forget_exact_match"]
-    candidates += [one for one in control if one.variant == "after" and one.decides]
-    if all(_vague(one) for one in candidates if one.erasure is not None):
-        reasons = [f"{_in_words(one)}; that may be much or nothing" for one in measure]
+    measure = attacked or [finding for finding in deciding if finding.variant == "after"]
+    candidates = [finding for finding in evidence if finding.name == NEEDED and finding.score != "forget_exact_match"]
+    candidates += [finding for finding in control if finding.variant == "after" and finding.decides]
+    if all(_vague(finding) for finding in candidates if finding.erasure is not None):
+        reasons = [f"{_in_words(finding)}; that may be much or nothing" for finding in measure]
         return "undecided", reasons, ["more forget facts, people or attack seeds: the intervals are too wide"]
     if groups < FEWEST:  # enough to find something, too few to say that nothing is there
         reason = f"nothing speaks against erasure, but only {groups} people (or facts) were asked about"
@@ -196,10 +201,14 @@ def _decide(
     if not examined:
         reason = "nothing speaks against erasure, but nobody looked at what else the model has lost"
         return "undecided", [reason], ["abilities beside the retain rows: judge the model again (llm-unlearn judge)"]
-    if unsure := [one for one in price if is_unsure(one)]:
-        reasons = [f"{_in_words(one)}; that may be a loss or chance" for one in unsure]
+    if unsure := [finding for finding in price if is_unsure(finding)]:
+        reasons = [f"{_in_words(finding)}; that may be a loss or chance" for finding in unsure]
         return "undecided", reasons, ["more rows that judge these abilities"]
-    return "erased", [_in_words(one) for one in deciding if one in measure or one.variant == "after"], []
+    return (
+        "erased",
+        [_in_words(finding) for finding in deciding if finding in measure or finding.variant == "after"],
+        [],
+    )
 
 
 def _said(deciding: list[Evidence]) -> list[Evidence]:
@@ -209,54 +218,60 @@ def _said(deciding: list[Evidence]) -> list[Evidence]:
     it better than made-up ones, its probability is no answer. Without an oracle the control before the attack stands
     in for it.
     """
-    output = [one for one in deciding if one.kind == "output"]
-    ignorant = any(one.score == KNOWLEDGE and one.erasure >= 0.5 for one in output)
-    said = [one for one in output if one.score != KNOWLEDGE and not (ignorant and one.score == "forget_probability")]
-    return said or [one for one in deciding if one.variant == "before"]
+    output = [finding for finding in deciding if finding.kind == "output"]
+    ignorant = any(finding.score == KNOWLEDGE and finding.erasure >= 0.5 for finding in output)
+    said = [
+        finding
+        for finding in output
+        if finding.score != KNOWLEDGE and not (ignorant and finding.score == "forget_probability")
+    ]
+    return said or [finding for finding in deciding if finding.variant == "before"]
 
 
 def _undecided(evidence: list[Evidence], control: list[Evidence]) -> tuple[list[str], list[str]]:
-    attacked = [one for one in evidence if one.name == NEEDED]
-    if not any(one.unlearned is not None for one in evidence):
+    attacked = [finding for finding in evidence if finding.name == NEEDED]
+    if not any(finding.unlearned is not None for finding in evidence):
         return ["there is no unlearned model to judge"], ["an unlearned model"]
     missing = []
-    has_oracle = any(one.oracle is not None for one in evidence)
+    has_oracle = any(finding.oracle is not None for finding in evidence)
     if not has_oracle:
         missing.append("an oracle: a model trained by the same recipe without the forget rows")
     elif not attacked:
         missing.append(f"an attack: --attacks {NEEDED}")
     if not control:
         missing.append("or the counterfactual control: --counterfactual true")
-    noted = [one for one in (*attacked, *control) if one.note]
-    missing += [f"{one.label}: {one.note}" for one in noted]
+    noted = [finding for finding in (*attacked, *control) if finding.note]
+    missing += [f"{finding.label}: {finding.note}" for finding in noted]
     if noted:
         return [noted[0].note], missing
     lacking = "an attack" if has_oracle and not attacked else "a reference"
     return [f"without {lacking}, forgotten cannot be told from hidden"], missing
 
 
-def _weight(one: Evidence) -> tuple[bool, float]:
+def _weight(finding: Evidence) -> tuple[bool, float]:
     """Attacks with the most of what the original knew first; a question asked plainly proves the least."""
-    return one.kind != "output", 1 - one.erasure
+    return finding.kind != "output", 1 - finding.erasure
 
 
-def _avoids(one: Evidence) -> bool:
-    if one.score == KNOWLEDGE:
-        return one.upper is not None and one.upper < 0 and -one.excess > MARGIN * (one.original - IGNORANT)
-    if one.kind == "counterfactual":
-        return one.upper < 0 and -one.excess > MARGIN * one.original
-    return one.upper is not None and one.upper < 0 and one.unlearned < 0.5 * one.oracle
+def _avoids(finding: Evidence) -> bool:
+    if finding.score == KNOWLEDGE:
+        return (
+            finding.upper is not None and finding.upper < 0 and -finding.excess > MARGIN * (finding.original - IGNORANT)
+        )
+    if finding.kind == "counterfactual":
+        return finding.upper < 0 and -finding.excess > MARGIN * finding.original
+    return finding.upper is not None and finding.upper < 0 and finding.unlearned < 0.5 * finding.oracle
 
 
-def _vague(one: Evidence) -> bool:
-    if one.kind == "counterfactual":
-        distance = one.original
+def _vague(finding: Evidence) -> bool:
+    if finding.kind == "counterfactual":
+        distance = finding.original
     else:
-        distance = one.original - (IGNORANT if one.score == KNOWLEDGE else one.oracle)
-    return one.upper > PRECISION * distance
+        distance = finding.original - (IGNORANT if finding.score == KNOWLEDGE else finding.oracle)
+    return finding.upper > PRECISION * distance
 
 
-def _in_words(one: Evidence) -> str:
+def _in_words(finding: Evidence) -> str:
     score = {
         "forget_probability": "mean answer probability",
         "forget_exact_match": "exact match",
@@ -266,59 +281,63 @@ def _in_words(one: Evidence) -> str:
         "exact_match": "exact match",
         "rouge_l": "ROUGE-L recall",
         WELL_FORMED: "share of well-formed answers",
-    }[one.score]
-    if one.kind == "ability":
-        reference = "" if one.oracle is None else f", an oracle {one.oracle:.2f}"
-        original = "" if one.original is None else f"the original has {one.original:.2f}{reference}; "
-        return f"{one.label}: {score} {one.unlearned:.2f} ({original}{one.share:.0%} kept)".replace("%", " %")
-    low, high = one.interval
-    interval = f"95 % interval {low:.2f} to {high:.2f}"
-    if one.kind == "counterfactual":
-        return (
-            f"{one.variant} reinjection, true facts are {one.excess:.2f} likelier than made-up ones ({interval}; "
-            f"{one.original:.2f} in the original, 0 where nothing is known)"
+    }[finding.score]
+    if finding.kind == "ability":
+        reference = "" if finding.oracle is None else f", an oracle {finding.oracle:.2f}"
+        original = "" if finding.original is None else f"the original has {finding.original:.2f}{reference}; "
+        return f"{finding.label}: {score} {finding.unlearned:.2f} ({original}{finding.share:.0%} kept)".replace(
+            "%", " %"
         )
-    if one.score == KNOWLEDGE:
-        low, high, own, original = (100 * value for value in (*one.unlearned_interval, one.unlearned, one.original))
+    low, high = finding.interval
+    interval = f"95 % interval {low:.2f} to {high:.2f}"
+    if finding.kind == "counterfactual":
         return (
-            f"{_when(one)}, it prefers the true answer to made-up ones in {own:.0f} % of comparisons (95 % interval "
-            f"{low:.0f} to {high:.0f} %; the original in {original:.0f} %, 50 % where nothing is known)"
+            f"{finding.variant} reinjection, true facts are {finding.excess:.2f} likelier than made-up ones "
+            f"({interval}; {finding.original:.2f} in the original, 0 where nothing is known)"
+        )
+    if finding.score == KNOWLEDGE:
+        low, high, own, original = (
+            100 * value for value in (*finding.unlearned_interval, finding.unlearned, finding.original)
+        )
+        return (
+            f"{_when(finding)}, it prefers the true answer to made-up ones in {own:.0f} % of comparisons (95 % "
+            f"interval {low:.0f} to {high:.0f} %; the original in {original:.0f} %, 50 % where nothing is known)"
         )
     return (
-        f"{_when(one)}, its {score} on forgotten facts is {one.unlearned:.2f}; models that never saw them have "
-        f"{one.oracle:.2f} (excess {one.excess:.2f}, {interval}), the original {one.original:.2f}"
+        f"{_when(finding)}, its {score} on forgotten facts is {finding.unlearned:.2f}; models that never saw them have "
+        f"{finding.oracle:.2f} (excess {finding.excess:.2f}, {interval}), the original {finding.original:.2f}"
     )
 
 
-def _when(one: Evidence) -> str:
-    if one.name == "output":
-        return one.label
-    if one.name == "prompting":
-        return ASKED[one.variant]
-    verb = {"quantization": "quantized to", "decoding": "sampled at"}.get(one.name)
-    return f"{verb} {one.variant.replace('_', ' ')}" if verb else f"after {one.label}"
+def _when(finding: Evidence) -> str:
+    if finding.name == "output":
+        return finding.label
+    if finding.name == "prompting":
+        return ASKED[finding.variant]
+    verb = {"quantization": "quantized to", "decoding": "sampled at"}.get(finding.name)
+    return f"{verb} {finding.variant.replace('_', ' ')}" if verb else f"after {finding.label}"
 
 
 def _remarks(
     everything: list[Evidence], verdict: str, results: Mapping[str, Any], records: Mapping[str, Any]
 ) -> list[str]:
     remarks = []
-    has_knowledge = any(one.score == KNOWLEDGE and one.decides for one in everything)
-    for one in everything:
+    has_knowledge = any(finding.score == KNOWLEDGE and finding.decides for finding in everything)
+    for finding in everything:
         judged_by = KNOWLEDGE if has_knowledge else "forget_probability"
-        if one.kind == "output" and one.score == judged_by and _avoids(one) and verdict != "over-unlearned":
-            remarks.append(f"it avoids the true answers, which gives them away, too: {_in_words(one)}")
-        if one.note and (one.kind != "attack" or one.score != "forget_exact_match"):
-            remarks.append(f"{one.label}: {one.note}")
-        if one.kind == "ability" and one.flagged and one.name == FLUENCY and verdict != "over-unlearned":
-            remarks.append(f"what it says instead gives it away: {_in_words(one)}")
-    removed = [one for one in everything if one.name == "adapter_surgery" and one.variant == "removed"]
-    if any(one.unlearned is not None for one in removed):
+        if finding.kind == "output" and finding.score == judged_by and _avoids(finding) and verdict != "over-unlearned":
+            remarks.append(f"it avoids the true answers, which gives them away, too: {_in_words(finding)}")
+        if finding.note and (finding.kind != "attack" or finding.score != "forget_exact_match"):
+            remarks.append(f"{finding.label}: {finding.note}")
+        if finding.kind == "ability" and finding.flagged and finding.name == FLUENCY and verdict != "over-unlearned":
+            remarks.append(f"what it says instead gives it away: {_in_words(finding)}")
+    removed = [finding for finding in everything if finding.name == "adapter_surgery" and finding.variant == "removed"]
+    if any(finding.unlearned is not None for finding in removed):
         remarks.append("whoever removes the adapter has the knowledge back: publish the merged model")
     oracles = len(model_names(results["scores"], "oracle"))
     if 0 < oracles < 3:
         remarks.append(f"only {oracles} of three oracles: how much their seed matters is not known well")
-    if any(one.unlearned is not None for one in everything):
+    if any(finding.unlearned is not None for finding in everything):
         remarks += _not_measured(everything, results, has_knowledge)
     return list(dict.fromkeys(remarks))
 
@@ -328,7 +347,7 @@ def _not_measured(everything: list[Evidence], results: Mapping[str, Any], has_kn
     if "abilities" not in results:
         return ["these results are of an older version: abilities and knowledge were not measured (llm-unlearn judge)"]
     remarks = []
-    measured = {one.name for one in everything if one.kind == "ability"}
+    measured = {finding.name for finding in everything if finding.kind == "ability"}
     absent = {name: ability_label(name) for name in (*EXPECTED, FLUENCY) if name not in measured}
     if measured & {"real_authors", "world_facts", "general_data"}:
         absent.pop("general", None)

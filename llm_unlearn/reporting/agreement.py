@@ -32,14 +32,18 @@ def agreement(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> di
     """
     pairs = []
     for results, verdict in runs:
-        by_name = {(one["name"], one["variant"], one["score"]): one for one in verdict["evidence"]}
+        by_name = {(finding["name"], finding["variant"], finding["score"]): finding for finding in verdict["evidence"]}
         oracle = by_name.get(("adversarial_reinjection", None, "forget_probability"))
         control = by_name.get(("counterfactual_control", "after", "forget_probability"))
         if oracle is None or oracle["excess"] is None or control is None:
             return None
         pair = {"method": results["method"], "seed": results["seed"]}
-        for name, one in (("oracle", oracle), ("control", control)):
-            pair |= {name: one["excess"], f"{name}_interval": one["interval"], f"{name}_flagged": one["flagged"]}
+        for name, finding in (("oracle", oracle), ("control", control)):
+            pair |= {
+                name: finding["excess"],
+                f"{name}_interval": finding["interval"],
+                f"{name}_flagged": finding["flagged"],
+            }
         # where knowledge was measured, a verdict flags no probability; what the oracle says of it is asked here
         pair["oracle_flagged"] = _speaks_against(oracle)
         known = by_name.get(("adversarial_reinjection", None, KNOWLEDGE))
@@ -49,8 +53,12 @@ def agreement(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> di
         pairs.append(pair)
     controls = runs[0][0]["counterfactual"]
     references = [
-        {"model": name, "control": one["probability"]["excess"], "control_interval": one["probability"]["interval"]}
-        for name, one in controls.items()
+        {
+            "model": name,
+            "control": finding["probability"]["excess"],
+            "control_interval": finding["probability"]["interval"],
+        }
+        for name, finding in controls.items()
         if name in (*model_names(controls, "original"), *model_names(controls, "oracle"))
     ]
     kinds = {(True, True): "both", (True, False): "oracle", (False, True): "control", (False, False): "neither"}
@@ -64,29 +72,29 @@ def agreement(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> di
     }
 
 
-def _speaks_against(one: Mapping[str, Any]) -> bool:
-    return one["erasure"] is not None and one["lower"] > 0 and one["erasure"] < 1 - MARGIN
+def _speaks_against(finding: Mapping[str, Any]) -> bool:
+    return finding["erasure"] is not None and finding["lower"] > 0 and finding["erasure"] < 1 - MARGIN
 
 
 def agreement_table(found: Mapping[str, Any]) -> str:
     """Markdown: a row per reference and run; with knowledge beside them where all runs have it."""
     columns = {"oracle": "excess over the oracle", "control": "excess by the control"}
-    if all("knowledge" in one for one in found["runs"]):
+    if all("knowledge" in finding for finding in found["runs"]):
         columns["knowledge"] = "knowledge above 0.5"
     lines = [f"| model | {' | '.join(columns.values())} |", f"| --- |{' ---: |' * len(columns)}"]
-    rows = {one["model"]: one for one in found["references"]}
-    rows |= {f"{one['method']}, seed {one['seed']}": one for one in found["runs"]}
-    for name, one in rows.items():
-        cells = [_cell(one, column) if column in one else "" for column in columns]
+    rows = {finding["model"]: finding for finding in found["references"]}
+    rows |= {f"{finding['method']}, seed {finding['seed']}": finding for finding in found["runs"]}
+    for name, finding in rows.items():
+        cells = [_cell(finding, column) if column in finding else "" for column in columns]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     flagged = ", ".join(f"{kind} {count}" for kind, count in found["flagged"].items())
     rank = "" if found["spearman"] is None else f"Spearman's rank correlation over the runs: {found['spearman']:.2f}. "
     return "\n".join([*lines, "", f"{rank}Runs that speak against erasure by (`*`): {flagged}.", ""])
 
 
-def _cell(one: Mapping[str, Any], name: str) -> str:
-    low, high = one[f"{name}_interval"]
-    return f"{one[name]:.3f} [{low:.3f}, {high:.3f}]" + (" *" if one.get(f"{name}_flagged") else "")
+def _cell(finding: Mapping[str, Any], name: str) -> str:
+    low, high = finding[f"{name}_interval"]
+    return f"{finding[name]:.3f} [{low:.3f}, {high:.3f}]" + (" *" if finding.get(f"{name}_flagged") else "")
 
 
 def agreement_figure(found: Mapping[str, Any], path: str | Path) -> Figure:
@@ -98,15 +106,15 @@ def agreement_figure(found: Mapping[str, Any], path: str | Path) -> Figure:
     axes.axline((0, 0), slope=1, color="gray", linestyle=":", linewidth=1, label="equal")
     axes.axhline(0, color="gray", linewidth=0.6)
     axes.axvline(0, color="gray", linewidth=0.6)
-    for number, method in enumerate(dict.fromkeys(one["method"] for one in found["runs"])):
-        own = [one for one in found["runs"] if one["method"] == method]
+    for number, method in enumerate(dict.fromkeys(finding["method"] for finding in found["runs"])):
+        own = [finding for finding in found["runs"] if finding["method"] == method]
         color, marker, _ = METHOD_STYLES[number % len(METHOD_STYLES)]
         spread = {"xerr": _spread(own, "oracle"), "yerr": _spread(own, "control")}
-        values = [[one[name] for one in own] for name in ("oracle", "control")]
+        values = [[finding[name] for finding in own] for name in ("oracle", "control")]
         axes.errorbar(*values, **spread, label=method, color=color, marker=marker, linestyle="none", elinewidth=0.6)
-    if own := [one for one in found["references"] if one["model"] != "original"]:
+    if own := [finding for finding in found["references"] if finding["model"] != "original"]:
         style = {"color": COLORS["oracle"], "marker": MARKERS["oracle"], "linestyle": "none", "elinewidth": 0.6}
-        values = [0.0] * len(own), [one["control"] for one in own]  # an oracle has no excess over itself
+        values = [0.0] * len(own), [finding["control"] for finding in own]  # an oracle has no excess over itself
         axes.errorbar(*values, yerr=_spread(own, "control"), label="oracle", **style)
     axes.set_xlabel("excess over the oracle after reinjection (answer probability)")
     axes.set_ylabel("excess of true over made-up facts (answer probability)")
@@ -119,5 +127,5 @@ def agreement_figure(found: Mapping[str, Any], path: str | Path) -> Figure:
 
 def _spread(runs: Sequence[Mapping[str, Any]], name: str) -> list[list[float]]:
     """What the error bars reach below and above the values."""
-    ends = [(one[name], *one[f"{name}_interval"]) for one in runs]
+    ends = [(finding[name], *finding[f"{name}_interval"]) for finding in runs]
     return [[max(0.0, value - low) for value, low, _ in ends], [max(0.0, high - value) for value, _, high in ends]]

@@ -35,12 +35,12 @@ class Style:
     @property
     def flagged(self) -> bool:
         """Whether any score speaks against erasure."""
-        return any(one.flagged for one in self.by_score.values())
+        return any(finding.flagged for finding in self.by_score.values())
 
     @property
     def lost_ability(self) -> bool:
         """Whether retained facts fell alike, so that a low score is no forgetting (`examining.price.selectivity`)."""
-        return any(one.ability_lost for one in self.by_score.values())
+        return any(finding.ability_lost for finding in self.by_score.values())
 
     @property
     def mark(self) -> str:
@@ -50,8 +50,12 @@ class Style:
     @property
     def selectivity(self) -> tuple[float, tuple[float, float]] | None:
         """The value with its interval, where retained facts were asked alike."""
-        one = self.by_score.get(PROBABILITY)
-        return None if one is None or one.selectivity is None else (one.selectivity, one.selectivity_interval)
+        finding = self.by_score.get(PROBABILITY)
+        return (
+            None
+            if finding is None or finding.selectivity is None
+            else (finding.selectivity, finding.selectivity_interval)
+        )
 
 
 @dataclass(frozen=True)
@@ -65,22 +69,22 @@ class Price:
     @property
     def share(self) -> float | None:
         """What is left of the weakest of original and oracles, in the score that kept least; None: nothing to lose."""
-        return min((one.share for one in self.by_score.values() if one.share is not None), default=None)
+        return min((finding.share for finding in self.by_score.values() if finding.share is not None), default=None)
 
     @property
     def word(self) -> str:
         """ "lost", "kept", "?" (too few rows to say) or "" (nothing to lose)."""
         scores = self.by_score.values()
-        if any(one.flagged for one in scores):
+        if any(finding.flagged for finding in scores):
             return "lost"
         if self.share is None:
             return ""
-        return "?" if any(is_unsure(one) for one in scores) else "kept"
+        return "?" if any(is_unsure(finding) for finding in scores) else "kept"
 
     @property
     def note(self) -> str | None:
         """What a score says of itself, such as that the original cannot do it."""
-        return next((one.note for one in self.by_score.values() if one.note), None)
+        return next((finding.note for finding in self.by_score.values() if finding.note), None)
 
     @property
     def is_fluency(self) -> bool:
@@ -91,9 +95,9 @@ class Price:
 def styles_of(verdict: Json) -> list[Style]:
     """What is still known: before any attack, when asked otherwise, after attacks, and in the control."""
     grouped: dict[tuple, dict[str, Evidence]] = {}
-    for one in _evidence(verdict):
-        if one.kind != "ability":
-            grouped.setdefault((one.kind, one.name, one.variant), {})[one.score] = one
+    for finding in _evidence(verdict):
+        if finding.kind != "ability":
+            grouped.setdefault((finding.kind, finding.name, finding.variant), {})[finding.score] = finding
     found = []
     for (kind, name, variant), by_score in grouped.items():
         ordered = {score: by_score[score] for score in (*_FIRST, *by_score) if score in by_score}
@@ -105,9 +109,9 @@ def styles_of(verdict: Json) -> list[Style]:
 def prices_of(verdict: Json) -> list[Price]:
     """What it cost: a row per ability in the order in which they were measured, fluency last."""
     grouped: dict[str, dict[str, Evidence]] = {}
-    for one in _evidence(verdict):
-        if one.kind == "ability":
-            grouped.setdefault(one.name, {})[one.score] = one
+    for finding in _evidence(verdict):
+        if finding.kind == "ability":
+            grouped.setdefault(finding.name, {})[finding.score] = finding
     found = [Price(next(iter(by_score.values())).label, name, by_score) for name, by_score in grouped.items()]
     return sorted(found, key=lambda price: price.is_fluency)
 
@@ -130,6 +134,6 @@ def price_words(prices: Sequence[Price]) -> str | None:
 def _evidence(verdict: Json) -> list[Evidence]:
     """Fields of later versions are left out; those of earlier ones have defaults."""
     return [
-        Evidence(**{name: value for name, value in one.items() if name in _FIELDS})
-        for one in verdict.get("evidence") or []
+        Evidence(**{name: value for name, value in finding.items() if name in _FIELDS})
+        for finding in verdict.get("evidence") or []
     ]

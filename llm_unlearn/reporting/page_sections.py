@@ -57,10 +57,10 @@ def _price_row(price: Price) -> dict[str, Any]:
     scores = [
         {
             "score": _ABILITY_SCORES.get(score, score_words(score)),
-            "numbers": [number_words(getattr(one, model), 2) for model in MODELS],
-            "share": percent_words(one.share),
+            "numbers": [number_words(getattr(finding, model), 2) for model in MODELS],
+            "share": percent_words(finding.share),
         }
-        for score, one in price.by_score.items()
+        for score, finding in price.by_score.items()
     ]
     return {
         "label": price.label,
@@ -100,24 +100,24 @@ def _style_rows(style: Style) -> dict[str, Any]:
         label = f"{label}: {variant_words(style.variant)}"
     return {
         "label": label,
-        "rows": [_evidence_row(score, one) for score, one in style.by_score.items()],
+        "rows": [_evidence_row(score, finding) for score, finding in style.by_score.items()],
     }
 
 
-def _evidence_row(score: str, one: Evidence) -> dict[str, Any]:
-    intervals = {"unlearned": one.unlearned_interval}
+def _evidence_row(score: str, finding: Evidence) -> dict[str, Any]:
+    intervals = {"unlearned": finding.unlearned_interval}
     return {
         "score": score_words(score),
-        "numbers": [(number_words(getattr(one, model)), interval_words(intervals.get(model))) for model in MODELS],
-        "excess": number_words(one.excess, signed=True),
-        "interval": interval_words(one.interval),
-        "erasure": number_words(one.erasure, 2),
-        "selectivity": number_words(one.selectivity, signed=True),
-        "selectivity_interval": interval_words(one.selectivity_interval),
-        "decides": one.decides,
-        "flagged": one.flagged,
-        "note": one.note,
-        "rows": one.rows,
+        "numbers": [(number_words(getattr(finding, model)), interval_words(intervals.get(model))) for model in MODELS],
+        "excess": number_words(finding.excess, signed=True),
+        "interval": interval_words(finding.interval),
+        "erasure": number_words(finding.erasure, 2),
+        "selectivity": number_words(finding.selectivity, signed=True),
+        "selectivity_interval": interval_words(finding.selectivity_interval),
+        "decides": finding.decides,
+        "flagged": finding.flagged,
+        "note": finding.note,
+        "rows": finding.rows,
     }
 
 

@@ -46,9 +46,9 @@ def report_robustness(folder: str | Path, console: Console | None = None) -> dic
     folder = Path(folder)
     found = read_json(folder / "robustness.json", AGAIN)
     folders = [run_folder(folder, run["method"], run["seed"]) for run in found["runs"]]
-    runs = [_read_run(one) for one in folders]
+    runs = [_read_run(finding) for finding in folders]
     agreed = agreement(
-        [(run[0], read_json(one / "verdict.json", AGAIN)) for run, one in zip(runs, folders, strict=True)]
+        [(run[0], read_json(finding / "verdict.json", AGAIN)) for run, finding in zip(runs, folders, strict=True)]
     )
     summary = summarize_robustness(found, runs) | {"agreement": agreed}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -141,17 +141,17 @@ def summarize_robustness(found: Mapping[str, Any], runs: Sequence[tuple[dict, di
 
 def _price(run: tuple[dict, dict], unlearned: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What a method costs, over its seeds; older results have no abilities but the retained facts."""
-    evidence = [one for one in abilities(*run, unlearned=unlearned) if one.name != FLUENCY]
+    evidence = [finding for finding in abilities(*run, unlearned=unlearned) if finding.name != FLUENCY]
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for one in evidence:
-        own = {"value": one.unlearned, "share": one.share, "interval": None, "lost": one.flagged}
-        if one.share is not None:
-            reference = one.unlearned - one.excess
-            own["interval"] = [1 + end / reference for end in one.interval]
-        found.setdefault(one.name, {})[one.score] = own
+    for finding in evidence:
+        own = {"value": finding.unlearned, "share": finding.share, "interval": None, "lost": finding.flagged}
+        if finding.share is not None:
+            reference = finding.unlearned - finding.excess
+            own["interval"] = [1 + end / reference for end in finding.interval]
+        found.setdefault(finding.name, {})[finding.score] = own
     least = lowest_share(evidence)
     lowest = least and {"ability": least.name, "label": least.label, "score": least.score, "share": least.share}
-    return {"abilities": found, "lowest": lowest, "lost": [one.name for one in lost_abilities(evidence)]}
+    return {"abilities": found, "lowest": lowest, "lost": [finding.name for finding in lost_abilities(evidence)]}
 
 
 def _references(found: Mapping[str, Any], values: Mapping, units: list[int]) -> dict[str, Any]:
@@ -162,15 +162,15 @@ def _references(found: Mapping[str, Any], values: Mapping, units: list[int]) -> 
             continue
         scores = []
         for (name, variant, score), by_model in values.items():
-            if all(one in by_model for one in names):
-                rows = np.stack([by_model[one] for one in names])
+            if all(finding in by_model for finding in names):
+                rows = np.stack([by_model[finding] for finding in names])
                 drawn = np.repeat(units, rows.shape[2] // len(units))  # knowledge has several comparisons of a row
                 value, resampled = resampled_difference(rows, None, drawn)
                 scores.append({"name": name, "variant": variant, "label": label_of(name, variant), "score": score})
                 scores[-1] |= {"value": value, "interval": percentile_interval(resampled)}
-        judged = [found["references"]["scores"][one] for one in names]
-        retained = [one["retain_exact_match"] for one in judged if "retain_exact_match" in one]
-        outcomes = [found["references"].get("counterfactual", {}).get(one) for one in names]
+        judged = [found["references"]["scores"][finding] for finding in names]
+        retained = [finding["retain_exact_match"] for finding in judged if "retain_exact_match" in finding]
+        outcomes = [found["references"].get("counterfactual", {}).get(finding) for finding in names]
         references[model] = {
             "models": len(names),
             "retain_exact_match": fmean(retained) if retained else None,
@@ -189,7 +189,7 @@ def _control(outcomes: Sequence[Mapping[str, Any] | None], units: list[int]) -> 
         differences = np.stack([control_differences(outcome, len(units), after) for outcome in outcomes])
         excess, resampled = resampled_difference(differences, None, units)
         parts[part] = {"excess": excess, "interval": percentile_interval(resampled)}
-        parts[part]["by_model"] = [float(np.nanmean(one)) for one in differences]
+        parts[part]["by_model"] = [float(np.nanmean(finding)) for finding in differences]
     return parts
 
 
@@ -198,7 +198,7 @@ def _control(outcomes: Sequence[Mapping[str, Any] | None], units: list[int]) -> 
 
 def _write_figures(summary: Mapping[str, Any], found: Mapping[str, Any], runs: Sequence[dict], folder: Path) -> None:
     methods, keys = summary["methods"], [key for key in keys_of(summary) if key[0][0] != "adapter_surgery"]
-    if any(one["excess"] is not None for method in methods.values() for one in method["scores"]):
+    if any(finding["excess"] is not None for method in methods.values() for finding in method["scores"]):
         cells = {name: [score_of(method, key) or {} for key in keys] for name, method in methods.items()}
         attack_heat_map(
             [key[2] for key in keys],
@@ -231,7 +231,7 @@ def _write_figures(summary: Mapping[str, Any], found: Mapping[str, Any], runs: S
     ]
     for run, results in zip(found["runs"], runs, strict=True):
         points.append(point(run["method"], "", run["scores"], (results.get("abilities") or {}).get("unlearned")))
-    if any(one["retain"] is not None for one in points):
+    if any(finding["retain"] is not None for finding in points):
         title = "Before any attack: forgotten, and at what price?"
         trade_off_figure(points, folder / "trade_off.png", title=title, **axes)
     methods_recovery_figure(found["references"]["attacks"], runs, folder / "recovery.png")

@@ -68,11 +68,16 @@ def _knowledge_table(styles: Sequence[Style]) -> Table:
     for title in (*titles, "select-\nivity", ""):
         table.add_column(title, justify="right", no_wrap=True)
     for style in styles:
-        one = style.by_score[KNOWLEDGE]
-        unlearned = _number(one.unlearned, 2) + _interval(one.unlearned_interval, 2)
+        finding = style.by_score[KNOWLEDGE]
+        unlearned = _number(finding.unlearned, 2) + _interval(finding.unlearned_interval, 2)
         beside = style.by_score.get(PROBABILITY)
         probabilities = [None, None] if beside is None else [beside.oracle, beside.unlearned]
-        numbers = [_number(one.original, 2), _number(one.oracle, 2), unlearned, *(_number(p, 2) for p in probabilities)]
+        numbers = [
+            _number(finding.original, 2),
+            _number(finding.oracle, 2),
+            unlearned,
+            *(_number(p, 2) for p in probabilities),
+        ]
         selective = _number(style.selectivity and style.selectivity[0], 2)
         table.add_row(escape(style.label), *numbers, selective, style.mark)
     return table
@@ -85,14 +90,14 @@ def _beside_table(styles: Sequence[Style]) -> Table:
     for title in ("original", "oracle", "unlearned", "excess", "E", ""):
         table.add_column(title, justify="right", no_wrap=True)
     for style in styles:
-        for score, one in style.by_score.items():
+        for score, finding in style.by_score.items():
             if score == KNOWLEDGE or (score == "forget_exact_match" and style.kind != "output"):
                 continue
-            numbers = [_number(value) for value in (one.original, one.oracle, one.unlearned)]
-            excess = _number(one.excess) + _interval(one.interval)
-            mark = "!" if one.flagged else style.mark if style.lost_ability else ""
+            numbers = [_number(value) for value in (finding.original, finding.oracle, finding.unlearned)]
+            excess = _number(finding.excess) + _interval(finding.interval)
+            mark = "!" if finding.flagged else style.mark if style.lost_ability else ""
             label = escape(style.label + _SCORES.get(score, f", {score.replace('_', ' ')}"))
-            table.add_row(label, *numbers, excess, _number(one.erasure, 2), mark)
+            table.add_row(label, *numbers, excess, _number(finding.erasure, 2), mark)
     return table
 
 
@@ -115,7 +120,7 @@ def _pair(by_score: Mapping[str, Evidence], model: str) -> str:
         found = [by_score.get(score) for score in ("exact_match", "probability")]
     else:
         found = [next(iter(by_score.values())), None]
-    numbers = [_number(getattr(one, model), 2) if one else "" for one in found]
+    numbers = [_number(getattr(finding, model), 2) if finding else "" for finding in found]
     return f"{numbers[0]:>5} {numbers[1]:>5}"
 
 

@@ -15,8 +15,8 @@ from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process
 from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ranges
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
-from llm_unlearn.examining.examination import COUNTERFACTUAL, Examination, reference_models
-from llm_unlearn.examining.results import make_results
+from llm_unlearn.examining.examination import COUNTERFACTUAL, Examination
+from llm_unlearn.examining.results import make_results, reference_models
 from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
@@ -122,7 +122,7 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
         max_length=arguments.max_length,
         batch_size=arguments.batch_size,
         output_dir=arguments.output_dir,
-    )
+    ).checked()
     if not attack_args.attacks and (reason := examination.not_attacked.get(COUNTERFACTUAL)):
         raise InputError(f"counterfactual control: {reason}")
     unlearned = arguments.unlearned_model_name_or_path
@@ -181,7 +181,7 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
         device=config.device,
         max_length=config.max_length,
         batch_size=config.per_device_eval_batch_size,
-    )
+    ).checked()
     benchmark = Robustness(robustness_args, config, adapter_args, examination, original, oracles, worker)
     found = benchmark.run()
     if worker:

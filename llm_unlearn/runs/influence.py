@@ -19,7 +19,7 @@ from llm_unlearn.audits.audit import Inspection
 from llm_unlearn.audits.influence import SCORES
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
-from llm_unlearn.examining.examination import reference_models
+from llm_unlearn.examining.results import reference_models
 from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS

@@ -21,8 +21,8 @@ from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, Data
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process, run_main
 from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
-from llm_unlearn.examining.examination import Examination, reference_models
-from llm_unlearn.examining.results import make_results, write_results
+from llm_unlearn.examining.examination import Examination
+from llm_unlearn.examining.results import make_results, reference_models, write_results
 from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.files.disk import check_free_space, check_output_dir
@@ -129,7 +129,7 @@ class Recipe:
             max_length=args.max_length,
             batch_size=args.per_device_eval_batch_size,
             output_dir=args.output_dir,
-        )
+        ).checked()
         return cls(args, adapter_args, examination, model_path, oracle_paths)
 
     def trainer_arguments(self) -> dict:

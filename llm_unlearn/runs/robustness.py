@@ -27,9 +27,9 @@ from llm_unlearn.arguments.parsing import arguments_to_dict
 from llm_unlearn.arguments.ranges import POSITIVE, SEED, check_each_once, check_ranges
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.examining.abilities import ability_label
-from llm_unlearn.examining.examination import Examination, merge_results, reference_models
+from llm_unlearn.examining.examination import Examination
 from llm_unlearn.examining.price import lowest_of_means, reference_abilities
-from llm_unlearn.examining.results import make_results
+from llm_unlearn.examining.results import make_results, merge_results, reference_models
 from llm_unlearn.files.disk import check_free_space
 from llm_unlearn.files.outcomes import remember
 from llm_unlearn.models.judging import Records

@@ -154,7 +154,7 @@ def main() -> None:
     tokenizer = load_tokenizer(original)
     rates = {name: value for name, value in EMBEDDED_DEFAULTS.items() if name in AttackArguments.__dataclass_fields__}
     arguments = AttackArguments(**rates | {"attacks": ["adversarial_reinjection", "prompting"]})
-    examination = Examination(DataArguments(), arguments, data, tokenizer, "cpu")
+    examination = Examination(DataArguments(), arguments, data, tokenizer, "cpu").checked()
     models = {"original": lambda: load_model(original), "oracle": lambda: load_model(first)}
     models |= {
         name: lambda plant=plant: planted(plant, original, first, tokenizer, data) for name, plant in PLANTED.items()

@@ -76,7 +76,7 @@ def world(tmp_path_factory):
         attack_score_every=15,
         derangement_seeds=[0],
     )
-    return Examination(DataArguments(), arguments, data, tokenizer, "cpu", output_dir=folder / "out"), folders
+    return Examination(DataArguments(), arguments, data, tokenizer, "cpu", output_dir=folder / "out").checked(), folders
 
 
 def _differ(answers: dict, people: tuple[str, ...]) -> bool:

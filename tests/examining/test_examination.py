@@ -11,7 +11,8 @@ from llm_unlearn.arguments.groups import AttackArguments, DataArguments
 from llm_unlearn.data import UnlearningData, encoding
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining import examination
-from llm_unlearn.examining.examination import Examination, merge_results
+from llm_unlearn.examining.examination import Examination
+from llm_unlearn.examining.results import merge_results
 from llm_unlearn.models.finetuning import finetune
 
 
@@ -21,7 +22,7 @@ def examining(folder=None, forget=None, retain=True, **changes) -> Examination:
     small |= {"counterfactual": False}
     data = UnlearningData(forget or qa_rows(8), qa_rows(6, 20) if retain else None, None, {}, "made up")
     arguments = AttackArguments(**rates | small | changes)
-    return Examination(DataArguments(), arguments, data, tiny_tokenizer(), "cpu", output_dir=folder)
+    return Examination(DataArguments(), arguments, data, tiny_tokenizer(), "cpu", output_dir=folder).checked()
 
 
 @pytest.fixture(scope="module")
@@ -226,12 +227,14 @@ def test_questions_that_do_not_fit_are_left_out_with_their_reason_unless_they_we
     whole = examining(**arguments)
     few_shot = {"forget_few_shot", "retain_few_shot"}
     assert few_shot <= whole.judged.sets.keys() and whole.not_measured == {}
-    cut = Examination(DataArguments(), whole.attack_args, whole.data, whole.processing_class, "cpu", max_length=14)
+    cut = Examination(
+        DataArguments(), whole.attack_args, whole.data, whole.processing_class, "cpu", max_length=14
+    ).checked()
     assert set(cut.not_measured) == few_shot and whole.judged.sets.keys() - cut.judged.sets.keys() == few_shot
     assert all("max_length=14" in reason for reason in cut.not_measured.values())
     asked = AttackArguments(**arguments | {"attacks": ["prompting"]})
     with pytest.raises(InputError, match="forget_few_shot row 0: max_length=14"):
-        Examination(DataArguments(), asked, whole.data, whole.processing_class, "cpu", max_length=14)
+        Examination(DataArguments(), asked, whole.data, whole.processing_class, "cpu", max_length=14).checked()
 
 
 def test_people_are_no_kind_of_answers():
