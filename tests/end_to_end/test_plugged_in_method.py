@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from importlib.metadata import PathDistribution
 from pathlib import Path
 
+import fork_server
 import pytest
 import torch
 
@@ -25,9 +25,8 @@ PACKAGE = Path(__file__).with_name("simnpo_package")
 
 def llm_unlearn(*arguments: str, folder: Path, cache: Path, **environment: str) -> subprocess.CompletedProcess:
     """The command, as a user types it."""
-    environment = os.environ | {"LLM_UNLEARN_CACHE": str(cache), "HF_HUB_OFFLINE": "1", **environment}
-    command = [sys.executable, "-m", "llm_unlearn", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
+    environment = {"LLM_UNLEARN_CACHE": str(cache), "HF_HUB_OFFLINE": "1", **environment}
+    return fork_server.run(["-m", "llm_unlearn", *arguments], cwd=folder, environment=environment)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 
 from llm_unlearn.arguments.parsing import run_main
@@ -22,13 +23,12 @@ TINY = ("--data", "fictional:tiny", "--oracle_seeds", "1")
 
 
 def launch(launcher, *flags, cache, cwd):
+    command = [str(ROOT / "benchmarks" / "tofu.py"), *flags]
+    environment = {"LLM_UNLEARN_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    if launcher is ONE_PROCESS:
+        return fork_server.run(command, cwd=cwd, environment=environment)
     return subprocess.run(
-        [*launcher, str(ROOT / "benchmarks" / "tofu.py"), *flags],
-        cwd=cwd,
-        env=os.environ | {"LLM_UNLEARN_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
+        [*launcher, *command], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=600
     )
 
 
@@ -149,13 +149,10 @@ def test_a_retain_log_of_another_split_is_an_error_before_a_model_is_loaded(shar
 )
 def test_a_dry_run_trains_and_judges_nothing(script, tmp_path):
     name, *command = script.split()
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / name), *command, "--data", "fictional:tiny", "--dry_run"],
+    done = fork_server.run(
+        [str(ROOT / "benchmarks" / name), *command, "--data", "fictional:tiny", "--dry_run"],
         cwd=tmp_path,
-        env=os.environ | {"LLM_UNLEARN_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=120,
+        environment={"LLM_UNLEARN_CACHE": str(tmp_path / "cache")},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "data: fictional:tiny" in done.stdout and "21 forget, 231 retain, 21 holdout" in done.stdout
