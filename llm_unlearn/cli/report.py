@@ -58,11 +58,13 @@ def rebuild_verdict(folder: Path) -> dict:
     """Judge a run again by its results and records, and write verdict.json.
 
     Raises:
-        InputError: the folder or its results.json is missing, or the results lack what a verdict needs.
+        InputError: the folder or its results.json is missing, or the results lack what a verdict needs,
+            or are about other weights than those that are there.
     """
     from llm_unlearn.examining.results import read_records, read_results
     from llm_unlearn.examining.verdict import verdict_of
     from llm_unlearn.files.run_files import RERUN
+    from llm_unlearn.files.run_folder import check_judged_weights
     from llm_unlearn.files.whole import write_json
 
     if not folder.is_dir():
@@ -73,6 +75,7 @@ def rebuild_verdict(folder: Path) -> dict:
             raise InputError(
                 f"{folder / 'results.json'} has no {key!r}, which a verdict needs; an older version wrote it: {RERUN}"
             )
+    check_judged_weights(results, folder)
     verdict = verdict_of(results, read_records(folder))
     write_json(folder / "verdict.json", verdict)
     return verdict

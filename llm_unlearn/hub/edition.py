@@ -6,7 +6,6 @@ Because it is a run folder, `report.html` in it is the page of any run, and `llm
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -23,13 +22,13 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.examining.results import read_records, read_results
 from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.run_files import RERUN, read_json, read_rows
+from llm_unlearn.files.run_folder import WEIGHTS, check_weights, weight_digests, weights_folder
 from llm_unlearn.hub.leaks import Secrets
 from llm_unlearn.reporting.card import BOILERPLATE, write_card
 from llm_unlearn.reporting.page import write_report
 
 EDITION = "hub"  # folder within the run's
 KINDS = ("adapter", "merged")  # what --push may ask for, where there is an adapter
-_WEIGHTS = re.compile(r"(adapter_model|model)(-\d{5}-of-\d{5})?\.safetensors")
 _CONFIGURATION = ("config.json", "generation_config.json", "adapter_config.json", "model.safetensors.index.json")
 _TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
@@ -56,10 +55,17 @@ def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[s
         kind: "adapter" or "merged"; None: the adapter, or the model where all weights were trained.
 
     Raises:
-        InputError: no results or weights there, weights that are no safetensors, or nothing to merge.
+        InputError: no results or weights there, or of other weights; weights that are no safetensors, or nothing to
+            merge.
     """
     results = read_results(folder)
     weights = weights_folder(folder)
+    if not results.get("weights"):
+        raise InputError(
+            f"{folder / 'results.json'} does not say which weights it judged, so that nobody can tell whether they are "
+            f"those in {weights}: {RERUN}"
+        )
+    check_weights(results, weights, folder)
     is_adapter = (weights / "adapter_config.json").is_file()
     if kind == "merged" and not is_adapter:
         raise InputError(f"--push merged: {weights} is a whole model already; leave the flag out")
@@ -89,40 +95,14 @@ def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[s
     return {path.relative_to(edition).as_posix(): path for path in sorted(edition.rglob("*")) if path.is_file()}
 
 
-def weights_folder(folder: Path) -> Path:
-    """RUN/adapter or RUN/model, whichever there is.
-
-    Raises:
-        InputError: neither, or weights in a format that can hold code.
-    """
-    for name in ("adapter", "model"):
-        if (folder / name).is_dir():
-            if not any(_WEIGHTS.fullmatch(path.name) for path in (folder / name).iterdir()):
-                raise InputError(
-                    f"{folder / name} holds no .safetensors; other formats are not uploaded: save it again"
-                )
-            return folder / name
-    raise InputError(f"{folder} has neither adapter/ nor model/: give the --output_dir of a recipe's finished run")
-
-
 def is_ours(name: str) -> bool:
     """Whether a path in a repository is one that an edition may hold."""
     evidence = ("results.json", "verdict.json", "report.html")
     return (
-        bool(_WEIGHTS.fullmatch(name))
+        bool(WEIGHTS.fullmatch(name))
         or name in (*_CONFIGURATION, *_TOKENIZER, *evidence)
         or name.startswith("records/")
     )
-
-
-def weight_digests(folder: Path) -> dict[str, str]:
-    """File -> SHA-256 of its bytes, of all weights in a folder."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if _WEIGHTS.fullmatch(path.name):
-            with open(path, "rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
 
 
 def base_facts(results: Mapping[str, Any], weights: Path) -> dict[str, Any] | None:
@@ -307,7 +287,7 @@ def without_texts(value: Any, pseudonyms: Mapping[str, str] | None = None) -> An
 def _copy_model(source: Path, target: Path) -> None:
     """Weights, configuration and tokenizer by name: what else lies there (training arguments, cards) stays."""
     for path in sorted(source.iterdir()):
-        if _WEIGHTS.fullmatch(path.name):
+        if WEIGHTS.fullmatch(path.name):
             try:
                 os.link(path, target / path.name)  # large; nothing writes into it
             except OSError:

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.errors import HubError, InputError
 from llm_unlearn.examining.results import read_records, read_results
+from llm_unlearn.files import run_folder
 from llm_unlearn.files.run_files import read_json
-from llm_unlearn.hub.edition import weights_folder
+from llm_unlearn.files.run_folder import weights_folder
 from llm_unlearn.hub.upload import explain_status, http_status
 from llm_unlearn.models.embedded import embedded_model
 from llm_unlearn.models.files import split_revision
@@ -46,6 +47,7 @@ def load_unlearned(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     token: str | None = None,
+    check_weights: bool = True,
 ) -> UnlearnedModel:
     """Load an unlearned model, its tokenizer and its evidence.
 
@@ -57,15 +59,18 @@ def load_unlearned(
         dtype: auto, float32, bfloat16 or float16.
         trust_remote_code: run the base model's own code from the hub.
         token: default: that of `hf auth login` or HF_TOKEN.
+        check_weights: refuse weights that are not those that the evidence is about, by their SHA-256.
 
     Raises:
-        InputError: no unlearned model there, or nobody says what the base model is.
+        InputError: no unlearned model there, weights that were not judged, or nobody says what the base model is.
         HubError: the hub refused, or cannot be reached.
     """
     folder = find_folder(name_or_path, revision, token, code=trust_remote_code)
     results = read_results(folder, "give the folder of a finished run, or a model that was pushed by one")
     is_run = any((folder / name).is_dir() for name in ("adapter", "model"))
     weights = weights_folder(folder) if is_run else folder
+    if check_weights:
+        run_folder.check_weights(results, weights, folder)
     base = (results.get("names") or {}).get("base_model")
     if not is_run and base_model is None and (base or "").startswith("fictional:"):
         base_model = str(embedded_model(base.partition(":")[2]))

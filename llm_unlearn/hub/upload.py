@@ -15,7 +15,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from llm_unlearn.errors import HubError, InputError, LeakError, StorageError
 from llm_unlearn.examining.results import read_results
-from llm_unlearn.hub.edition import EDITION, build_edition, is_ours, secrets_of, weights_folder
+from llm_unlearn.files.run_folder import weights_folder
+from llm_unlearn.hub.edition import EDITION, build_edition, is_ours, secrets_of
 from llm_unlearn.hub.leaks import check_files
 
 _SERVER_FAULT = 500

@@ -14,7 +14,7 @@ from rich.table import Table
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import RETAIN, ability_label, ability_scores, judged_sets
-from llm_unlearn.hub.edition import weight_digests, weights_folder
+from llm_unlearn.files.run_folder import weight_digests, weights_folder
 from llm_unlearn.hub.loading import UnlearnedModel, find_folder
 from llm_unlearn.models.judging import judge
 from llm_unlearn.models.scoring import mean_scores, score_answers

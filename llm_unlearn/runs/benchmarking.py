@@ -18,12 +18,13 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import COUNTERFACTUAL, Examination
 from llm_unlearn.examining.results import make_results, reference_models
 from llm_unlearn.files.disk import check_output_dir
+from llm_unlearn.files.run_folder import weight_digests
 from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.loading import check_models
 from llm_unlearn.reporting.robustness import report_robustness
-from llm_unlearn.runs.recipe import conclude, prepare_process, show_results
+from llm_unlearn.runs.recipe import claimed, conclude, prepare_process, show_results
 from llm_unlearn.runs.robustness import Robustness, RobustnessArguments, RobustnessConfig, become_worker
 
 # In the embedded world; the retain weight is that of Ssiuu's recipe, the largest of all.
@@ -125,12 +126,25 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
     ).checked()
     if not attack_args.attacks and (reason := examination.not_attacked.get(COUNTERFACTUAL)):
         raise InputError(f"counterfactual control: {reason}")
+    with claimed(arguments.output_dir):
+        return _judged(examination, arguments, attack_args, original, oracles)
+
+
+def _judged(
+    examination: Examination,
+    arguments: BenchmarkArguments,
+    attack_args: AttackArguments,
+    original: str,
+    oracles: list[str],
+) -> dict:
+    """Examine, conclude and show."""
+    data = examination.data
     unlearned = arguments.unlearned_model_name_or_path
+    digests = weight_digests(Path(unlearned)) if unlearned and Path(unlearned).is_dir() else {}
     examined, records = examination.examine(original, oracles, unlearned)
     if not is_main_process():
         return {}
     output = Path(arguments.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
     results = make_results(
         output,
         {"method": Path(unlearned).parent.name if unlearned else "references only"},
@@ -139,6 +153,7 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
         models=(original, oracles, unlearned),
         rows={"forget": data.forget, "retain": data.retain},
         data=arguments.data,
+        weights=digests,
         **examined,
         seconds=examination.seconds,
     )

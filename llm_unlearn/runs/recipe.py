@@ -6,10 +6,12 @@ what `unlearn` does for a method's name. The steps of `run` can be called from o
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +29,8 @@ from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.files.disk import check_free_space, check_output_dir
 from llm_unlearn.files.run_files import pinned
+from llm_unlearn.files.run_folder import locked, move_aside, weight_digests
 from llm_unlearn.files.whole import write_json
-from llm_unlearn.hub.edition import weight_digests
 from llm_unlearn.hub.upload import check_ready, push_run
 from llm_unlearn.methods import load_method
 from llm_unlearn.methods.method import Method
@@ -151,9 +153,12 @@ class Recipe:
         self.banner(trainer)
         self.examination.check_model(trainer.model)
         check_free_space(self.args.output_dir, bytes_to_write(trainer))
-        with self.examination.timed("unlearn"):
-            trainer.train(resume_from_checkpoint=self.args.resume_from_checkpoint)
-        return self.finish(trainer)
+        with claimed(self.args.output_dir) as earlier:
+            if earlier is not None:
+                self._say(f"  earlier    what an earlier run left there is now in {escape(str(earlier))}")
+            with self.examination.timed("unlearn"):
+                trainer.train(resume_from_checkpoint=self.args.resume_from_checkpoint)
+            return self.finish(trainer)
 
     # ---- showing ---------------------------------------------------------------------------------------------------
 
@@ -216,6 +221,7 @@ class Recipe:
         unlearned_path = output / ("model" if self.adapter_args.full_finetuning else "adapter")
         with failing_together(unlearned_path):
             trainer.save_model(str(unlearned_path))
+        digests = weight_digests(unlearned_path)
         # Where this process has but a shard, or base weights rounded to 4 bits, the saved model is judged: that is what
         # people will use, and each process needs it whole for its attacks.
         unlearned = trainer.accelerator.unwrap_model(trainer.model) if trainer.is_whole else str(unlearned_path)
@@ -230,7 +236,7 @@ class Recipe:
             models=(pinned(self.model_path, trainer.model.config), self.oracle_paths, str(unlearned_path)),
             rows={"forget": self.examination.data.forget, "retain": self.examination.data.retain},
             data=self.examination.data_args.data,
-            weights=weight_digests(unlearned_path),
+            weights=digests,
             training={
                 "steps": trainer.state.global_step,
                 "stopped_by": trainer.stopped_by or "end of training",
@@ -268,6 +274,23 @@ def prepare_process() -> None:
     use_all_cpu_threads()
     # PEFT 0.21 still reads the name that transformers 5.23 deprecates; users can do nothing about it.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+
+@contextlib.contextmanager
+def claimed(output_dir: str) -> Iterator[Path | None]:
+    """Within this scope the folder is this run's alone; yields where what an earlier one left was moved.
+
+    Every process enters it.
+
+    Raises:
+        InputError: another run is in the folder.
+    """
+    earlier = None
+    with contextlib.ExitStack() as held:
+        with failing_together():
+            if is_main_process():
+                earlier = move_aside(held.enter_context(locked(output_dir)))
+        yield earlier
 
 
 def conclude(results: dict, records: dict[str, Records], output: Path) -> dict:

@@ -64,7 +64,7 @@ def push(
 
 def _write_results(trainer: UnlearnTrainer, folder: Path, weights: Path) -> None:
     """What the card is made of, where no recipe has judged these weights."""
-    from llm_unlearn.hub.edition import weight_digests
+    from llm_unlearn.files.run_folder import weight_digests
 
     digests = weight_digests(weights)
     judged = read_results(folder) if (folder / "results.json").is_file() else {}

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from llm_unlearn import NPOConfig, NPOTrainer
 from llm_unlearn.data.hub_lookup import check_on_hub
+from llm_unlearn.files.run_folder import weight_digests
 from llm_unlearn.hub import load_unlearned, push_run
-from llm_unlearn.hub.edition import weight_digests
 from llm_unlearn.methods import load_method
 from llm_unlearn.models.loading import load_model
 from llm_unlearn.runs.recipe import Recipe

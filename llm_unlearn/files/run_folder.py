@@ -1,0 +1,129 @@
+"""The folder of a run: one run at a time, and nothing of an earlier one beside what this one writes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from llm_unlearn.errors import InputError
+from llm_unlearn.files.run_files import RERUN
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".running"
+# What a run ends with. Attacks and reference scores stay: each knows the weights and rows that it belongs to.
+EVIDENCE = (
+    *("results.json", "verdict.json", "report.html", "config.yaml", "forget.jsonl", "retain.jsonl", "*.png"),
+    *("records", "adapter", "model", "merged", "hub"),
+)
+WEIGHTS = re.compile(r"(adapter_model|model)(-\d{5}-of-\d{5})?\.safetensors")
+
+
+@contextlib.contextmanager
+def locked(output_dir: str | Path) -> Iterator[Path]:
+    """Within this scope, no other run can be in the folder; the operating system frees it when the process dies.
+
+    Raises:
+        InputError: another run is in it.
+    """
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"output_dir={str(output_dir)!r}: another run is writing there; wait for its end, or give another folder"
+        ) from error
+    try:
+        yield folder
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def move_aside(folder: Path) -> Path | None:
+    """Move what an earlier run ended with into FOLDER/earlier-N, so that none of it stands beside other weights.
+
+    Returns:
+        Where to; None: there was nothing.
+    """
+    found = sorted(path for pattern in EVIDENCE for path in folder.glob(pattern))
+    if not found:
+        return None
+    number = 1
+    while (target := folder / f"earlier-{number}").exists():
+        number += 1
+    target.mkdir()
+    # Results last: where this is interrupted, what is left is no run's evidence without its weights.
+    for path in sorted(found, key=lambda path: path.name == "results.json"):
+        path.rename(target / path.name)
+    return target
+
+
+def weight_digests(folder: Path) -> dict[str, str]:
+    """File -> SHA-256 of its bytes, of all weights in a folder."""
+    digests = {}
+    for path in sorted(folder.iterdir()):
+        if WEIGHTS.fullmatch(path.name):
+            with open(path, "rb") as file:
+                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def weights_folder(folder: Path) -> Path:
+    """RUN/adapter or RUN/model.
+
+    Raises:
+        InputError: neither or both, or weights in a format that can hold code.
+    """
+    there = [folder / name for name in ("adapter", "model") if (folder / name).is_dir()]
+    if not there:
+        raise InputError(f"{folder} has neither adapter/ nor model/: give the --output_dir of a recipe's finished run")
+    if len(there) > 1:
+        raise InputError(
+            f"{folder} has both adapter/ and model/, of which results.json can have judged but one; move the other away"
+        )
+    if not any(WEIGHTS.fullmatch(path.name) for path in there[0].iterdir()):
+        raise InputError(f"{there[0]} holds no .safetensors; other formats are not uploaded: save it again")
+    return there[0]
+
+
+def check_weights(results: Mapping[str, Any], weights: Path, source: Path) -> None:
+    """Refuse results of other weights than those in a folder. Results that do not say what they judged pass.
+
+    Args:
+        source: where the results are, for the error.
+
+    Raises:
+        InputError: a file is another one than was judged, is missing, or was not judged.
+    """
+    judged, now = results.get("weights") or {}, weight_digests(weights)
+    if not judged or judged == now:
+        return
+    name = min(name for name in judged.keys() | now.keys() if judged.get(name) != now.get(name))
+    what = "is missing" if name not in now else "was not judged" if name not in judged else "has other bytes"
+    raise InputError(
+        f"{source / 'results.json'} is about other weights than those in {weights}: {name} {what}. Put the judged ones "
+        f"back, or judge these (llm-unlearn judge), or {RERUN}"
+    )
+
+
+def check_judged_weights(results: Mapping[str, Any], folder: Path) -> None:
+    """`check_weights` of those in a run's folder, or else where the results say; none where they are gone.
+
+    Raises:
+        InputError: as there, or the folder has both an adapter and a model.
+    """
+    told = (results.get("paths") or {}).get("unlearned")
+    own = any((folder / name).is_dir() for name in ("adapter", "model"))
+    weights = weights_folder(folder) if own else Path(told) if told else None
+    if weights is not None and weights.is_dir():
+        check_weights(results, weights, folder)
