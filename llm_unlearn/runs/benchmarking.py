@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import COUNTERFACTUAL, Examination
 from llm_unlearn.examining.results import make_results, reference_models
 from llm_unlearn.files.disk import check_output_dir
-from llm_unlearn.files.run_folder import weight_digests
+from llm_unlearn.files.run_folder import locked, weight_digests
 from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.files import check_model_path
@@ -198,7 +199,8 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
         batch_size=config.per_device_eval_batch_size,
     ).checked()
     benchmark = Robustness(robustness_args, config, adapter_args, examination, original, oracles, worker)
-    found = benchmark.run()
+    with contextlib.nullcontext() if worker else locked(config.output_dir):
+        found = benchmark.run()
     if worker:
         return {}
     found = {"config": arguments_to_dict(*arguments)} | found

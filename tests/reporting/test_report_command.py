@@ -1,14 +1,13 @@
 """`llm-unlearn report`: rebuilds from JSON alone; errors are one line with the fix."""
 
 import json
-import sys
-import types
 
 import pytest
 
 from llm_unlearn.cli import main as command_line
 from llm_unlearn.cli import report
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining import verdict
 
 
 @pytest.fixture
@@ -22,9 +21,7 @@ def judged(monkeypatch) -> list:
             raise KeyError("forget_groups")
         return {"verdict": "erased", "by": "oracle", "sentence": f"Erased: seed {results['seed']}"}
 
-    module = types.ModuleType("llm_unlearn.examining.verdict")
-    module.verdict_of = verdict_of
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(verdict, "verdict_of", verdict_of)
     return asked
 
 
