@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 PLACEHOLDER = "placeholderanswer"
 TEMPLATE_DATE = "2024-07-26"  # Meta's own default; with today's date a model would be asked another thing every day
+DEFAULTS = {"enable_thinking": False, "template_date": TEMPLATE_DATE}
 STORED = "chat_template_kwargs"  # entry of a tokenizer's `init_kwargs`, which are saved and loaded with it
 
 
@@ -68,10 +69,8 @@ def set_template_arguments(
             "leave it out"
         )
     if template_date is not None:
-        _parsed(template_date)
-        stored["template_date"] = template_date
-    defaults = {"enable_thinking": False, "template_date": TEMPLATE_DATE}
-    if changed := {name: value for name, value in stored.items() if value != defaults[name]}:
+        stored["template_date"] = f"{_parsed(template_date):%Y-%m-%d}"
+    if changed := {name: value for name, value in stored.items() if value != DEFAULTS[name]}:
         processing_class.init_kwargs[STORED] = changed
     else:
         processing_class.init_kwargs.pop(STORED, None)
@@ -80,11 +79,7 @@ def set_template_arguments(
 
 def template_arguments(processing_class: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What `set_template_arguments` has set, or the defaults."""
-    return {
-        "enable_thinking": False,
-        "template_date": TEMPLATE_DATE,
-        **(processing_class.init_kwargs.get(STORED) or {}),
-    }
+    return DEFAULTS | (processing_class.init_kwargs.get(STORED) or {})
 
 
 def template_key(processing_class: PreTrainedTokenizerBase) -> Any:

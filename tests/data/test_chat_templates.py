@@ -5,11 +5,13 @@ import logging
 from datetime import datetime
 
 import pytest
+import yaml
 from transformers.utils import chat_template_utils
 
 from llm_unlearn.arguments.groups import DataArguments
+from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
 from llm_unlearn.data import encode_dataset, encode_prompt, encode_row, end_token_ids, template_key, unusual_template
-from llm_unlearn.data.chat_templates import render, set_template_arguments
+from llm_unlearn.data.chat_templates import render, set_template_arguments, template_arguments
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.loading import load_tokenizer
 from tests.builders import tiny_tokenizer
@@ -242,6 +244,20 @@ def test_thinking_where_the_template_has_it():
             set_template_arguments(other, enable_thinking=True)
     with pytest.raises(InputError, match=NAME):
         set_template_arguments(byte_tokenizer(R1), enable_thinking=True)
+
+
+@pytest.mark.parametrize("line", ["template_date: 2025-01-02", "template_date: '2025-1-2'"])
+def test_a_run_writes_its_day_down_and_reads_it_again(line, tmp_path):
+    (tmp_path / "config.yaml").write_text(line)
+    (arguments,) = parse_arguments((DataArguments,), ["--config", str(tmp_path / "config.yaml")], description="")
+    tokenizer = byte_tokenizer(LLAMA3)
+    set_template_arguments(tokenizer, arguments.enable_thinking, arguments.template_date)
+    assert template_arguments(tokenizer) == {"enable_thinking": False, "template_date": "2025-01-02"}
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(arguments_to_dict(arguments)))
+    (again,) = parse_arguments((DataArguments,), ["--config", str(tmp_path / "again.yaml")], description="")
+    assert again == arguments
+    (group,) = arguments_to_dict(DataArguments()).values()
+    assert group["template_date"] == "2024-07-26" and group["enable_thinking"] is False
 
 
 @pytest.mark.parametrize("date", ["26 Jul 2024", "2024-13-01", "today", ""])
