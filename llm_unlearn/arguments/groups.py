@@ -17,6 +17,7 @@ from llm_unlearn.arguments.ranges import BELOW_ONE, COUNT, NOT_NEGATIVE, SEED, c
 from llm_unlearn.attacks import attack_names, load_attack
 from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.data import UnlearningData, load_unlearning_data
+from llm_unlearn.data.chat_templates import TEMPLATE_DATE
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.embedded import embedded_models
 from llm_unlearn.models.files import check_model_path
@@ -71,6 +72,17 @@ class DataArguments:
     )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with a model from the hub; without it, none is."}
+    )
+    enable_thinking: bool = field(
+        default=False,
+        metadata={
+            "help": "Tell the chat template so, where it knows `enable_thinking`; an answer stands where the template "
+            "has it then."
+        },
+    )
+    template_date: str = field(
+        default=TEMPLATE_DATE,
+        metadata={"help": "The day (YYYY-MM-DD) that chat templates with today's date write, whatever the day is."},
     )
     dry_run: bool = field(
         default=False,
@@ -136,7 +148,12 @@ class DataArguments:
 
     def load_tokenizer(self, path: str) -> PreTrainedTokenizerBase:
         """`models.loading.load_tokenizer` as these arguments want it."""
-        return load_tokenizer(path, trust_remote_code=self.trust_remote_code)
+        return load_tokenizer(
+            path,
+            enable_thinking=self.enable_thinking,
+            template_date=self.template_date,
+            trust_remote_code=self.trust_remote_code,
+        )
 
     @property
     def embedded_oracles(self) -> int:

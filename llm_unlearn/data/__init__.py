@@ -1,5 +1,6 @@
 """What goes in: forget, retain and holdout sets, their validation, and their encoding for a tokenizer."""
 
+from llm_unlearn.data.chat_templates import template_key, unusual_template
 from llm_unlearn.data.encoding import encode_dataset, encode_prompt, encode_row, end_token_ids
 from llm_unlearn.data.formats import question_text, row_format, split_row
 from llm_unlearn.data.loading import load_unlearning_data
@@ -21,6 +22,8 @@ __all__ = [
     "retained_queries",
     "row_format",
     "split_row",
+    "template_key",
+    "unusual_template",
     "validate_forget_retain",
     "validate_rows",
 ]

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-import jinja2
 from datasets import Dataset
 
-from llm_unlearn.data.formats import Message, Prompt
+from llm_unlearn.data.chat_templates import AnswerFrame, answer_frame, context_of, encoding_key
+from llm_unlearn.data.control_tokens import START, control_pattern, encode_marked, first_marked, marked
+from llm_unlearn.data.formats import Prompt
 from llm_unlearn.data.validation import Rows, row_errors, split_rows
 from llm_unlearn.errors import InputError
 
@@ -24,14 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IGNORED = -100  # label of a token that is not part of an answer (the value that torch's cross entropy skips)
-PLACEHOLDER = "placeholderanswer"
 
 _encoded: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple, list[dict[str, list[int]]]]] = WeakKeyDictionary()
-
-# Passed to every chat template; those that do not know a name ignore it. Without the first, Qwen3 and SmolLM3 would
-# think before they answer, so that a direct answer would be scored in a place where they never give one. Without the
-# second (the value is Meta's own default), Llama-3 prompts would hold today's date and differ from day to day.
-TEMPLATE_ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
 def encode_row(
@@ -82,9 +77,8 @@ def encode_dataset(
     """
     key = None
     if isinstance(dataset, Dataset):
-        template = repr(processing_class.chat_template)  # a text, or texts by name
-        tokens = (len(processing_class), processing_class.eos_token, *_bos_ids(processing_class))
-        key = (dataset._fingerprint, max_length, template, tokens)
+        tokens = (processing_class.eos_token, *_bos_ids(processing_class))
+        key = (dataset._fingerprint, max_length, encoding_key(processing_class), tokens)
         if key in (known := _encoded.setdefault(processing_class, {})):
             return [*known[key]]
     rows = _encode_rows(dataset, processing_class, max_length, name)
@@ -121,7 +115,7 @@ def end_token_ids(processing_class: PreTrainedTokenizerBase) -> list[int]:
     Raises:
         InputError: the tokenizer has no eos token, or its chat template cannot render an answer.
     """
-    end_token = _answer_frame(processing_class)[2]
+    end_token = answer_frame(processing_class).end_token
     ids = [processing_class.convert_tokens_to_ids(end_token), processing_class.eos_token_id]
     return list(dict.fromkeys(ids))
 
@@ -144,16 +138,18 @@ def _encode_pairs(
     processing_class: PreTrainedTokenizerBase, pairs: Sequence[tuple[Prompt, str]], name: str | None = None
 ) -> list[tuple[list[int], list[int]]]:
     """(prompt ids, answer ids) of every (prompt, answer); in batches, which fast tokenizers spread over cores."""
-    before, after, _ = _answer_frame(processing_class)
+    frame, control = answer_frame(processing_class), control_pattern(processing_class)
     prompt_texts, answer_texts = [], []
     for number, (prompt, answer) in enumerate(pairs):
         with row_errors(name, number):
-            prompt_texts.append(_prompt_text(processing_class, prompt, before))
-        if prompt and not _is_begun(prompt):
-            answer = before + answer.strip()
-        answer_texts.append(answer.rstrip() + after if prompt else answer)
-    prompts_alone = _token_ids(processing_class, prompt_texts)
-    wholes = _token_ids(processing_class, [p + a for p, a in zip(prompt_texts, answer_texts, strict=True)])
+            prompt_text, answer_text = _texts(processing_class, frame, *marked(control, prompt, answer))
+        prompt_texts.append(prompt_text)
+        answer_texts.append(answer_text)
+    whole_texts = [p + a for p, a in zip(prompt_texts, answer_texts, strict=True)]
+    if name is not None:
+        _report_special_tokens(whole_texts, name)
+    prompts_alone = _token_ids(processing_class, prompt_texts, name)
+    wholes = _token_ids(processing_class, whole_texts, name)
 
     parts = []
     bos, eos = _bos_ids(processing_class), [processing_class.eos_token_id]
@@ -169,8 +165,26 @@ def _encode_pairs(
     return parts
 
 
-def _token_ids(processing_class: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return processing_class(texts, add_special_tokens=False, verbose=False)["input_ids"]
+def _token_ids(processing_class: PreTrainedTokenizerBase, texts: list[str], name: str | None = None) -> list[list[int]]:
+    ids = processing_class(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    for number, text in enumerate(texts):
+        if START in text:
+            with row_errors(name, number):
+                ids[number] = encode_marked(processing_class, text)
+    return ids
+
+
+def _report_special_tokens(texts: list[str], name: str) -> None:
+    found = [(number, first_marked(text)) for number, text in enumerate(texts) if START in text]
+    if found:
+        logger.warning(
+            "%s: %d of %d rows hold special tokens of the tokenizer in their texts (first row %d, %r): they are "
+            "encoded as ordinary text, not as control",
+            name,
+            len(found),
+            len(texts),
+            *found[0],
+        )
 
 
 def _bos_ids(processing_class: PreTrainedTokenizerBase) -> list[int]:
@@ -179,59 +193,25 @@ def _bos_ids(processing_class: PreTrainedTokenizerBase) -> list[int]:
     return first if first == [processing_class.bos_token_id] else []
 
 
-def _is_begun(prompt: Prompt) -> bool:
-    return isinstance(prompt, list) and bool(prompt) and prompt[-1]["role"] == "assistant"
-
-
-def _prompt_text(processing_class: PreTrainedTokenizerBase, prompt: Prompt, before: str) -> str:
+def _texts(
+    processing_class: PreTrainedTokenizerBase, frame: AnswerFrame, prompt: Prompt, answer: str
+) -> tuple[str, str]:
+    """The text before the answer's tokens, and theirs."""
     if not prompt:
-        return ""
+        return "", answer
     if isinstance(prompt, str):
         raise InputError(f"prompt {prompt!r} is a string; give chat messages [{{'role': 'user', 'content': ...}}]")
-    if _is_begun(prompt):
-        return _prompt_text(processing_class, prompt[:-1], before) + before + prompt[-1]["content"].lstrip()
+    *question, last = prompt
+    if last["role"] == "assistant":  # the answer has begun
+        begun, answer = last["content"].lstrip(), answer.rstrip()
+    else:
+        question, begun, answer = prompt, "", answer.strip()
     if processing_class.chat_template:
-        return _render(processing_class, prompt, add_generation_prompt=True)
-    labels = {"user": "Question: ", "assistant": "Answer: "}
-    turns = [f"{labels.get(message['role'], '')}{message['content'].strip()}\n" for message in prompt]
-    return "".join(turns) + "Answer:"
-
-
-def _answer_frame(processing_class: PreTrainedTokenizerBase) -> tuple[str, str, str]:
-    """The texts around an answer: whitespace before it, what ends it, and the last token of that.
-
-    They are taken from a rendered placeholder and not from the row at hand: an answer such as "end" also occurs
-    inside "<|im_end|>".
-    """
-    eos_token = processing_class.eos_token
-    if eos_token is None:
-        raise InputError("the tokenizer has no eos_token, so no answer could end; set processing_class.eos_token")
-    if not processing_class.chat_template:
-        return " ", "", eos_token  # eos is appended as an id
-    question: list[Message] = [{"role": "user", "content": "question"}]
-    answered = [*question, {"role": "assistant", "content": PLACEHOLDER}]
-    before, found, after = _render(processing_class, answered, add_generation_prompt=False).rpartition(PLACEHOLDER)
-    if not found:
-        raise InputError("the chat template does not show the assistant's message; set one that does")
-    # Some templates write a space or newline between the generation prompt and the answer, and the model expects it.
-    # Anything else there (Qwen3's empty <think> block) is not part of an answer.
-    gap = before.removeprefix(_render(processing_class, question, add_generation_prompt=True))
-    gap = "" if gap.strip() else gap
-    # The turn ends at its first special token. What follows is not trained: ChatML has a newline there, Phi-3 a newline
-    # and the end of the whole text.
-    special = {*processing_class.get_added_vocab(), *processing_class.all_special_tokens}
-    ends = [(after.index(token) + len(token), token) for token in special if token.strip() and token in after]
-    if ends:
-        end, token = min(ends)
-        return gap, after[:end], token
-    return gap, after.rstrip() + eos_token, eos_token  # a turn that ends in plain words could not stop generation
-
-
-def _render(processing_class: PreTrainedTokenizerBase, messages: list[Message], add_generation_prompt: bool) -> str:
-    try:
-        return processing_class.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **TEMPLATE_ARGUMENTS
-        )
-    except (jinja2.TemplateError, ValueError) as error:  # ValueError: several templates and none called "default"
-        reason = " ".join(str(error).split())
-        raise InputError(f"the tokenizer's chat template rejects the messages: {reason}") from error
+        before = context_of(processing_class, frame, question, (begun + answer).strip())
+    else:
+        labels = {"user": "Question: ", "assistant": "Answer: "}
+        turns = [f"{labels.get(message['role'], '')}{message['content'].strip()}\n" for message in question]
+        before = "".join(turns) + "Answer:"
+    if question is prompt:
+        return before, frame.gap + answer + frame.end
+    return before + frame.gap + begun, answer + frame.end

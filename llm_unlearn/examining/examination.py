@@ -23,7 +23,7 @@ from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.attacks.counterfactual import PERTURBED, counterfactual_rows, knowledge_excess
 from llm_unlearn.attacks.prompting import asked_otherwise
 from llm_unlearn.attacks.relearning import forgotten_rows, split_facts
-from llm_unlearn.data import UnlearningData, encode_dataset, row_format
+from llm_unlearn.data import UnlearningData, encode_dataset, row_format, template_key
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.data.instructions import load_instructions
 from llm_unlearn.data.made_up import kind_column
@@ -377,7 +377,7 @@ class Examination:
 
         rows = {name: dataset.to_list() for name, dataset in self.judged.sets.items()}
         settings = [self.judged.generated, self._max_new_tokens, self.max_length]
-        key = ["scores", self._identity(source), rows, self.processing_class.chat_template, settings]
+        key = ["scores", self._identity(source), rows, template_key(self.processing_class), settings]
         return remember(shared / f"{digest_of(key)}.json", key, find)
 
     def judge(self, model: PreTrainedModel) -> Records:
@@ -439,7 +439,7 @@ class Examination:
             settings = self._settings(attack, pool) | {"has_adapter": has_adapter}
         # The rows themselves, not where they came from: a file may have changed since.
         rows = [dataset.to_list() if dataset is not None else None for dataset in used]
-        key = [attack, identity, rows, self.processing_class.chat_template, budget and budget.key, settings]
+        key = [attack, identity, rows, template_key(self.processing_class), budget and budget.key, settings]
         if shared is not None:
             find = partial(remember, shared / f"{digest_of(key)}.json", key, find, wait=wait)
         if self.output_dir is not None:

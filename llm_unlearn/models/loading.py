@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from llm_unlearn.data.chat_templates import set_template_arguments
 from llm_unlearn.data.encoding import encode_dataset
 from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.errors import InputError
@@ -180,11 +181,19 @@ def never_repacked(model: nn.Module) -> nn.Module:
     return model
 
 
-def load_tokenizer(name_or_path: str, **kwargs) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name_or_path: str, *, enable_thinking: bool | None = None, template_date: str | None = None, **kwargs
+) -> PreTrainedTokenizerBase:
     """Load a tokenizer; one without a pad token pads with its end token (harmless: masks come from lengths here).
 
+    Args:
+        enable_thinking: what its chat template is told (`data.chat_templates.set_template_arguments`), as
+            `template_date`; by default what was saved with it, or else False and one day for all runs.
+        kwargs: of `AutoTokenizer.from_pretrained`.
+
     Raises:
-        InputError: no tokenizer there, or one with neither pad nor end token.
+        InputError: no tokenizer there, one with neither pad nor end token, or a chat template that does not know
+            `enable_thinking`.
     """
     name, revision = split_revision(name_or_path)
     if local_folder(name, "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json") is None:
@@ -193,7 +202,7 @@ def load_tokenizer(name_or_path: str, **kwargs) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", **kwargs)
     except Exception as error:  # as in `load_model`
         raise InputError(f"tokenizer {name_or_path!r} could not be loaded: {reason(error)}; {_fix(name)}") from error
-    return with_pad_token(tokenizer)
+    return set_template_arguments(with_pad_token(tokenizer), enable_thinking, template_date)
 
 
 def with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

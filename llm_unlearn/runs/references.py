@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from llm_unlearn.arguments.groups import DataArguments
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process, parse_arguments
 from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, POSITIVE, SEED, check_ranges
-from llm_unlearn.data import UnlearningData, encode_dataset
+from llm_unlearn.data import UnlearningData, encode_dataset, unusual_template
+from llm_unlearn.data.chat_templates import set_template_arguments
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.disk import check_free_space, check_output_dir
@@ -171,10 +172,10 @@ def train_references(arguments: ReferenceTrainingArguments) -> dict:
         _show_dry_run(arguments, data)
         return {}
     output = Path(arguments.output_dir)
-    descriptions = {name: _description(arguments, data, name) for name in arguments.models()}
+    tokenizer = _tokenizer(arguments, data)
+    descriptions = {name: _description(arguments, data, name) | _of_template(tokenizer) for name in arguments.models()}
     for name, description in descriptions.items():
         _refuse_another(output / name, description)
-    tokenizer = _tokenizer(arguments, data)
     count = len(descriptions)
     needed = count * _model_bytes(arguments, tokenizer, arguments.recipe(len(data.forget) + len(data.retain)))
     check_free_space(output, needed, f"the weights of {count} models", "fewer oracles with --oracle_seeds")
@@ -216,7 +217,8 @@ def spread_rows(dataset: Dataset, count: int) -> list[int]:
 def _tokenizer(arguments: ReferenceTrainingArguments, data: UnlearningData) -> PreTrainedTokenizerBase:
     if arguments.model_name_or_path is not None:
         return arguments.load_tokenizer(arguments.pinned_model)
-    return train_tokenizer(_texts(data), arguments.vocabulary)
+    trained = train_tokenizer(_texts(data), arguments.vocabulary)
+    return set_template_arguments(trained, arguments.enable_thinking, arguments.template_date)
 
 
 def _texts(data: UnlearningData) -> Iterator[str]:
@@ -320,6 +322,12 @@ def _description(arguments: ReferenceTrainingArguments, data: UnlearningData, na
         **origin,
         **recipe,
     }
+
+
+def _of_template(tokenizer: PreTrainedTokenizerBase) -> dict:
+    """What else decides it, where the chat template is no ordinary one."""
+    unusual = unusual_template(tokenizer)
+    return {"template": unusual} if unusual else {}
 
 
 def _digest(value: object) -> str:

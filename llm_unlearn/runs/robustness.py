@@ -25,6 +25,7 @@ from rich.console import Console
 from llm_unlearn.arguments.groups import AdapterArguments
 from llm_unlearn.arguments.parsing import arguments_to_dict
 from llm_unlearn.arguments.ranges import POSITIVE, SEED, check_each_once, check_ranges
+from llm_unlearn.data import unusual_template
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.examining.examination import Examination
@@ -246,6 +247,7 @@ class Robustness:
         trained = (data.forget, data.retain, data.general if config.general_weight else None)
         rows = [dataset and dataset.to_list() for dataset in trained]
         key = [name, shown, rows, self.original, self.oracles if references else None]
+        key += unusual_template(self.examination.processing_class)
 
         def compute() -> dict:
             return self._run(method, name, config, folder, references)

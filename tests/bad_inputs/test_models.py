@@ -112,7 +112,7 @@ MODELS = {
     "broken chat template": (write("chat_template.jinja", "{% for %}"), ["chat template rejects the messages"]),
     "a template without answers": (
         write("chat_template.jinja", "{{ messages[0].content }}"),
-        ["the chat template does not show the assistant's message"],
+        ["the chat template of 'broken' does not show the assistant's message"],
     ),
     "no end token": (
         change("tokenizer_config.json", eos_token=None, pad_token=None),

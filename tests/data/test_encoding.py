@@ -128,7 +128,7 @@ def parts(tokenizer, row):
         (
             ALWAYS_THINKS,
             "<eos>",
-            "<|im_start|>user\nWhere is Ann?<|im_end|>\n<|im_start|>assistant\n",
+            "<|im_start|>user\nWhere is Ann?<|im_end|>\n<|im_start|>assistant\n<think>\n</think>\n",
             "In Paris.<|im_end|>",
             ["<|im_end|>", "<eos>"],
         ),
@@ -311,7 +311,7 @@ def test_template_errors_become_one_line_with_the_row():
     assert str(caught.value) == (
         "forget set row 0: the tokenizer's chat template rejects the messages: only user and assistant roles"
     )
-    with pytest.raises(InputError, match="the chat template does not show the assistant's message"):
+    with pytest.raises(InputError, match=r"the chat template of '\w+' does not show the assistant's message"):
         encode_prompt(build_tokenizer(HIDES_ANSWERS), PROMPT)
     with pytest.raises(InputError, match="rejects the messages: This model has multiple chat templates"):
         encode_prompt(build_tokenizer({"tool_use": CHATML}), PROMPT)

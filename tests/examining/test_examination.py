@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from llm_unlearn.arguments.groups import AttackArguments, DataArguments
 from llm_unlearn.data import UnlearningData, encoding
+from llm_unlearn.data.chat_templates import set_template_arguments
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining import examination
 from llm_unlearn.examining.examination import Examination
@@ -123,6 +124,11 @@ def test_a_repeated_examination_runs_no_attack_again(models, ran, tmp_path):
     examining(tmp_path, attack_steps=1).examine(models["original"], [], None)
     examining(tmp_path, forget=qa_rows(7), attack_steps=1).examine(models["original"], [], None)
     assert len(ran) == 6  # another budget, other rows
+    another_day = examining(tmp_path, forget=qa_rows(7), attack_steps=1)
+    set_template_arguments(another_day.processing_class, template_date="2025-01-02")
+    for count in (7, 7):
+        another_day.examine(models["original"], [], None)
+        assert len(ran) == count
 
 
 def test_a_model_that_cannot_be_attacked_as_asked_for_is_refused(monkeypatch):
