@@ -144,6 +144,7 @@ class Recipe:
             "general_dataset": self.examination.data.general,
             "processing_class": self.examination.processing_class,
             "peft_config": self.adapter_args.peft_config(),
+            "near_duplicates": self.examination.data_args.near_duplicates,
         }
 
     def run(self, trainer: UnlearnTrainer) -> dict | None:
