@@ -37,6 +37,8 @@ class Attack:
             with further keys that each describes.
         check: refuses data that is not enough, before anything is trained; of a target without a model.
         rates: whose learning rates it tries, "reinjection" or "benign"; None: it trains nothing.
+        taught: of an attack that teaches forget rows, the numbers of those that each of its runs teaches and scores;
+            None: it teaches none and scores all of them.
         needs: what decides its outcome beside model, rows and budget: "pool" (of rows that take part), "groups" (the
             column that is left out by), "instructions", "adapter" (whether the model has one).
     """
@@ -49,6 +51,7 @@ class Attack:
     run: Callable[[Target], dict]
     check: Callable[[Target], None] = lambda _target: None
     rates: str | None = None
+    taught: Callable[[Target], Sequence[tuple[Sequence[int], Sequence[int]]]] | None = None
     needs: tuple[str, ...] = ()
     heading: str = ""
 

@@ -88,11 +88,11 @@ def validate_asked_apart(near_duplicates: str, **sets: Rows) -> None:
     keys = [question_key(*pair) for pair in first_pairs]
     shared = [(number, places[key]) for number, key in enumerate(keys) if key in places]
     if shared:
-        (one, other), count = shared[0], len(shared)
+        one, other = shared[0]
         raise InputError(
             f"{first} row {one} ({_excerpt(*first_pairs[one])}) asks the same as {second} row {other} "
-            f"({_excerpt(*second_pairs[other])}){f', and so do {count - 1} more' if count > 1 else ''}: remove one of "
-            "the two, or keep both with --near_duplicates allow (near_duplicates='allow')"
+            f"({_excerpt(*second_pairs[other])}); such rows: {len(shared)}; remove one of the two, or keep both with "
+            "--near_duplicates allow (near_duplicates='allow')"
         )
 
 
