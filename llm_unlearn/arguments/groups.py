@@ -18,6 +18,7 @@ from llm_unlearn.attacks import attack_names, load_attack
 from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.data import UnlearningData, load_unlearning_data
 from llm_unlearn.data.chat_templates import TEMPLATE_DATE
+from llm_unlearn.data.validation import NEAR_DUPLICATES
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.embedded import embedded_models
 from llm_unlearn.models.files import check_model_path
@@ -62,6 +63,14 @@ class DataArguments:
             "instead of its own)."
         },
     )
+    near_duplicates: str = field(
+        default="refuse",
+        metadata={
+            "help": "Whether a question of the forget rows (but for case, spacing, Unicode form and final punctuation) "
+            "may be asked in other sets, too, with another answer.",
+            "choices": [*NEAR_DUPLICATES],
+        },
+    )
     dtype: str = field(
         default="auto",
         metadata={"help": "Weights' type.", "choices": ["auto", "float32", "bfloat16", "float16"]},
@@ -101,6 +110,7 @@ class DataArguments:
             retain_file=self.retain_file,
             general_data=self.general_data,
             general_file=self.general_file,
+            near_duplicates=self.near_duplicates,
         )
 
     def model_paths(self) -> tuple[str, list[str]]:

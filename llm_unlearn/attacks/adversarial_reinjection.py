@@ -44,13 +44,27 @@ def adversarial_reinjection(
         made_up: what knowledge is measured with; None: it is not.
     """
     pool = range(len(forget_rows)) if pool is None else pool
-    facts = [fact_ids[i] if fact_ids is not None else i for i in pool]
+    facts = range(len(forget_rows)) if fact_ids is None else fact_ids
 
     def choose(seed: int) -> list[Choice]:
-        injected, scored = ([pool[i] for i in part] for part in split_facts(facts, budget.fraction, seed))
+        injected, scored = _split(facts, pool, budget, seed)
         return [Choice([forget_rows[i] for i in injected], injected, scored)]
 
     return relearning_attack(model, choose, forget_rows, retain_rows, budget, title, answer, made_up)
+
+
+def _split(
+    facts: Sequence[str | int], pool: Sequence[int], budget: AttackBudget, seed: int
+) -> tuple[list[int], list[int]]:
+    """Numbers of the rows of the pool that one seed injects and scores."""
+    injected, scored = split_facts([facts[i] for i in pool], budget.fraction, seed)
+    return [pool[i] for i in injected], [pool[i] for i in scored]
+
+
+def _taught(target: Target) -> list[tuple[list[int], list[int]]]:
+    facts = target.fact_ids
+    pool = range(len(facts)) if target.pool is None else target.pool
+    return [_split(facts, pool, target.budget, seed) for seed in target.budget.seeds]
 
 
 def _check(target: Target) -> None:
@@ -72,5 +86,6 @@ ATTACK = Attack(
     run=_run,
     check=_check,
     rates="reinjection",
+    taught=_taught,
     needs=("pool",),
 )

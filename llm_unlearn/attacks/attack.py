@@ -14,8 +14,8 @@ from llm_unlearn.attacks.relearning import AttackBudget, MadeUpRows
 from llm_unlearn.data import UnlearningData, encode_dataset, row_format, split_row
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import IGNORED
+from llm_unlearn.data.identity import facts_of, first_rows, has_several, labels_of, named, people_of, units_of
 from llm_unlearn.data.made_up import MOST_MADE_UP, MadeUpAnswers
-from llm_unlearn.data.unlearning_data import units_of
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.scoring import generate_answers
 
@@ -37,6 +37,8 @@ class Attack:
             with further keys that each describes.
         check: refuses data that is not enough, before anything is trained; of a target without a model.
         rates: whose learning rates it tries, "reinjection" or "benign"; None: it trains nothing.
+        taught: of an attack that teaches forget rows, the numbers of those that each of its runs teaches and scores;
+            None: it teaches none and scores all of them.
         needs: what decides its outcome beside model, rows and budget: "pool" (of rows that take part), "groups" (the
             column that is left out by), "instructions", "adapter" (whether the model has one).
     """
@@ -49,6 +51,7 @@ class Attack:
     run: Callable[[Target], dict]
     check: Callable[[Target], None] = lambda _target: None
     rates: str | None = None
+    taught: Callable[[Target], Sequence[tuple[Sequence[int], Sequence[int]]]] | None = None
     needs: tuple[str, ...] = ()
     heading: str = ""
 
@@ -126,8 +129,8 @@ class Target:
 
     @property
     def fact_ids(self) -> list[str | int]:
-        """The fact of each forget row; where rows carry no `fact_id`, every row is its own fact."""
-        return fact_ids_of(self.data) or list(range(len(self.data.forget)))
+        """The fact of each forget row."""
+        return facts_of(self.data.forget)
 
     @property
     def groups(self) -> list[str | int]:
@@ -169,13 +172,10 @@ def _prompt_of(row: EncodedRow) -> list[int]:
     return row["input_ids"][: next(i for i, label in enumerate(row["labels"]) if label != IGNORED)]
 
 
-def fact_ids_of(data: UnlearningData) -> list[str | int] | None:
-    """The fact of each forget row, or None where rows carry no `fact_id`: then every row is its own fact."""
-    return list(data.forget["fact_id"]) if "fact_id" in data.forget.column_names else None
-
-
 def groups_of(data: UnlearningData, column: str | None = None) -> list[str | int]:
     """The group of each forget row: its value in `column`, by default its person if there are several, else its fact.
+
+    Rows without a value in the column are grouped by fact, too.
 
     Raises:
         InputError: no such column.
@@ -185,6 +185,9 @@ def groups_of(data: UnlearningData, column: str | None = None) -> list[str | int
         raise InputError(
             f"leave_out_column={column!r} is no column of the forget rows: choose from {', '.join(columns)}"
         )
-    if column is None and "person" in columns and len(set(data.forget["person"])) > 1:
+    if column is None and has_several(people_of(data.forget)):
         column = "person"
-    return list(data.forget[column]) if column else fact_ids_of(data) or list(range(len(data.forget)))
+    facts = facts_of(data.forget)
+    if column in (None, "fact_id"):
+        return facts
+    return named(labels_of(data.forget, column), first_rows(facts))

@@ -28,6 +28,7 @@ from llm_unlearn.attacks.adversarial_reinjection import adversarial_reinjection
 from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.formats import Prompt
+from llm_unlearn.data.identity import facts_of, has_label, has_several, labels_of, people_of
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.scoring import score_answers
@@ -58,7 +59,7 @@ def counterfactual_rows(dataset: Dataset, seed: int, group_by: str | None = None
     an answer of its own: every answer stays as frequent as it is, and all rows of a fact get those of one other fact.
 
     Args:
-        dataset: forget rows in any format with a question; those with the same `fact_id` are one fact.
+        dataset: forget rows in any format with a question; `identity.facts_of` says which are of one fact.
         seed: chooses the permutation, or which perturbed answer each fact gets (as many consecutive seeds as there are
             perturbed answers give each of them once).
         group_by: the column that tells kinds of questions apart, or "perturbed_answer" for the shipped wrong answers
@@ -72,7 +73,7 @@ def counterfactual_rows(dataset: Dataset, seed: int, group_by: str | None = None
         InputError: no such column, plain text, a fact of two kinds, a kind whose answers cannot be permuted so, or a
             row without a wrong answer.
     """
-    rows, pairs, facts = list(dataset), _pairs(dataset), _facts(dataset)
+    rows, pairs, facts = list(dataset), _pairs(dataset), facts_of(dataset)
     kind_column = _kind_column(dataset, group_by)
     if kind_column == PERTURBED:
         answers = [_wrong_answer(row, i, pairs[i][1], facts[i], seed) for i, row in enumerate(rows)]
@@ -125,7 +126,7 @@ def knowledge_excess(
         raise InputError(f"derangement_seeds={tuple(derangement_seeds)} must be one or more different numbers")
     datasets = {"true": true_rows(forget, group_by)}  # all of them are made, and so checked, before anything runs
     datasets |= {str(seed): counterfactual_rows(forget, seed, group_by) for seed in derangement_seeds}
-    facts = _facts(forget)
+    facts = facts_of(forget)
     outcomes = {}
     for name, dataset in datasets.items():
         rows = encode_dataset(dataset, processing_class, max_length, f"forget set of the control ({name})")
@@ -141,8 +142,10 @@ def knowledge_excess(
             }
         }
 
-    has_people = "person" in forget.column_names and len(set(forget["person"])) > 1
-    units = _numbers(list(dict(zip(facts, forget["person"] if has_people else facts, strict=True)).values()))
+    people, alone = people_of(forget), [("fact", fact) for fact in facts]
+    has_people = has_several(people)
+    drawn = [own if person is None or not has_people else person for person, own in zip(people, alone, strict=True)]
+    units = _numbers(list(dict(zip(facts, drawn, strict=True)).values()))
 
     def sides(runs_of: Callable[[dict], list[dict]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Of each value: the true side (runs, facts) and the made-up ones (derangements, runs, facts)."""
@@ -168,7 +171,8 @@ def knowledge_excess(
 def _kind_column(dataset: Dataset, group_by: str | None) -> str | None:
     columns = dataset.column_names
     if group_by is None:
-        return next((name for name in ("attribute", PERTURBED) if name in columns), None)
+        named = {"attribute": has_label(dataset, "attribute"), PERTURBED: PERTURBED in columns}
+        return next((name for name, given in named.items() if given), None)
     if group_by not in columns:
         raise InputError(f"group_by={group_by!r} is not a column of the forget set; choose one of {', '.join(columns)}")
     return group_by
@@ -176,11 +180,16 @@ def _kind_column(dataset: Dataset, group_by: str | None) -> str | None:
 
 def _kinds(dataset: Dataset, column: str | None) -> list[str]:
     """What errors call the kind of question of each row."""
-    return [f"{column} {kind!r}" for kind in dataset[column]] if column else ["the forget set"] * len(dataset)
-
-
-def _facts(dataset: Dataset) -> list[str | int]:
-    return list(dataset["fact_id"]) if "fact_id" in dataset.column_names else list(range(len(dataset)))
+    if column is None:
+        return ["the forget set"] * len(dataset)
+    kinds = labels_of(dataset, column)
+    if None in kinds:
+        number = kinds.index(None)
+        raise InputError(
+            f"forget set row {number}: column {column!r} holds {dataset[number][column]!r}, and answers are exchanged "
+            "within a kind; fill it, or give another column as group_by"
+        )
+    return [f"{column} {kind!r}" for kind in kinds]
 
 
 def _pairs(dataset: Dataset) -> list[tuple[Prompt, str]]:
@@ -221,7 +230,7 @@ def _permuted_answers(answers: list[str], facts: list[str | int], kinds: list[st
         if kind != (first := kinds[rows_of[fact][0]]):
             raise InputError(
                 f"forget set row {i}: fact {fact!r} has {kind} here and {first} before; group by a column "
-                "that all rows of a fact share, or give the rows a fact_id of their own"
+                "that all rows of a fact share, or give the rows a fact_id and a question of their own"
             )
     permuted, generator = list(answers), np.random.default_rng(seed)
     for kind, members in facts_of.items():

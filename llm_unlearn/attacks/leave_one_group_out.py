@@ -16,6 +16,7 @@ from llm_unlearn.attacks.relearning import (
     relearning_attack,
 )
 from llm_unlearn.data.collators import EncodedRow
+from llm_unlearn.errors import InputError
 
 
 def leave_one_group_out(
@@ -26,6 +27,7 @@ def leave_one_group_out(
     groups: Sequence[str | int],
     title: str = "leaving one group out",
     *,
+    fact_ids: Sequence[str | int] | None = None,
     answer: Answerer | None = None,
     made_up: MadeUpRows | None = None,
 ) -> dict:
@@ -34,29 +36,48 @@ def leave_one_group_out(
     Args:
         retain_rows: scored along the curve, never trained.
         groups: the group of each forget row; `budget.left_out_groups` of them are left out in turn.
+        fact_ids: the fact of each forget row: what is scored is not taught as a row of another group either; by default
+            every row is a fact of its own.
         answer: generates the sample texts of `summarize_runs`; None: there are none.
         made_up: what knowledge is measured with; None: it is not.
     """
-    left_out, rows = choose_left_out(groups, budget.left_out_groups), range(len(forget_rows))
+    facts = range(len(forget_rows)) if fact_ids is None else fact_ids
+    choices = [
+        Choice([forget_rows[i] for i in injected], injected, scored, str(groups[scored[0]]))
+        for injected, scored in _splits(groups, facts, budget)
+    ]
 
     def choose(_seed: int) -> list[Choice]:
-        choices = []
-        for group in left_out:
-            injected = [i for i in rows if groups[i] != group]
-            scored = [i for i in rows if groups[i] == group]
-            choices.append(Choice([forget_rows[i] for i in injected], injected, scored, str(group)))
         return choices
 
     return relearning_attack(model, choose, forget_rows, retain_rows, budget, title, answer, made_up)
 
 
-def _check(target: Target) -> None:
-    choose_left_out(target.groups, target.budget.left_out_groups)
+def _splits(
+    groups: Sequence[str | int], facts: Sequence[str | int], budget: AttackBudget
+) -> list[tuple[list[int], list[int]]]:
+    """Numbers of the rows that are injected and scored, of each group that is left out."""
+    rows, splits = range(len(groups)), []
+    for group in choose_left_out(groups, budget.left_out_groups):
+        scored = [i for i in rows if groups[i] == group]
+        asked = {facts[i] for i in scored}
+        injected = [i for i in rows if groups[i] != group and facts[i] not in asked]
+        if not injected:
+            raise InputError(
+                f"leave_one_group_out: the facts of group {group!r} are those of all other groups, and nothing is left "
+                "to train on: choose another column with leave_out_column"
+            )
+        splits.append((injected, scored))
+    return splits
+
+
+def _taught(target: Target) -> list[tuple[list[int], list[int]]]:
+    return _splits(target.groups, target.fact_ids, target.budget)
 
 
 def _run(target: Target) -> dict:
     rows = (target.forget, target.retain, target.budget, target.groups, target.title)
-    return leave_one_group_out(target.model, *rows, **target.beside) | target.units
+    return leave_one_group_out(target.model, *rows, fact_ids=target.fact_ids, **target.beside) | target.units
 
 
 ATTACK = Attack(
@@ -67,7 +88,8 @@ ATTACK = Attack(
     heading="one group left out",
     on_card="all groups but one are taught again, that one is asked for",
     run=_run,
-    check=_check,
+    check=_taught,
     rates="reinjection",
+    taught=_taught,
     needs=("groups",),
 )

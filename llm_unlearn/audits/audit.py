@@ -10,10 +10,11 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm_unlearn.attacks.attack import fact_ids_of, groups_of
+from llm_unlearn.attacks.attack import groups_of
 from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.data.collators import EncodedRow
+from llm_unlearn.data.identity import facts_of
 
 Measure = Callable[[str, PreTrainedModel], dict[str, Any]]
 
@@ -65,7 +66,7 @@ class Inspection:
     @property
     def facts(self) -> list[str | int]:
         """The fact of each forget row."""
-        return fact_ids_of(self.data) or list(range(len(self.rows)))
+        return facts_of(self.data.forget)
 
     @property
     def groups(self) -> list[str | int]:

@@ -90,6 +90,7 @@ def verify(argv: Sequence[str]) -> int:
         retain_split=arguments.retain_split,
         forget_file=arguments.forget_file,
         retain_file=arguments.retain_file,
+        near_duplicates="allow",  # the run that is verified has decided it
     )
     unlearned = hub.load_unlearned(
         arguments.name_or_path,

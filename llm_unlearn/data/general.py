@@ -16,8 +16,9 @@ from typing import Any
 from datasets import Dataset
 
 from llm_unlearn.data.fictional import World
+from llm_unlearn.data.identity import question_key
 from llm_unlearn.data.instructions import are_instructions, as_questions, rows_of
-from llm_unlearn.data.validation import Rows, row_keys
+from llm_unlearn.data.validation import Rows, row_keys, split_rows
 from llm_unlearn.errors import InputError
 
 ONE_IN, MOST_JUDGING = 5, 100  # of the user's rows one in five judges, and at most so many
@@ -77,12 +78,17 @@ def read_general_data(source: str | Dataset) -> list[Row]:
 def split_by_content(rows: Rows, name: str) -> tuple[list[Row], list[Row]]:
     """(rows that train, rows that judge): a fifth judges, at most `MOST_JUDGING`, chosen by a hash of what they say.
 
-    So it does not matter in which order a file has its rows, and a row that is there twice is on one side.
+    So it does not matter in which order a file has its rows, and rows that ask the same are on one side.
 
     Raises:
         InputError: fewer than five different rows.
     """
-    digests = [hashlib.sha256(json.dumps(key).encode()).hexdigest() for key in row_keys(rows, name)]
+    least: dict[tuple, str] = {}  # of the digests of rows that ask the same
+    questions = [question_key(*pair) for pair in split_rows(rows, name)]
+    for question, key in zip(questions, row_keys(rows, name), strict=True):
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+        least[question] = min(digest, least.get(question, digest))
+    digests = [least[question] for question in questions]
     different = sorted(set(digests))
     if len(different) < ONE_IN:
         raise InputError(

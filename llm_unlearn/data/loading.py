@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 from datasets import Dataset
@@ -16,8 +17,16 @@ from llm_unlearn.data.fictional import build_world
 from llm_unlearn.data.formats import FILE_SUFFIXES, read_rows
 from llm_unlearn.data.general import fictional_abilities, read_general_data, split_by_content
 from llm_unlearn.data.hub_lookup import check_on_hub
+from llm_unlearn.data.identity import label
 from llm_unlearn.data.unlearning_data import UnlearningData
-from llm_unlearn.data.validation import Rows, validate_apart, validate_forget_retain, validate_rows
+from llm_unlearn.data.validation import (
+    LABELS,
+    Rows,
+    validate_apart,
+    validate_asked_apart,
+    validate_forget_retain,
+    validate_rows,
+)
 from llm_unlearn.errors import InputError
 
 RETAIN_OF_FORGET = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
@@ -46,6 +55,7 @@ def load_unlearning_data(
     retain_file: Source | None = None,
     general_data: Source | None = None,
     general_file: Source | None = None,
+    near_duplicates: str = "refuse",
 ) -> UnlearningData:
     """Load and validate the data of an unlearning task.
 
@@ -63,6 +73,8 @@ def load_unlearning_data(
             rows like those to forget. Of these a fifth is not trained on but judges, as evaluation["general_data"].
         general_file: rows that judge what a model knows besides, as evaluation["general"], in the forms of
             `forget_file`; they are not trained on.
+        near_duplicates: "refuse", or "allow": what forget rows ask (`identity.question_key`) may be asked in the other
+            sets, too, with another answer.
 
     Returns:
         TOFU's and the fictional world's forget rows also have `paraphrased_question`, `paraphrased_answer` and
@@ -72,11 +84,13 @@ def load_unlearning_data(
 
     Raises:
         InputError: the data cannot be found or read, arguments exclude each other, a set is empty, a text is missing or
-            blank, or a row is in two sets that exclude each other: forget and any other, or what is trained on and what
-            judges abilities.
+            blank, a row is in two sets that exclude each other (forget and any other, or what is trained on and what
+            judges abilities), or a question of the forget rows is in another set.
     """
-    data = _with_general_data(_load(spec, forget_split, retain_split, forget_file, retain_file), general_data)
-    return data if general_file is None else _with_general_file(data, general_file)
+    data = _load(spec, forget_split, retain_split, forget_file, retain_file)
+    validate_forget_retain(data.forget, data.retain, near_duplicates)
+    data = _with_general_data(data, general_data, near_duplicates)
+    return data if general_file is None else _with_general_file(data, general_file, near_duplicates)
 
 
 def _load(
@@ -180,7 +194,7 @@ def _user_rows(
     return _checked(_read(forget), _read(retain), None, {}, f"forget: {sources[0]}, retain: {sources[1]}")
 
 
-def _with_general_data(data: UnlearningData, general_data: Source | None) -> UnlearningData:
+def _with_general_data(data: UnlearningData, general_data: Source | None, near_duplicates: str) -> UnlearningData:
     """The data with the general rows that are wanted; so far it has those of its own world, if any."""
     if general_data is None or (general_data == "embedded" and data.general is not None):
         return data
@@ -192,7 +206,7 @@ def _with_general_data(data: UnlearningData, general_data: Source | None) -> Unl
     if general_data == "none":
         return replace(data, general=None)
     rows = read_general_data(general_data if isinstance(general_data, Dataset) else os.fspath(general_data))
-    validate_apart(forget=data.forget, general_data=rows)
+    validate_asked_apart(near_duplicates, forget=data.forget, general_data=rows)
     if data.retain is not None:
         validate_apart(retain=data.retain, general_data=rows)  # where they judge, they would have been trained on
     train, judge = split_by_content(rows, "general data")
@@ -200,9 +214,10 @@ def _with_general_data(data: UnlearningData, general_data: Source | None) -> Unl
     return replace(data, general=_dataset(train, "general data"), evaluation=evaluation)
 
 
-def _with_general_file(data: UnlearningData, general_file: Source) -> UnlearningData:
+def _with_general_file(data: UnlearningData, general_file: Source, near_duplicates: str) -> UnlearningData:
     rows = _dataset(_read(general_file), "general file")
-    for name, others in (("forget", data.forget), ("retain", data.retain), ("general", data.general)):
+    validate_asked_apart(near_duplicates, forget=data.forget, general_file=rows)
+    for name, others in (("retain", data.retain), ("general", data.general)):
         if others is not None:
             validate_apart(**{name: others, "general_file": rows})
     return replace(data, evaluation=data.evaluation | {"general": rows})
@@ -221,7 +236,7 @@ def _checked(
     source: str,
     queries: dict[str, Rows] | None = None,
 ) -> UnlearningData:
-    data = UnlearningData(
+    return UnlearningData(
         forget=_dataset(forget, "forget set"),
         retain=None if retain is None else _dataset(retain, "retain set"),
         holdout=None if holdout is None else _dataset(holdout, "holdout set"),
@@ -229,8 +244,6 @@ def _checked(
         source=source,
         queries={style: _dataset(rows, f"{style} queries") for style, rows in (queries or {}).items()},
     )
-    validate_forget_retain(data.forget, data.retain)
-    return data
 
 
 def _dataset(rows: Rows, name: str) -> Dataset:
@@ -239,12 +252,17 @@ def _dataset(rows: Rows, name: str) -> Dataset:
         return rows
     columns = dict.fromkeys(column for row in rows for column in row)
     try:
-        return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
+        return Dataset.from_dict({name: [_cell(row, name) for row in rows] for name in columns})
     except (TypeError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         what = "a text is not valid Unicode" if isinstance(error, UnicodeError) else "a column mixes types"
         what = "a number is too large" if isinstance(error, OverflowError) else what
         raise InputError(f"{name}: {what}: {reason}") from error
+
+
+def _cell(row: Mapping[str, Any], column: str) -> Any:
+    """A missing label is None: its file may have it as NaN or "", which would not go with numbers in one column."""
+    return None if column in LABELS and label(row, column) is None else row.get(column)
 
 
 def _choose_splits(forget_split: str | None, retain_split: str | None) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Container, Sequence
 from datasets import Dataset
 
 from llm_unlearn.data.formats import Prompt
+from llm_unlearn.data.identity import facts_of, has_label, labels_of
 from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
@@ -29,22 +30,24 @@ def kind_column(dataset: Dataset, chosen: str | None = None) -> str | None:
         chosen: the user's choice.
 
     Raises:
-        InputError: the chosen column is not there.
+        InputError: the chosen column is not there, or is empty.
     """
     columns = dataset.column_names
     if chosen is not None and chosen not in columns:
         raise InputError(
             f"counterfactual_group_by={chosen!r} is no column of the forget rows; choose one of {', '.join(columns)}"
         )
-    return chosen or next((name for name in KIND_COLUMNS if name in columns), None)
+    if chosen is not None and not has_label(dataset, chosen):
+        raise InputError(f"counterfactual_group_by={chosen!r}: no forget row has a value there; choose another column")
+    return chosen or next((name for name in KIND_COLUMNS if has_label(dataset, name)), None)
 
 
 class MadeUpAnswers:
     """The answers that each row of a data set may be compared with.
 
-    Rows of one fact (`fact_id`; without it every row is a fact) stay together: a fact is never compared with an answer
-    of its own, and a wording of it with the same wording of another fact. Where a row begins its answer itself (prefix
-    queries), answers of rows with the same beginning count, without it.
+    Rows of one fact (`identity.facts_of`) stay together: a fact is never compared with an answer of its own, and a
+    wording of it with the same wording of another fact. Where a row begins its answer itself (prefix queries), answers
+    of rows with the same beginning count, without it. A row that names no kind has no made-up answers.
 
     Facts of a kind stand in a circle, and each is compared with its nearest on both sides. So one fact is compared with
     another exactly if that is with it. Were answers drawn for each fact apart, those that are true of many would win
@@ -60,8 +63,7 @@ class MadeUpAnswers:
         pairs = split_rows(dataset, "rows")
         self._begun = [_begun(prompt) for prompt, _ in pairs]
         self._answers = [begun + answer for begun, (_, answer) in zip(self._begun, pairs, strict=True)]
-        facts = list(dataset["fact_id"]) if "fact_id" in dataset.column_names else list(range(len(dataset)))
-        self._units = list(zip(dataset[column], facts, strict=True))
+        self._units = list(zip(labels_of(dataset, column), facts_of(dataset), strict=True))
         self._rows_of: dict[tuple, list[int]] = {}
         for row, unit in enumerate(self._units):
             self._rows_of.setdefault(unit, []).append(row)
@@ -78,6 +80,8 @@ class MadeUpAnswers:
                 that it did not teach are as good a guess as the truth; default: all.
         """
         unit, begun = self._units[row], self._begun[row]
+        if unit[0] is None:
+            return []
         wording = self._rows_of[unit].index(row)
         circle = []  # rows, one of each fact
         for other in self._of_kind[unit[0]]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import log, sqrt
 from typing import Any
 
 from datasets import Dataset
 
 from llm_unlearn.data.formats import Message, Prompt, question_text, row_format, split_row
+from llm_unlearn.data.identity import facts_of, label, labels_of, people_of, question_key
 from llm_unlearn.data.unlearning_data import UnlearningData
 
 QUERY_STYLES = ("verbatim", "paraphrased", "prefix", "few_shot", "multiple_choice", "reversed", "two_hop")
@@ -31,7 +32,7 @@ def forget_queries(data: UnlearningData) -> dict[str, Dataset]:
     """The forget facts asked in every way (`QUERY_STYLES`, in that order) that the data can support.
 
     `verbatim` holds every forget row. The other styles ask each fact once, in the wording of its first row: a fact with
-    three questions would weigh three times. Where rows have no `fact_id`, every row is its own fact.
+    three questions would weigh three times. Which rows are of one fact, `identity.facts_of` says.
 
     - paraphrased: `paraphrased_question` with the answer as it is.
     - prefix: the first half of the answer's words is given and the rest has to follow; answers of one word have none.
@@ -47,9 +48,10 @@ def forget_queries(data: UnlearningData) -> dict[str, Dataset]:
         come from) and, where that has them, `fact_id`, `person` and `attribute`; multiple_choice also has `options`. A
         style without rows is absent, as is everything but verbatim for plain text, which asks nothing.
     """
-    facts = [fact for fact in _first_of_each_fact(_numbered(data.forget)) if fact[2]]
+    facts = [fact for fact in _first_of_each_fact(data.forget) if fact[2]]
     verbatim = data.forget.add_column("row", list(range(len(data.forget))))
-    return {"verbatim": verbatim, **_asked_otherwise(facts, facts, _facts_of_others(data), data.queries)}
+    others = _facts_of_others(data)
+    return {"verbatim": verbatim, **_asked_otherwise(facts, data.forget, others, data.queries)}
 
 
 def retained_queries(data: UnlearningData, most: int = MOST_RETAINED) -> dict[str, Dataset]:
@@ -65,23 +67,24 @@ def retained_queries(data: UnlearningData, most: int = MOST_RETAINED) -> dict[st
         As `forget_queries`, with `row` counted in the set that they come from; {} without retained questions.
     """
     source = data.evaluation.get("retain_perturbed", data.retain)
-    facts = [] if source is None else [fact for fact in _first_of_each_fact(_numbered(source)) if fact[2]]
+    facts = [] if source is None else [fact for fact in _first_of_each_fact(source) if fact[2]]
     if data.judged_people is not None:
-        facts = [fact for fact in facts if fact[1]["person"] in data.judged_people]
+        facts = [fact for fact in facts if label(fact[1], "person") in data.judged_people]
     if not facts:
         return {}
     chosen = [facts[i] for i in spread(list(range(len(facts))), most)]
-    wanted = {row.get("fact_id", number) for number, row, _, _ in chosen}
-    rows = [number for number, row in enumerate(source) if row.get("fact_id", number) in wanted]
+    fact_of_row = facts_of(source)
+    wanted = {fact_of_row[number] for number, *_ in chosen}
+    rows = [number for number, fact in enumerate(fact_of_row) if fact in wanted]
     given = {style: rows.select(spread(list(range(len(rows))), most)) for style, rows in data.retain_queries.items()}
     verbatim = with_column(source.select(rows), "row", rows)
-    return {"verbatim": verbatim, **_asked_otherwise(chosen, facts, _facts_of_others(data), given)}
+    return {"verbatim": verbatim, **_asked_otherwise(chosen, source, _facts_of_others(data), given)}
 
 
 def _asked_otherwise(
-    facts: Sequence[Numbered], known: Sequence[Numbered], examples: Sequence[Numbered], given: Mapping[str, Dataset]
+    facts: Sequence[Numbered], source: Dataset, examples: Sequence[Numbered], given: Mapping[str, Dataset]
 ) -> dict[str, Dataset]:
-    """Every style but verbatim of `facts`, or as it is `given`: then about any of the `known` facts."""
+    """Every style but verbatim of `facts`, or as it is `given`: then about any fact of the `source`."""
     built = {
         "paraphrased": map(_paraphrased, facts),
         "prefix": map(_prefix, facts),
@@ -89,10 +92,11 @@ def _asked_otherwise(
         "multiple_choice": map(_multiple_choice, facts),
     }
     queries = {}
-    first_rows = {row.get("fact_id"): number for number, row, _, _ in known}
+    labels = labels_of(source, "fact_id")
+    first_rows = {name: number for number, name in reversed([*enumerate(labels)]) if name is not None}
     for style in QUERY_STYLES[1:]:
         if style in given:
-            found = [{**query, "row": first_rows[query["fact_id"]]} for query in given[style]]
+            found = [{**query, "row": first_rows[label(query, "fact_id")]} for query in given[style]]
         else:
             found = [query for query in built.get(style, ()) if query is not None]
         if found:
@@ -113,14 +117,14 @@ def neighbor_facts(data: UnlearningData) -> dict[str, Dataset]:
     forgotten = [row for row in _numbered(data.forget) if row[2]]
     if not others or not forgotten:
         return {}
-    if all({"attribute", "value"} <= row.keys() for _, row, _, _ in (forgotten[0], others[0])):
+    values = {_value(fact) for fact in forgotten} - {None}
+    if values and any(map(_value, others)):
         # Sorted, so that an even choice is one over attributes and values too.
-        others.sort(key=lambda fact: (fact[1]["attribute"], fact[1]["value"]))
-        attributes = {row["attribute"] for _, row, _, _ in forgotten}
-        values = {(row["attribute"], row["value"]) for _, row, _, _ in forgotten}
+        others = sorted(filter(_value, others), key=_value)
+        attributes = {attribute for attribute, _ in values}
         found = {
-            "same_template": [fact[0] for fact in others if fact[1]["attribute"] in attributes],
-            "same_value": [fact[0] for fact in others if (fact[1]["attribute"], fact[1]["value"]) in values],
+            "same_template": [fact[0] for fact in others if _value(fact)[0] in attributes],
+            "same_value": [fact[0] for fact in others if _value(fact) in values],
         }
     else:
         found = {"nearest_question": _nearest_questions(forgotten, others)}
@@ -143,22 +147,26 @@ def _numbered(dataset: Dataset) -> list[Numbered]:
     return [(number, row, *split_row(row, form)) for number, row in enumerate(dataset)]
 
 
-def _first_of_each_fact(rows: Iterable[Numbered]) -> Iterator[Numbered]:
-    seen = set()
-    for number, row, prompt, answer in rows:
-        fact = row.get("fact_id", number)
-        if fact not in seen:
-            seen.add(fact)
-            yield number, row, prompt, answer
+def _first_of_each_fact(dataset: Dataset) -> list[Numbered]:
+    """A question that is asked about two people (TOFU has one) is asked about each."""
+    first: dict[tuple, Numbered] = {}
+    for row, *whose in zip(_numbered(dataset), facts_of(dataset), people_of(dataset), strict=True):
+        first.setdefault(tuple(whose), row)
+    return list(first.values())
+
+
+def _value(fact: Numbered) -> tuple[Any, Any] | None:
+    """What a row says about somebody, as (attribute, value); None where it does not tell."""
+    attribute, value = label(fact[1], "attribute"), label(fact[1], "value")
+    return None if attribute is None or value is None else (attribute, value)
 
 
 def _facts_of_others(data: UnlearningData) -> list[Numbered]:
     """One row of every retained fact that is about nobody in the forget set, as far as rows say whom they are about."""
     if data.retain is None:
         return []
-    forgotten = set(data.forget["person"]) if "person" in data.forget.column_names else set()
-    facts = _first_of_each_fact(_numbered(data.retain))
-    return [fact for fact in facts if fact[2] and fact[1].get("person") not in forgotten - {None}]
+    forgotten = set(people_of(data.forget)) - {None}
+    return [fact for fact in _first_of_each_fact(data.retain) if fact[2] and label(fact[1], "person") not in forgotten]
 
 
 def _labels(number: int, row: Row) -> dict[str, Any]:
@@ -184,14 +192,24 @@ def _prefix(fact: Numbered) -> dict[str, Any] | None:
 
 def _few_shot(fact: Numbered, others: Sequence[Numbered]) -> dict[str, Any] | None:
     number, row, prompt, answer = fact
-    question = question_text(prompt)
+    question, asked = question_text(prompt), question_key(prompt, answer)
     others = [other for other in others if other[0] != number or other[1] != row]
-    if row.get("person") is not None:
-        others = [other for other in others if other[1].get("person") != row["person"]]
-    if not others:
+    person, attribute = label(row, "person"), label(row, "attribute")
+    if person is not None:
+        others = [other for other in others if label(other[1], "person") != person]
+
+    def draw(examples: Sequence[Numbered]) -> list[Numbered]:
+        alike = [
+            example for example in examples if attribute is not None and label(example[1], "attribute") == attribute
+        ]
+        alike = alike or examples
+        return _generator("few_shot", question, answer).sample(alike, min(FEW_SHOT_EXAMPLES, len(alike)))
+
+    drawn = draw(others)
+    if any(question_key(*example[2:]) == asked for example in drawn):  # which would give an answer to it
+        drawn = draw([other for other in others if question_key(*other[2:]) != asked])
+    if not drawn:
         return None
-    alike = [other for other in others if other[1].get("attribute") == row.get("attribute")] or others
-    drawn = _generator("few_shot", question, answer).sample(alike, min(FEW_SHOT_EXAMPLES, len(alike)))
     examples = [(question_text(example), its_answer) for _, _, example, its_answer in drawn]
     return {"prompt": few_shot_prompt(examples, question), "completion": answer, **_labels(number, row)}
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 class UnlearningData:
     """The sets of one unlearning task; rows in any of the formats of `formats.FORMATS`, all validated.
 
-    Rows may carry `fact_id` (shared by the questions about one fact); where it is absent, every row is its own fact.
+    Rows may carry `fact_id` (shared by the questions about one fact) and `person`; `identity.py` says what they mean.
     """
 
     forget: Dataset
@@ -29,13 +29,3 @@ class UnlearningData:
     # the names of these people; None: nobody is known to be one.
     retain_queries: dict[str, Dataset] = field(default_factory=dict)
     judged_people: list[str] | None = None
-
-
-def units_of(rows: Dataset) -> list[int]:
-    """Number of the person that each row is about: what intervals draw as a whole; of the row where it names nobody."""
-    people = list(rows["person"]) if "person" in rows.column_names else []
-    names = one_by_one = [f"row {number}" for number in range(len(rows))]
-    if len(set(people) - {None}) > 1:
-        names = [row if person is None else person for person, row in zip(people, one_by_one, strict=True)]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return [numbers[name] for name in names]

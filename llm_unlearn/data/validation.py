@@ -8,10 +8,14 @@ from typing import Any
 
 from datasets import Dataset
 
-from llm_unlearn.data.formats import Prompt, row_format, split_row
+from llm_unlearn.data.formats import Prompt, question_text, row_format, split_row
+from llm_unlearn.data.identity import question_key
 from llm_unlearn.errors import InputError
 
 Rows = Dataset | Sequence[Mapping[str, Any]]  # rows count from 0, as in `dataset[0]`
+NEAR_DUPLICATES = ("refuse", "allow")
+LABELS = ("fact_id", "person", "attribute", "kind")  # what rows are grouped by
+EXCERPT = 80  # characters of a row in a message
 
 
 def validate_rows(dataset: Rows, name: str) -> None:
@@ -23,16 +27,18 @@ def validate_rows(dataset: Rows, name: str) -> None:
     split_rows(dataset, name)
 
 
-def validate_forget_retain(forget: Rows, retain: Rows | None) -> None:
-    """Check that no row (same question, same answer, outer whitespace aside) is both to be forgotten and retained.
+def validate_forget_retain(forget: Rows, retain: Rows | None, near_duplicates: str = "refuse") -> None:
+    """Check that no question is both to be forgotten and retained.
 
-    `retain` may be None: some methods have no retain loss.
+    Args:
+        retain: may be None: some methods have no retain loss.
+        near_duplicates: "allow": only rows with the same answer, too, are refused.
 
     Raises:
-        InputError: as `validate_apart`.
+        InputError: as `validate_asked_apart`.
     """
     if retain is not None:
-        validate_apart(forget=forget, retain=retain)
+        validate_asked_apart(near_duplicates, forget=forget, retain=retain)
 
 
 def validate_apart(**sets: Rows) -> None:
@@ -58,12 +64,50 @@ def validate_apart(**sets: Rows) -> None:
         )
 
 
-def validate_trained(forget: Dataset | None, retain: Dataset | None, general: Dataset | None, retain_loss: str) -> None:
+def validate_asked_apart(near_duplicates: str, **sets: Rows) -> None:
+    """As `validate_apart`, and that the two sets share no question (plain text: no text), whatever the answers are.
+
+    Args:
+        near_duplicates: "refuse", or "allow": questions that both sets ask may have other answers.
+
+    Raises:
+        InputError: as `validate_apart`; or a question (`identity.question_key`) is in both sets: the message has the
+            first such row of each.
+    """
+    if near_duplicates not in NEAR_DUPLICATES:
+        raise InputError(f"near_duplicates={near_duplicates!r}: choose one of {', '.join(NEAR_DUPLICATES)}")
+    validate_apart(**sets)
+    if near_duplicates == "allow":
+        return
+    (first, first_pairs), (second, second_pairs) = (
+        (f"{name.replace('_', ' ')} set", split_rows(rows, f"{name} set")) for name, rows in sets.items()
+    )
+    places: dict[tuple, int] = {}
+    for number, pair in enumerate(second_pairs):
+        places.setdefault(question_key(*pair), number)
+    keys = [question_key(*pair) for pair in first_pairs]
+    shared = [(number, places[key]) for number, key in enumerate(keys) if key in places]
+    if shared:
+        one, other = shared[0]
+        raise InputError(
+            f"{first} row {one} ({_excerpt(*first_pairs[one])}) asks the same as {second} row {other} "
+            f"({_excerpt(*second_pairs[other])}); such rows: {len(shared)}; remove one of the two, or keep both with "
+            "--near_duplicates allow (near_duplicates='allow')"
+        )
+
+
+def validate_trained(
+    forget: Dataset | None,
+    retain: Dataset | None,
+    general: Dataset | None,
+    retain_loss: str,
+    near_duplicates: str = "refuse",
+) -> None:
     """Check the data sets of an `UnlearnTrainer` with this retain loss.
 
     Raises:
         InputError: one that is needed is missing, one is empty or malformed, or a row that is to be forgotten is in
-            another of them.
+            another of them, as `validate_asked_apart` has it.
     """
     if forget is None:
         raise InputError("forget_dataset is missing; pass the rows to forget")
@@ -76,7 +120,7 @@ def validate_trained(forget: Dataset | None, retain: Dataset | None, general: Da
     for name, rows in (("retain", retain), ("general", general)):
         if rows is not None:
             validate_rows(rows, f"{name}_dataset")
-            validate_apart(**{"forget": forget, name: rows})
+            validate_asked_apart(near_duplicates, **{"forget": forget, name: rows})
 
 
 def split_rows(dataset: Rows, name: str) -> list[tuple[Prompt, str]]:
@@ -116,9 +160,14 @@ def row_errors(name: str | None, number: int) -> Iterator[None]:
 
 def _check_labels(row: Mapping[str, Any]) -> None:
     """What rows are grouped by must be a value that can be compared."""
-    for column in ("fact_id", "person", "attribute"):
+    for column in LABELS:
         if isinstance(row.get(column), (list, dict)):
             raise InputError(f"column {column!r} holds {row[column]!r}; it must be a string or a number")
+
+
+def _excerpt(prompt: Prompt, answer: str) -> str:
+    text = " ".join((question_text(prompt) or answer).split())
+    return repr(text if len(text) <= EXCERPT else f"{text[: EXCERPT - 1]}…")
 
 
 def row_keys(dataset: Rows, name: str) -> list[tuple]:

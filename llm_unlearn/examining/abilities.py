@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datasets import Dataset
 
 from llm_unlearn.data import UnlearningData, forget_queries, neighbor_facts, retained_queries
+from llm_unlearn.data.identity import units_of
 from llm_unlearn.data.made_up import with_made_up_answers
 from llm_unlearn.data.queries import QUERY_STYLES, spread
-from llm_unlearn.data.unlearning_data import units_of
 
 FORGET, RETAIN = "forget", "retain"
 INSTRUCTIONS = "instructions"

@@ -25,12 +25,14 @@ from llm_unlearn.attacks.prompting import asked_otherwise
 from llm_unlearn.attacks.relearning import forgotten_rows, split_facts
 from llm_unlearn.data import UnlearningData, encode_dataset, row_format, template_key
 from llm_unlearn.data.encoding import IGNORED
+from llm_unlearn.data.identity import facts_of
 from llm_unlearn.data.instructions import load_instructions
 from llm_unlearn.data.made_up import kind_column
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import JudgedSets, ability_scores, judged_sets
 from llm_unlearn.examining.fluency import fluency_records
 from llm_unlearn.examining.results import merge_results, reference_models
+from llm_unlearn.examining.usage import forget_words
 from llm_unlearn.files.outcomes import digest_of, remember, weights_digest
 from llm_unlearn.models.embedded import outcomes_folder
 from llm_unlearn.models.judging import Records, judge, summarize
@@ -98,7 +100,7 @@ class Examination:
         if not arguments.counterfactual:
             return {}
         try:
-            split_facts(self.fact_ids(), arguments.reinjection_fraction, seed=0)
+            split_facts(facts_of(self.data.forget), arguments.reinjection_fraction, seed=0)
             for seed in arguments.derangement_seeds:
                 counterfactual_rows(self.data.forget, seed, arguments.counterfactual_group_by)
         except InputError as error:  # not all rows can have made-up answers; all else can still be measured
@@ -159,10 +161,6 @@ class Examination:
                 f"attack_activation_checkpointing=True: {type(bare).__name__} has none; leave it out, or spare memory "
                 "with --attack_micro_batch_size"
             )
-
-    def fact_ids(self) -> list[str | int]:
-        """The fact of each forget row."""
-        return self._target("adversarial_reinjection").fact_ids
 
     def _target(self, attack: str, model: PreTrainedModel | None = None, title: str = "", pool=None) -> Target:
         """What an attack is run with."""
@@ -234,13 +232,16 @@ class Examination:
         attacks, pool, not_attacked = [*self.attack_args.attacks], None, dict(self.not_attacked)
         if "adversarial_reinjection" in attacks and self.attack_args.reinjection_pool == "forgotten":
             pool = self.forgotten_pool(unlearned)
-            facts = {self.fact_ids()[i] for i in pool}
+            fact_ids = facts_of(self.data.forget)
+            facts = {fact_ids[i] for i in pool}
             if len(facts) < 2:  # known only now, when training may be done: the other results must not be lost
                 attacks.remove("adversarial_reinjection")
                 not_attacked["adversarial_reinjection"] = (
                     f"the unlearned model answers {len(facts)} facts wrongly, and reinjection needs two of them; "
                     "--reinjection_pool all injects facts that it knows, too"
                 )
+            elif is_main_process():
+                print(forget_words(self.data, self.attack_args, pool))
         results, records = self.measure(models, attacks, pool)
         return (results | {"not_attacked": not_attacked} if results else {}), records
 

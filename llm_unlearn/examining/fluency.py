@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row
 from llm_unlearn.data.formats import Prompt
+from llm_unlearn.data.identity import people_of
 from llm_unlearn.models.scoring import generate_answers, score_answers
 
 FLUENCY = "forget_fluency"  # records of every model
@@ -105,15 +106,14 @@ def repeats(text: str) -> bool:
 
 def _renamed(prompts: Sequence[Prompt], forget: Dataset) -> list[Prompt]:
     """The questions with the name of a person who does not exist: the first name of one and the last of another."""
-    if "person" not in forget.column_names:
-        return []
-    people = sorted({str(person) for person in forget["person"] if person is not None})
+    named = people_of(forget)
+    people = sorted({str(person) for person in named if person is not None})
     parts = [person.split() for person in people if len(person.split()) > 1]
     made_up = sorted({f"{a[0]} {b[-1]}" for a in parts for b in parts} - set(people))
     if not made_up:
         return []
     renamed = []
-    for prompt, person in zip(prompts, forget["person"], strict=True):
+    for prompt, person in zip(prompts, named, strict=True):
         name = random.Random(str(person)).choice(made_up)
         if person is not None and prompt and any(str(person) in message["content"] for message in prompt):
             renamed.append([m | {"content": m["content"].replace(str(person), name)} for m in prompt])

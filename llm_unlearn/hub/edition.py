@@ -17,6 +17,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from llm_unlearn.data.identity import label
 from llm_unlearn.data.loading import DEFAULT_FORGET_SPLIT, RETAIN_OF_FORGET
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.results import read_records, read_results
@@ -133,7 +134,7 @@ def secrets_of(folder: Path, repo_id: str, results: Mapping[str, Any]) -> Secret
             f"{folder / 'forget.jsonl'} is missing or empty: without the forget rows nobody can check that none of "
             f"them is uploaded; put it back, or {RERUN}"
         )
-    people = {str(row["person"]) for row in rows if row.get("person") is not None}
+    people = {str(row["person"]) for row in rows if label(row, "person") is not None}
     texts = {text for row in rows for name, value in row.items() if name != "person" for text in _strings(value)}
     said = [results, *read_records(folder).values()]
     texts |= {text for value in said for text in _strings_under(value, _TEXTS)}

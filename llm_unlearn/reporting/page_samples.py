@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llm_unlearn.data.identity import label
 from llm_unlearn.examining.results import MODELS
 from llm_unlearn.reporting.words import attack_words
 
@@ -86,7 +87,7 @@ def _one_per_fact(rows: Sequence[int], forget: Sequence[Json]) -> list[int]:
     """The first row of each fact: other wordings of one question show little more."""
     first: dict[Any, int] = {}
     for row in rows:
-        fact = forget[row].get("fact_id") if row < len(forget) else None
+        fact = label(forget[row], "fact_id") if row < len(forget) else None
         first.setdefault(("row", row) if fact is None else ("fact", fact), row)
     return list(first.values())
 

@@ -18,6 +18,7 @@ from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import COUNTERFACTUAL, Examination
 from llm_unlearn.examining.results import make_results, reference_models
+from llm_unlearn.examining.usage import forget_words
 from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.run_folder import locked, weight_digests
 from llm_unlearn.files.whole import write_json
@@ -85,6 +86,14 @@ def show_dry_run(data: UnlearningData, *groups: object) -> None:
     sets = {"forget": data.forget, "retain": data.retain, "holdout": data.holdout, **data.evaluation, **data.queries}
     counts = ", ".join(f"{len(rows)} {name}" for name, rows in sets.items() if rows is not None)
     console.print(f"{data.source}: {counts} rows", markup=False, soft_wrap=True)
+    _show_forget_rows(data, next((group for group in groups if isinstance(group, AttackArguments)), None))
+
+
+def _show_forget_rows(data: UnlearningData, attack_args: AttackArguments | None) -> None:
+    """One line on what is to be forgotten, and how much of it each attack teaches and scores."""
+    if is_main_process():
+        words = f"forget: {forget_words(data, attack_args)}"
+        Console(highlight=False).print(words, markup=False, soft_wrap=True)
 
 
 def attack_benchmark(attacks: list[str], counterfactual: bool, description: str, argv: list[str] | None = None) -> dict:
@@ -127,6 +136,7 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
     ).checked()
     if not attack_args.attacks and (reason := examination.not_attacked.get(COUNTERFACTUAL)):
         raise InputError(f"counterfactual control: {reason}")
+    _show_forget_rows(data, attack_args)
     with claimed(arguments.output_dir):
         return _judged(examination, arguments, attack_args, original, oracles)
 
@@ -198,6 +208,8 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
         max_length=config.max_length,
         batch_size=config.per_device_eval_batch_size,
     ).checked()
+    if not worker:
+        _show_forget_rows(data, attack_args)
     benchmark = Robustness(robustness_args, config, adapter_args, examination, original, oracles, worker)
     with contextlib.nullcontext() if worker else locked(config.output_dir):
         found = benchmark.run()

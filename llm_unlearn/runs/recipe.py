@@ -25,6 +25,7 @@ from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import Examination
 from llm_unlearn.examining.results import make_results, reference_models, write_results
+from llm_unlearn.examining.usage import forget_words
 from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.files.disk import check_free_space, check_output_dir
@@ -144,6 +145,7 @@ class Recipe:
             "general_dataset": self.examination.data.general,
             "processing_class": self.examination.processing_class,
             "peft_config": self.adapter_args.peft_config(),
+            "near_duplicates": self.examination.data_args.near_duplicates,
         }
 
     def run(self, trainer: UnlearnTrainer) -> dict | None:
@@ -175,6 +177,7 @@ class Recipe:
         limits = ", ".join(f"forget {name} <= {limit:g}" for name, limit in args.stopping_thresholds.items())
         self._say(f"[bold]{trainer.method_name}[/] on {escape(self.model_path)}")
         self._say(f"  data       {escape(data.source)}: {', '.join(counts)} rows")
+        self._say(f"  forget     {escape(forget_words(data, self.examination.attack_args))}")
         if not trainer.row_sets["general"]:
             fix = "--general_data FILE" if data.general is None else "general_weight is 0"
             self._say(f"  general    none: abilities beyond the retain rows are not protected; {fix}")

@@ -28,6 +28,7 @@ from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, POSITIVE,
 from llm_unlearn.data import UnlearningData, encode_dataset, unusual_template
 from llm_unlearn.data.chat_templates import set_template_arguments
 from llm_unlearn.data.collators import EncodedRow
+from llm_unlearn.data.identity import people_of
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.disk import check_free_space, check_output_dir
 from llm_unlearn.files.whole import write_json, write_whole
@@ -202,9 +203,8 @@ def train_references(arguments: ReferenceTrainingArguments) -> dict:
 def spread_rows(dataset: Dataset, count: int) -> list[int]:
     """Numbers of `count` rows, evenly spread; where rows have `person`, of the fewest people that have so many rows."""
     numbers = range(len(dataset))
-    people = dataset["person"] if "person" in dataset.column_names else [None] * len(dataset)
     units: dict[Any, list[int]] = {}
-    for number, person in zip(numbers, people, strict=True):
+    for number, person in zip(numbers, people_of(dataset), strict=True):
         units.setdefault(("row", number) if person is None else ("person", person), []).append(number)
     groups = list(units.values())
     for wanted in range(1, len(groups) + 1):

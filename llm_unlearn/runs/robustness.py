@@ -314,6 +314,7 @@ class Robustness:
             general_dataset=self.examination.data.general,
             processing_class=self.examination.processing_class,
             peft_config=self.adapter_args.peft_config(),
+            near_duplicates=self.examination.data_args.near_duplicates,
         )
 
     def _write(

@@ -80,6 +80,7 @@ class UnlearnTrainer(Trainer):
         processing_class: the tokenizer; by default the one in the model's folder.
         peft_config: e.g. `LoraConfig(r=16)`; without `target_modules`, every linear map of the blocks is adapted.
         quantization_config: e.g. `models.loading.quantization_config(4)` (QLoRA), where `model` is an id or a folder.
+        near_duplicates: "refuse", or "allow" questions of forget rows in other sets, too, with another answer.
 
     Raises:
         InputError: empty, overlapping or malformed data, answers that truncation removes, a missing retain set,
@@ -110,12 +111,13 @@ class UnlearnTrainer(Trainer):
         quantization_config: BitsAndBytesConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
+        near_duplicates: str = "refuse",
     ):
         args = self.args = args or self.config_class()  # `needs` may depend on them
         check_arguments(self, args)
         if args.device.type == "cpu":
             args.dataloader_pin_memory = False  # pinning is for transfers to a GPU, and warns where there is none
-        validate_trained(forget_dataset, retain_dataset, general_dataset, args.retain_loss)
+        validate_trained(forget_dataset, retain_dataset, general_dataset, args.retain_loss, near_duplicates)
         if processing_class is None:
             name_or_path = model if isinstance(model, str) else model.config._name_or_path
             if not name_or_path:

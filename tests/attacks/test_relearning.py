@@ -183,6 +183,16 @@ def test_one_group_at_a_time_is_left_out_and_only_it_is_scored(trained):
     assert outcome["curve"][0]["forget_probability"] == pytest.approx(mean, rel=1e-5)
 
 
+def test_a_fact_of_the_group_that_is_left_out_is_not_taught_as_one_of_another_group(trained):
+    rows, budget = encoded_rows(5), AttackBudget((1e-3,), seeds=(0,), steps=1)
+    groups, facts = ["x", "x", "y", "y", "z"], ["a", "b", "c", "a", "d"]
+    outcome = leave_one_group_out(tiny_model(), rows, [], budget, groups, fact_ids=facts)
+    assert [run["injected_rows"] for run in outcome["runs"]] == [[2, 4], [1, 4], [0, 1, 2, 3]]
+    assert trained == [[rows[i] for i in run["injected_rows"]] for run in outcome["runs"]]
+    with pytest.raises(InputError, match="the facts of group 'x' are those of all other groups"):
+        leave_one_group_out(tiny_model(), rows[:2], [], budget, ["x", "y"], fact_ids=["a", "a"])
+
+
 def test_only_the_pool_is_injected_and_scored(trained):
     facts = [fact for fact in "abcdef" for _ in range(2)]
     outcome = reinjection(tiny_model(), AttackBudget((1e-3,), 0.5, seeds=(0, 1, 2)), pool=[1, 4, 5, 10])

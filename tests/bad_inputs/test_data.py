@@ -4,6 +4,7 @@ import json
 
 import pytest
 from bad_commands import MODEL, QUICK, RECIPE, ROWS
+from builders import qa_rows
 
 GOOD = '{"question": "Where?", "answer": "in Rome"}\n'
 # what the forget file is called and holds, and the words of the error
@@ -106,6 +107,14 @@ SOURCES = {
         ["--forget_file", "forget.jsonl", "--retain_file", "forget.jsonl"],
         ["rows of the forget set that are in the retain set too: 8", "remove them"],
     ),
+    "a question to forget that is one to keep": (
+        ["--forget_file", "forget.jsonl", "--retain_file", "near.jsonl"],
+        ["forget set row 2 (", ") asks the same as retain set row 1 (", "; such rows: 1", "--near_duplicates allow"],
+    ),
+    "a near-duplicate that is to be ignored": (
+        [*ROWS, "--near_duplicates", "ignore"],
+        ["near_duplicates", "'ignore'", "refuse", "allow"],
+    ),
     "nothing to keep": (
         ["--forget_file", "forget.jsonl"],
         ["retain_loss='nll'", "--retain_file", "--retain_loss none"],
@@ -145,5 +154,8 @@ def test_where_rows_come_from(name, place, refused):
     long = {"question": " ".join(["Where"] * 20), "answer": "in Rome"}
     (place / "long.jsonl").write_text(json.dumps(long))
     (place / "texts.jsonl").write_text('{"text": "a"}')
+    asked = [row["question"].upper() + "?" for row in qa_rows(3)]
+    near = [json.dumps({"question": question, "answer": "b"}) for question in ("Who?", asked[2])]
+    (place / "near.jsonl").write_text("\n".join(near))
     flags, words = SOURCES[name]
     refused(RECIPE, [*MODEL, *QUICK, *flags], *words)

@@ -18,6 +18,7 @@ from builders import (
     trainable,
     with_trained_adapter,
 )
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
@@ -47,7 +48,8 @@ def memorizer():
 
 
 def build(trainer_class, config_class, folder, model=None, **changes):
-    options = {name: changes.pop(name) for name in ("eval_dataset", "forget_dataset", "peft_config") if name in changes}
+    names = ("eval_dataset", "forget_dataset", "general_dataset", "near_duplicates", "peft_config")
+    options = {name: changes.pop(name) for name in names if name in changes}
     retain = changes.pop("retain_dataset", qa_rows(8, start=20))
     return trainer_class(
         model=tiny_model() if model is None else copy.deepcopy(model),
@@ -340,6 +342,7 @@ def test_without_a_retain_loss_there_is_no_retain_part(tmp_path):
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 OVERLAP = qa_rows(3, start=6)  # rows 6 and 7 are forget rows
+NEAR = Dataset.from_list([{"question": "WHAT does Ben eat?", "answer": "in Oslo"}])
 
 
 @pytest.mark.parametrize(
@@ -352,6 +355,8 @@ OVERLAP = qa_rows(3, start=6)  # rows 6 and 7 are forget rows
         ({"retain_dataset": qa_rows(0)}, "retain_dataset is empty"),
         ({"retain_dataset": OVERLAP}, "rows of the forget set that are in the retain set too: 2 (forget rows 6, 7;"),
         ({"retain_dataset": OVERLAP, "retain_loss": "none"}, "in the retain set too: 2"),
+        ({"retain_dataset": NEAR}, "forget set row 1 ('What does Ben eat') asks the same as retain set row 0 ("),
+        ({"general_dataset": NEAR}, "forget set row 1 ('What does Ben eat') asks the same as general set row 0 ("),
         ({"max_length": 8}, "forget_dataset row 2: max_length=8 cuts off the whole answer"),
         ({"eval_dataset": {"mine": [{"question": "a"}]}}, "mine: columns ['question'] fit no row format"),
         ({"eval_dataset": {"mine": qa_rows(0)}}, "mine is empty"),
@@ -363,6 +368,10 @@ def test_data_errors(changes, message, tmp_path):
     with pytest.raises(InputError) as caught:
         build(NPOTrainer, NPOConfig, tmp_path, **changes)
     assert message in str(caught.value)
+
+
+def test_near_duplicates_can_be_allowed(tmp_path):
+    build(NPOTrainer, NPOConfig, tmp_path, retain_dataset=NEAR, near_duplicates="allow")
 
 
 def test_model_errors(tmp_path):
