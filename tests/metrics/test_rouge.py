@@ -145,10 +145,9 @@ def test_an_unknown_tokenizer_is_refused():
 
 def test_all_answers_of_tofu_are_english_and_their_scores_those_of_rouge_score(shared_data):
     """Among them those with names such as García, and one whose letters are Ukrainian to a quarter."""
-    answers = [row["answer"] for row in json.loads((shared_data / "tofu" / "full.json").read_text(encoding="utf-8"))]
-    for name in ("real_authors", "world_facts"):
-        rows = json.loads((shared_data / "tofu" / f"{name}.json").read_text(encoding="utf-8"))
-        answers += [row["answer"] for row in rows]
+    files = [shared_data / "tofu" / f"{name}.json" for name in ("full", "real_authors", "world_facts")]
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    answers = [json.loads(line)["answer"] for line in lines]
     assert len(answers) == 4217
     assert {rouge_tokenizer(answer) for answer in answers} == {"english"}
     accented = [i for i, answer in enumerate(answers) if any(letter.isalpha() and letter > "\x7f" for letter in answer)]
