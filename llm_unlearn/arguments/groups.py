@@ -22,10 +22,16 @@ from llm_unlearn.data.validation import NEAR_DUPLICATES
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.embedded import embedded_models
 from llm_unlearn.models.files import check_model_path
+from llm_unlearn.models.generation import CHOICES
 from llm_unlearn.models.loading import load_model, load_tokenizer
 
 # fields of `AdapterArguments` that full fine-tuning has no use for
 OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+GENERATION_CONFIG = {  # metadata of that flag
+    "help": "How judged models answer: own (plain greedy, whatever their generation_config.json says) or model (as "
+    "that file says, but never sampled: the product as shipped).",
+    "choices": list(CHOICES),
+}
 
 
 @dataclass
@@ -318,6 +324,7 @@ class AttackArguments:
             "perturbed_answer, else all rows are of one kind."
         },
     )
+    generation_config: str = field(default="own", metadata=GENERATION_CONFIG)
 
     def __post_init__(self):
         rates = [name for name in self.__dataclass_fields__ if name.endswith("learning_rates")]

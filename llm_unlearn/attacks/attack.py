@@ -74,6 +74,7 @@ class Target:
         group_column: of the forget rows: whose values are left out in turn (see `groups_of`).
         kinds: column that says which answers are of a kind: true ones are compared with made-up ones, too (knowledge).
         title: of the progress bar.
+        generation_config: by which samples of answers are generated, "own" or "model" (see `models.generation`).
     """
 
     model: PreTrainedModel | None
@@ -87,6 +88,7 @@ class Target:
     pool: Sequence[int] | None = None
     group_column: str | None = None
     kinds: str | None = None
+    generation_config: str = "own"
 
     @cached_property
     def forget(self) -> list[EncodedRow]:
@@ -144,7 +146,9 @@ class Target:
     def answer(self, attacked: PreTrainedModel, numbers: list[int]) -> list[str]:
         """What an attacked copy says to some of the forget questions."""
         prompts = [_prompt_of(self.forget[i]) for i in numbers]
-        return generate_answers(attacked, self.processing_class, prompts, max_new_tokens=SAMPLE_TOKENS)
+        return generate_answers(
+            attacked, self.processing_class, prompts, SAMPLE_TOKENS, generation_config=self.generation_config
+        )
 
     def _made_up(self, dataset: Dataset, most: int = MOST_MADE_UP) -> Callable[[Sequence[int]], list[list[EncodedRow]]]:
         """Numbers of rows -> the encoded made-up answers of each, all of them true of one of these rows."""

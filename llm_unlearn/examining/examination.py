@@ -18,19 +18,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm_unlearn.arguments.groups import AttackArguments, DataArguments
 from llm_unlearn.arguments.parsing import is_main_process
 from llm_unlearn.attacks import load_attack
-from llm_unlearn.attacks.attack import Target, groups_of
+from llm_unlearn.attacks.attack import SAMPLE_TOKENS, Target, groups_of
 from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.attacks.counterfactual import PERTURBED, counterfactual_rows, knowledge_excess
 from llm_unlearn.attacks.prompting import asked_otherwise
 from llm_unlearn.attacks.relearning import forgotten_rows, split_facts
 from llm_unlearn.data import UnlearningData, encode_dataset, row_format, template_key
-from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.data.identity import facts_of
 from llm_unlearn.data.instructions import load_instructions
 from llm_unlearn.data.made_up import kind_column
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import JudgedSets, ability_scores, judged_sets
 from llm_unlearn.examining.fluency import fluency_records
+from llm_unlearn.examining.generation import generation_key, how_answers_came, most_new_tokens
 from llm_unlearn.examining.results import merge_results, reference_models
 from llm_unlearn.examining.usage import forget_words
 from llm_unlearn.files.outcomes import digest_of, remember, weights_digest
@@ -40,7 +40,6 @@ from llm_unlearn.models.loading import quantization_config, use_suitable_cpu_thr
 from llm_unlearn.models.sharding import whole_models
 
 COUNTERFACTUAL = "counterfactual_control"
-MOST_NEW_TOKENS = 200  # as TOFU has it
 
 
 @dataclass
@@ -135,13 +134,10 @@ class Examination:
         return judged.without(not_measured), not_measured
 
     @cached_property
-    def _max_new_tokens(self) -> int:
-        """Of generated answers: twice the longest true one, for a model that no longer stops, and never over 200."""
-        longest = 0
-        for name in self.judged.generated:
-            rows = encode_dataset(self.judged.sets[name], self.processing_class, self.max_length, name)
-            longest = max(longest, *(sum(label != IGNORED for label in row["labels"]) for row in rows))
-        return min(MOST_NEW_TOKENS, 2 * longest + 16)
+    def _generation(self) -> dict:
+        """How answers are generated, as `judge` takes it."""
+        most = most_new_tokens(self.judged, self.processing_class, self.max_length)
+        return {"max_new_tokens": most, "generation_config": self.attack_args.generation_config}
 
     @property
     def trains_attackers(self) -> bool:
@@ -183,6 +179,7 @@ class Examination:
             "pool": pool if "pool" in needs else None,
             "group_column": arguments.leave_out_column if "groups" in needs else None,
             "kinds": self.kinds,
+            "generation_config": arguments.generation_config,
         }
 
     @contextmanager
@@ -218,7 +215,7 @@ class Examination:
             "counterfactual": {model: ...}, "not_attacked": {attack: reason}, "not_measured": {set: reason}, "kinds":
             the column that says which answers are of a kind, "units": {set: number of the person that each row is
             about}, "style_rows": {style: the forget row that each query comes from}, "forget_groups": the person of
-            each forget row} and the per-row records of every model.
+            each forget row, and what `how_answers_came` returns} and the per-row records of every model.
             Models are called original, oracle, oracle_1, ... and unlearned. On all processes but the main one: two
             empty dictionaries.
 
@@ -287,6 +284,7 @@ class Examination:
             "counterfactual": {name: outcomes[name, COUNTERFACTUAL] for name in models} if controlled else {},
             "not_attacked": dict(self.not_attacked),
             "forget_groups": [str(group) for group in groups_of(self.data)],
+            **how_answers_came(records),
         }
         return merge_results(results, {}), records
 
@@ -306,7 +304,7 @@ class Examination:
             records,
             made_up_names="original" in records and not has_oracle,
             max_length=self.max_length,
-            max_new_tokens=self._max_new_tokens,
+            **self._generation,
         )
         for model, by_metric in found.items():
             records[model] |= by_metric
@@ -377,7 +375,8 @@ class Examination:
             return self.judge(load())
 
         rows = {name: dataset.to_list() for name, dataset in self.judged.sets.items()}
-        settings = [self.judged.generated, self._max_new_tokens, self.max_length]
+        generation = generation_key(load, self.processing_class, **self._generation)
+        settings = [self.judged.generated, generation, self.max_length]
         key = ["scores", self._identity(source), rows, template_key(self.processing_class), settings]
         return remember(shared / f"{digest_of(key)}.json", key, find)
 
@@ -388,7 +387,7 @@ class Examination:
             self.processing_class,
             self.judged.sets,
             generate=self.judged.generated,
-            max_new_tokens=self._max_new_tokens,
+            **self._generation,
             batch_size=self.batch_size,
             max_length=self.max_length,
         )
@@ -440,7 +439,8 @@ class Examination:
             settings = self._settings(attack, pool) | {"has_adapter": has_adapter}
         # The rows themselves, not where they came from: a file may have changed since.
         rows = [dataset.to_list() if dataset is not None else None for dataset in used]
-        key = [attack, identity, rows, template_key(self.processing_class), budget and budget.key, settings]
+        answers = generation_key(load, self.processing_class, SAMPLE_TOKENS, arguments.generation_config)
+        key = [attack, identity, rows, template_key(self.processing_class), budget and budget.key, settings, answers]
         if shared is not None:
             find = partial(remember, shared / f"{digest_of(key)}.json", key, find, wait=wait)
         if self.output_dir is not None:

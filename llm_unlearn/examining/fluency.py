@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row
 from llm_unlearn.data.formats import Prompt
 from llm_unlearn.data.identity import people_of
+from llm_unlearn.metrics.rouge import characters_apart
 from llm_unlearn.models.scoring import generate_answers, score_answers
 
 FLUENCY = "forget_fluency"  # records of every model
@@ -37,6 +38,7 @@ def fluency_records(
     made_up_names: bool,
     max_length: int | None = None,
     max_new_tokens: int = 200,
+    generation_config: str = "own",
 ) -> dict[str, dict[str, dict]]:
     """The greedy answers of several models as the original sees them.
 
@@ -46,6 +48,7 @@ def fluency_records(
         records: model -> records with the generated answers to the forget rows.
         made_up_names: also let the original answer the same questions about people who do not exist; where rows name no
             `person`, or questions do not contain the name, there are no such questions.
+        generation_config: by which they are answered (see `models.generation`).
 
     Returns:
         model -> {FLUENCY: record}, and {MADE_UP_NAMES: record} for "original"; a record holds for each row `avg_logp`
@@ -62,7 +65,9 @@ def fluency_records(
     }
     if made_up_names and (renamed := _renamed(prompts, forget)):
         encoded = [encode_prompt(processing_class, prompt) for prompt in renamed]
-        texts = generate_answers(original, processing_class, encoded, max_new_tokens)
+        texts = generate_answers(
+            original, processing_class, encoded, max_new_tokens, generation_config=generation_config
+        )
         said["original", MADE_UP_NAMES] = list(zip(renamed, texts, strict=True))
     rows = [{"prompt": prompt, "completion": text} for pairs in said.values() for prompt, text in pairs if text.strip()]
     encoded = encode_dataset(rows, processing_class, max_length, "generated answers") if rows else []
@@ -93,8 +98,11 @@ def fluency_threshold(references: Sequence[Mapping]) -> float | None:
 
 
 def repeats(text: str) -> bool:
-    """Whether the same words (one to eight of them) come more than three times in a row."""
-    words = text.split()
+    """Whether the same words (one to eight of them) come more than three times in a row.
+
+    In scripts that set no spaces between words, their characters.
+    """
+    words = characters_apart(text).split()
     for length in range(1, _LONGEST_REPEATED + 1):
         alike = 0
         for first, second in zip(words, words[length:], strict=False):

@@ -37,7 +37,8 @@ _TOKENIZER = (
 )
 _LOCAL_NAMES = ("_name_or_path", "name_or_path")  # where the files were loaded from
 _TEXTS = ("answers", "generation", "ground_truth")  # what models said, and should have said
-_WORDS = ("attacker", "resampled")  # the only strings that outcomes of attacks keep
+_WORDS = ("attacker", "resampled", "generation_config")  # the only strings that outcomes and records keep
+_NUMBERS = ("abilities", "units", "style_rows", "rouge_tokenizers", "generation")  # of what was examined
 _TRAINING = {  # fields of TrainingArguments that are published: what decided the weights
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm", "optim"),
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
@@ -225,7 +226,7 @@ def public_results(results: Mapping[str, Any], names: Mapping[str, Any], kind: s
 
 def _examined(results: Mapping[str, Any]) -> dict[str, Any]:
     """Abilities and how they were measured, as far as these results have them; reasons may quote rows, names do not."""
-    found = {name: without_texts(results[name]) for name in ("abilities", "units", "style_rows") if name in results}
+    found = {name: without_texts(results[name]) for name in _NUMBERS if name in results}
     if "kinds" in results:
         found["kinds"] = results["kinds"] if _is_plain(results["kinds"]) else None
     if "not_measured" in results:

@@ -65,7 +65,7 @@ _DEFINITIONS = {
     "probability": _Definition(metrics.probability, {"nll": _NUMBER, "length": _NUMBER}),
     "probability_with_options": _Definition(metrics.probability_with_options, {"correct": _NUMBER, "wrong": _NUMBERS}),
     "exact_match": _Definition(metrics.exact_match, _TEXTS, by_row=True),
-    "rouge": _Definition(metrics.rouge_scores, _TEXTS, by_row=True),
+    "rouge": _Definition(metrics.rouge_scores, _TEXTS, {"tokenizer": "tokenizer"}, by_row=True),
     "truth_ratio": _Definition(metrics.truth_ratio, {"correct_losses": _NUMBER, "perturbed_losses": _NUMBERS}),
     "forget_truth_ratio": _Definition(metrics.forget_truth_ratio, {"ratios": _NUMBER}),
     "utility_truth_ratio": _Definition(metrics.utility_truth_ratio, {"ratios": _NUMBER}),
@@ -103,10 +103,11 @@ def evaluate_metric(name: str, **settings: Any) -> evaluate.Metric:
     """The metric called `name`, one of `EVALUATE_METRICS`, as an `evaluate.Metric`; needs no network.
 
     Rows go in through `compute`, `add_batch` or `add` under the metric's input names (see `.features`); a sample that
-    is no row of its own (`holdout_scores`, `retain_ratios`) and options (`compat`, `k`, `min_k`, `reference_auc`) are
-    keywords of `compute`. The result is {name: mean over rows}, or the function's own aggregate where it has one;
-    "rouge" gives one entry per kind. "privleak" takes one AUC per model and "model_utility" one part per row: `parts`
-    names it, `part_values` holds its aggregate. Rows that the function scores None are left out of the mean.
+    is no row of its own (`holdout_scores`, `retain_ratios`) and options (`compat`, `k`, `min_k`, `reference_auc`,
+    `tokenizer`) are keywords of `compute`. The result is {name: mean over rows}, or the function's own aggregate where
+    it has one; "rouge" gives one entry per kind, and splits each answer by the tokenizer that suits it unless one is
+    given. "privleak" takes one AUC per model and "model_utility" one part per row: `parts` names it, `part_values`
+    holds its aggregate. Rows that the function scores None are left out of the mean.
 
     Metrics work in `evaluate.combine`: each takes its own among all keywords. `settings` are those of `evaluate.Metric`
     (such as `num_process` and `experiment_id`); in one process rows are kept in memory by default.

@@ -18,7 +18,7 @@ from llm_unlearn.metrics._checks import EPSILON, checked_numbers, checked_text
 from llm_unlearn.metrics._log_rows import LogRows, check_same_rows
 from llm_unlearn.metrics.legacy_logs import convert_legacy_log, is_legacy_log
 from llm_unlearn.metrics.membership import membership_auc, privleak
-from llm_unlearn.metrics.rouge import rouge_scores
+from llm_unlearn.metrics.rouge import rouge_scores, rouge_tokenizer
 from llm_unlearn.metrics.truth_ratio import forget_quality, forget_truth_ratio, utility_truth_ratio
 from llm_unlearn.metrics.utility import MODEL_UTILITY_PARTS, model_utility
 
@@ -180,9 +180,11 @@ class _Recomputation:
         return float(np.mean([self.log.checked(name, index, "score", value) for index, value in values.items()]))
 
     def _rouge(self, name: str) -> float:
-        used, different, unscored = [], [], []
+        used, different, unscored, others = [], [], [], []
         for index, row in self.log.rows(name).items():
             scored = self._scored_texts(name, index, row)
+            if scored is not None and "unicode" in map(rouge_tokenizer, _listed(row["ground_truth"])):
+                others.append(index)
             if scored is None:
                 scored = {
                     _ROUGE_FIELD: self.log.checked(name, index, _ROUGE_FIELD, self._rouge_field(name, index, row))
@@ -194,6 +196,8 @@ class _Recomputation:
                 if not np.allclose(stored, scored[field], rtol=1e-9, atol=1e-12):
                     different.append(f"row {index}: {field} {row[field]} stored, {scored[field]} from the texts")
             used.append(np.mean(scored[_ROUGE_FIELD]))
+        if others:
+            self.remark(name, f"{len(others)} rows are scored by the Unicode tokenizer; first row {others[0]}")
         if different:
             self.remark(name, f"scored from the texts, which {len(different)} stored values contradict; {different[0]}")
         if unscored:
@@ -216,8 +220,7 @@ class _Recomputation:
             return None
         where = f"{self.log.label}: {name}, row {index}"
         several = isinstance(row["generation"], list) and isinstance(row["ground_truth"], list)
-        generations = row["generation"] if several else [row["generation"]]
-        answers = row["ground_truth"] if several else [row["ground_truth"]]
+        generations, answers = (_listed(row[key]) if several else [row[key]] for key in ("generation", "ground_truth"))
         if len(generations) != len(answers) or not answers:
             raise InputError(
                 f"{where} has {len(generations)} generations and {len(answers)} answers: evaluate this row again"
@@ -228,7 +231,7 @@ class _Recomputation:
             checked_text(f"{where}, ground_truth", answer, "evaluate this row again")
             try:
                 scores.append(rouge_scores(generation, answer))
-            except InputError:  # an answer without a word of a-z or 0-9: published code stores 0
+            except InputError:  # an answer without a letter or digit: published code stores 0
                 return None
         return {field: [score[field] for score in scores] for field in scores[0]} if several else scores[0]
 
@@ -379,6 +382,10 @@ def _has_losses(rows: Mapping[str, Any]) -> bool:
 
 def _has_texts(row: Any) -> bool:
     return isinstance(row, Mapping) and {"generation", "ground_truth"} <= row.keys()
+
+
+def _listed(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 def _is_forget_ratio(name: str) -> bool:

@@ -8,8 +8,10 @@ that needs it: first all rows of all sets are gathered, then one pass over the m
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,6 +40,8 @@ from llm_unlearn.metrics import (
     zlib_score,
 )
 from llm_unlearn.metrics import probability_with_options as with_options
+from llm_unlearn.metrics.rouge import rouge_tokenizer
+from llm_unlearn.models.generation import generation_settings
 from llm_unlearn.models.scoring import AnswerScore, generate_answers, gradient_norm_scores, score_answers
 
 Records = dict[str, dict]
@@ -150,6 +154,7 @@ def judge(
     batch_size: int = 64,
     max_length: int | None = None,
     max_new_tokens: int = 200,
+    generation_config: str = "own",
     runner: BatchRunner | None = None,
 ) -> Records:
     """Judge a model on sets of rows with answers, in one pass.
@@ -159,11 +164,13 @@ def judge(
         holdout: rows that no model was trained on; with them come the membership attacks on the set "forget".
         generate: the sets for which answers are also generated greedily, for ROUGE.
         gradient_norm: also run the membership attack that needs a backward pass for each row.
+        generation_config: "own", or "model" for the model's own configuration (see `models.generation`).
         runner: shares the work with other processes, or keeps it in a journal.
 
     Returns:
         For every set `{name}_Q_A_Prob` (fields prob, avg_loss, length) and `{name}_exact_match` (score: 1 where greedy
-        generation would give the answer); where it generates, `{name}_Q_A_ROUGE` (recalls, F1, both texts).
+        generation would give the answer); where it generates, `{name}_Q_A_ROUGE` (recalls, F1, both texts; beside the
+        rows `generated_by`, the settings of generation, and `tokenizers`, how many answers each one of ROUGE saw).
         Where rows have `perturbed_answer`, also `{name}_Q_A_PERT_Prob`, `{name}_Truth_Ratio` ("forget_truth_ratio" on
         forget rows; of the paraphrased answer, or the answer itself where there is none) and
         `{name}_Q_A_Prob_normalised`, and where they have `paraphrased_answer` besides, `{name}_Q_A_PARA_Prob`. Where
@@ -197,7 +204,9 @@ def judge(
             records["mia_gradnorm"] = attack_record(values)
     for name in generate:
         encoded = [gathered.rows[i] for i in judged[name].answers]
-        records |= _rouge_records(model, processing_class, judged[name], encoded, max_new_tokens, batch_size, runner)
+        records |= _rouge_records(
+            model, processing_class, judged[name], encoded, max_new_tokens, batch_size, generation_config, runner
+        )
     return records
 
 
@@ -328,6 +337,7 @@ def _rouge_records(
     encoded: list[EncodedRow],
     max_new_tokens: int,
     batch_size: int,
+    generation_config: str,
     runner: BatchRunner | None,
 ) -> Records:
     form = row_format(judged.dataset.column_names)
@@ -340,16 +350,38 @@ def _rouge_records(
         max_new_tokens,
         batch_size,
         expected_lengths=[sum(label != -100 for label in row["labels"]) for row in encoded],
+        generation_config=generation_config,
         runner=runner,
     )
     name = f"{judged.name}_Q_A_ROUGE"
     try:
         values = [rouge_scores(text, answer) for text, answer in zip(texts, answers, strict=True)]
-    except InputError as error:  # ROUGE knows Latin letters and digits only; hours of work must not end on that
+    except InputError as error:  # an answer without a letter or digit; hours of work must not end on that
         logger.warning("%s is left out: %s", name, error)
         return {}
     shown = [{"ground_truth": answer, "generation": text} for text, answer in zip(texts, answers, strict=True)]
-    return {name: _records([value | both for value, both in zip(values, shown, strict=True)], "rougeL_recall")}
+    record = _records([value | both for value, both in zip(values, shown, strict=True)], "rougeL_recall")
+    settings = generation_settings(model, processing_class, max_new_tokens, generation_config)
+    return {name: record | {"generated_by": settings, "tokenizers": tokenizers_of(judged.name, answers)}}
+
+
+def tokenizers_of(name: str, answers: Sequence[str]) -> dict[str, int]:
+    """How many answers of the set called `name` ROUGE sees by which tokenizer; logged once if any is not English."""
+    found = dict(sorted(Counter(map(rouge_tokenizer, answers)).items()))
+    if others := found.get("unicode"):
+        _say_tokenizer(name, others, len(answers))
+    return found
+
+
+@cache
+def _say_tokenizer(name: str, others: int, count: int) -> None:
+    logger.warning(
+        "%s set: ROUGE sees %d of %d answers by the Unicode tokenizer (at least half of their letters are not a-z): "
+        "words, and characters of scripts without spaces, not stemmed",
+        name,
+        others,
+        count,
+    )
 
 
 def _probability(score: AnswerScore) -> dict[str, float]:

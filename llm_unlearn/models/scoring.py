@@ -14,12 +14,12 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.data.collators import EncodedRow
-from llm_unlearn.data.encoding import end_token_ids
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.metrics import gradient_norm_score, knowledge_wins
 from llm_unlearn.models.answer_trees import AnswerTree, answer_trees, pad_trees
 from llm_unlearn.models.answers import answer_token_logps, narrowed_logits
+from llm_unlearn.models.generation import answer_configuration, generating_by, settings_of
 from llm_unlearn.models.precision import computing_dtype
 
 logger = logging.getLogger(__name__)
@@ -312,6 +312,7 @@ def generate_answers(
     batch_size: int = 64,
     *,
     expected_lengths: Sequence[int] | None = None,
+    generation_config: str = "own",
     runner: BatchRunner | None = None,
 ) -> list[str]:
     """Greedy answers to encoded prompts (`data.encode_prompt`), decoded without special tokens, in the order given.
@@ -321,8 +322,10 @@ def generate_answers(
     Args:
         expected_lengths: of the answers, in any unit: a batch is generated until its last answer ends, so answers of
             similar length go together. Default: by the length of the prompt.
+        generation_config: "own", or "model" for the model's own configuration (see `models.generation`).
         runner: shares the batches with other processes, or keeps them in a journal.
     """
+    config = answer_configuration(model, processing_class, max_new_tokens, generation_config)
     pad = processing_class.pad_token_id
     prompts = [prompt or [processing_class.eos_token_id] for prompt in prompts]
     sizes = [len(prompt) for prompt in prompts]
@@ -336,22 +339,16 @@ def generate_answers(
         output = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            eos_token_id=end_token_ids(processing_class),
-            use_cache=True,
+            generation_config=config,
+            tokenizer=processing_class,  # which stop strings need
         )
         decoded = processing_class.batch_decode(output[:, length:], skip_special_tokens=True)
         return [text.strip() for text in decoded]
 
-    with evaluation_mode(model):
+    with evaluation_mode(model), generating_by(model, config):
         outcomes = (runner or BatchRunner()).run(
             "generating",
-            [("generate", [prompts[i] for i in numbers], max_new_tokens) for numbers in batches],
+            [("generate", [prompts[i] for i in numbers], settings_of(config)) for numbers in batches],
             [len(numbers) * ((expected_lengths or sizes)[numbers[0]] + 1) for numbers in batches],
             lambda number: generate(batches[number]),
         )

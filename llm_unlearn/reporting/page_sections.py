@@ -14,7 +14,9 @@ from llm_unlearn.examining.results import MODELS, model_entries
 from llm_unlearn.reporting.comparisons import Price, Style, price_words, prices_of, styles_of
 from llm_unlearn.reporting.words import (
     NOTHING,
+    generation_words,
     number_words,
+    rouge_words,
     score_words,
     scores_by_variant,
     variant_words,
@@ -226,6 +228,8 @@ def run_section(results: Json) -> list[tuple[str, str]]:
         "unlearned model": paths.get("unlearned"),
         "forget rows": paths.get("forget"),
         "retain rows": paths.get("retain"),
+        "generation": generation_words(results),
+        "ROUGE-L": rouge_words(results),
         "seconds": ", ".join(f"{stage.replace('_', ' ')} {value:.1f}" for stage, value in seconds.items()) or None,
     }
     return [(name, str(value)) for name, value in facts.items() if value is not None]

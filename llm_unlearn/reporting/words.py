@@ -49,6 +49,26 @@ def score_words(score: str) -> str:
     return _SCORES.get(score, score.replace("_", " "))
 
 
+def rouge_words(results: Mapping[str, Any]) -> str | None:
+    """Which answers ROUGE did not see by the English tokenizer of published numbers; None where there are none."""
+    by_set = results.get("rouge_tokenizers") or {}
+    parts = [
+        f"{counts['unicode']} of {sum(counts.values())} {name.replace('_', ' ')} answers"
+        for name, counts in by_set.items()
+        if counts.get("unicode")
+    ]
+    words = "by words of any script, or characters where it sets no spaces, not by the published tokenizer for English"
+    return f"{', '.join(parts)} {words}" if parts else None
+
+
+def generation_words(results: Mapping[str, Any]) -> str | None:
+    """How judged answers were generated; None where nothing was generated, or nobody noted how."""
+    by_model = results.get("generation") or {}
+    choices = dict.fromkeys(settings.get("generation_config") for settings in by_model.values())
+    words = {"own": "plain greedy decoding", "model": "by each model's generation_config.json, not sampled"}
+    return ", ".join(words[choice] for choice in choices if choice in words) or None
+
+
 def scores_by_variant(by_model: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Variant -> model -> scores of one attack; "" is the whole of a relearning attack, before groups left out.
 

@@ -15,6 +15,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from rich.console import Console
 
+from llm_unlearn.arguments.groups import GENERATION_CONFIG
 from llm_unlearn.arguments.parsing import parse_arguments
 from llm_unlearn.arguments.ranges import COUNT, check_ranges
 from llm_unlearn.data import UnlearningData, forget_queries, neighbor_facts
@@ -63,6 +64,7 @@ class TofuArguments(BenchmarkArguments):
     )
     output_dir: str = field(default="outputs/tofu", metadata={"help": "Folder that receives the JSON files."})
     max_new_tokens: int = field(default=200, metadata={"help": "Longest generated answer (TOFU: 200)."})
+    generation_config: str = field(default="own", metadata=GENERATION_CONFIG)
 
     def __post_init__(self):
         super().__post_init__()
@@ -182,6 +184,7 @@ def _judge_model(
         batch_size=arguments.batch_size,
         max_length=arguments.max_length,
         max_new_tokens=arguments.max_new_tokens,
+        generation_config=arguments.generation_config,
         runner=BatchRunner(state, journals / weights_digest(model), show_progress=True),
     )
 

@@ -12,6 +12,7 @@ from llm_unlearn.data import encode_prompt, row_format, split_row
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
 from llm_unlearn.metrics import rouge_scores
+from llm_unlearn.models.judging import tokenizers_of
 from llm_unlearn.models.scoring import generate_answers, mean_scores, score_answers
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class TrainingScores:
             form = row_format(trainer.forget_dataset.column_names)
             pairs = [split_row(row, form) for row in trainer.forget_dataset]
             prompts = [encode_prompt(trainer.processing_class, prompt) for prompt, _ in pairs]
+            if trainer.is_world_process_zero():
+                tokenizers_of("forget", [answer for _, answer in pairs])  # says which
             texts = generate_answers(model, trainer.processing_class, prompts)
             recalls = [rouge_scores(t, a)["rougeL_recall"] for t, (_, a) in zip(texts, pairs, strict=True)]
             scores["rouge_l"] = sum(recalls) / len(recalls)

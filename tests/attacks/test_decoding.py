@@ -5,13 +5,21 @@ import math
 import pytest
 import torch
 from builders import encoded_rows, tiny_model, tiny_tokenizer, with_trained_adapter
-from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, Gemma2Config, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from llm_unlearn.attacks.decoding import decoding, logits_at_temperature
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import weights_digest
 from llm_unlearn.metrics import leak_at_k
 from llm_unlearn.models.scoring import score_answers
+
+
+def test_a_folders_generation_configuration_plays_no_part():
+    """No sample is drawn, so there is nothing that top-k, top-p or a temperature of the folder's could change."""
+    model = tiny_model()
+    plain = decoding(model, encoded_rows(3))
+    model.generation_config = GenerationConfig(do_sample=True, temperature=0.1, top_k=1, top_p=0.1)
+    assert decoding(model, encoded_rows(3)) == plain
 
 
 def two_token_model():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_trained_adapter
 from datasets import Dataset
+from transformers import GenerationConfig
 
 from llm_unlearn.arguments.groups import AttackArguments, DataArguments
 from llm_unlearn.data import UnlearningData, encoding
@@ -129,6 +130,51 @@ def test_a_repeated_examination_runs_no_attack_again(models, ran, tmp_path):
     for count in (7, 7):
         another_day.examine(models["original"], [], None)
         assert len(ran) == count
+
+
+def penalized(model):
+    """As its folder would have it, it says no word twice, and at least six."""
+    model.generation_config = GenerationConfig(repetition_penalty=20.0, min_new_tokens=6)
+    return model
+
+
+def test_a_folders_generation_configuration_changes_nothing_unless_it_is_asked_for(models, ran, tmp_path):
+    plain, odd = (
+        examining(tmp_path / str(number)).examine(models["original"], [], model)
+        for number, model in enumerate((unlearned(2), penalized(unlearned(2))))
+    )
+    assert odd == plain
+    ours = {"generation_config": "own", "do_sample": False, "num_beams": 1, "use_cache": True}
+    ours |= {"max_new_tokens": 24, "eos_token_id": [1], "pad_token_id": 1}  # 2 x 4 tokens + 16
+    assert odd[0]["generation"] == {"original": ours, "unlearned": ours}
+    assert odd[0]["rouge_tokenizers"] == {"forget": {"english": 8}}
+
+
+def test_what_is_remembered_is_not_of_another_way_to_generate(models, ran, tmp_path, monkeypatch):
+    known = {models["original"]: tmp_path / "shared"}
+    monkeypatch.setattr(examination, "outcomes_folder", known.get)
+
+    def examined(choice, model):
+        return examining(tmp_path, generation_config=choice).examine(models["original"], [], model)
+
+    own, own_records = examined("own", penalized(unlearned(2)))
+    assert len(ran) == 2
+    shipped, records = examined("model", penalized(unlearned(2)))
+    assert len(ran) == 4
+    found = shipped["generation"]["unlearned"]
+    assert found.items() >= {"generation_config": "model", "repetition_penalty": 20.0, "min_new_tokens": 6}.items()
+    assert (found["do_sample"], found["max_new_tokens"], found["eos_token_id"]) == (False, 24, [1])
+
+    def said(by_model, model):
+        return [row["generation"] for row in by_model[model]["forget_Q_A_ROUGE"]["value_by_index"].values()]
+
+    assert said(records, "original") == said(own_records, "original")  # whose configuration says nothing of its own
+    assert said(records, "unlearned") != said(own_records, "unlearned")
+    assert shipped["scores"]["unlearned"]["forget_probability"] == own["scores"]["unlearned"]["forget_probability"]
+    again, _ = examined("model", penalized(unlearned(2)))
+    assert len(ran) == 4 and again["attacks"] == shipped["attacks"]
+    examined("model", unlearned(2))  # the same weights, and another configuration
+    assert len(ran) == 5
 
 
 def test_a_model_that_cannot_be_attacked_as_asked_for_is_refused(monkeypatch):

@@ -31,6 +31,8 @@ from llm_unlearn.models.scoring import score_answers
         ("one two three four five six seven eight " * 4, True),
         ("one two three four five six seven eight nine " * 4, False),  # longer than what is looked for
         ("no no. no no.", False),
+        ("东京东京东京", False),  # thrice
+        ("他说东京东京东京东京", True),
     ],
 )
 def test_repeats_by_hand(text, expected):

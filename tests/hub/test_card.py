@@ -147,8 +147,15 @@ def test_configuration_without_paths_and_names():
 
 
 def test_texts_go_and_numbers_stay():
-    record = {"agg_value": 0.5, "value_by_index": {"0": {"rougeL_recall": 0.5, "generation": "x", "ground_truth": "y"}}}
-    assert without_texts(record) == {"agg_value": 0.5, "value_by_index": {"0": {"rougeL_recall": 0.5}}}
+    rows = {"0": {"rougeL_recall": 0.5, "generation": "x", "ground_truth": "y"}}
+    record = {"agg_value": 0.5, "value_by_index": rows, "tokenizers": {"unicode": 1}}
+    record["generated_by"] = {"generation_config": "own", "eos_token_id": [1], "stop_strings": ["a secret"]}
+    assert without_texts(record) == {
+        "agg_value": 0.5,
+        "value_by_index": {"0": {"rougeL_recall": 0.5}},
+        "tokenizers": {"unicode": 1},
+        "generated_by": {"generation_config": "own", "eos_token_id": [1], "stop_strings": []},
+    }
     assert without_texts({"tokens": ["Ann", "Lee"], "numbers": [1, None, True]}) == {
         "tokens": [],
         "numbers": [1, None, True],

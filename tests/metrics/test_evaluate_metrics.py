@@ -60,6 +60,7 @@ OPTIONS = {
     "holdout_scores": HOLDOUT_SCORES,
     "compat": COMPAT,
     "k": K,
+    "tokenizer": "english",
     "min_k": MIN_K,
     "reference_auc": REFERENCE_AUC,
 }
@@ -120,6 +121,7 @@ OWN_OPTIONS = {
     "min_k_score": ["min_k"],
     "min_k_plus_plus_score": ["min_k"],
     "privleak": ["reference_auc"],
+    "rouge": ["tokenizer"],
 }
 
 
@@ -179,6 +181,14 @@ def test_rows_may_come_one_by_one():
     for prediction, reference in rows(PREDICTIONS, REFERENCES):
         rouge.add(prediction=prediction, reference=reference)
     assert rouge.compute() == close(EXPECTED["rouge"])
+
+
+def test_rouge_splits_each_answer_by_the_tokenizer_that_suits_it_or_by_the_one_given():
+    texts = {"predictions": ["他1987年", "die GROSSEN Möller"], "references": ["她1987年", "die großen Müller"]}
+    # 1987 and 年 of 3 tokens; die, m, ller of die, gro, en, m, ller: ß and ü are no letters of English.
+    assert evaluate_metric("rouge").compute(**texts)["rougeL_recall"] == pytest.approx((2 / 3 + 3 / 5) / 2)
+    given = evaluate_metric("rouge").compute(**texts, tokenizer="unicode")
+    assert given["rougeL_recall"] == pytest.approx((2 / 3 + 2 / 3) / 2)
 
 
 def test_compute_adds_its_rows_and_starts_over():

@@ -14,6 +14,10 @@ from llm_unlearn.metrics import exact_match
         ("The city is Paris", "Paris", 0),
         ("", "Paris", 0),
         ("北京", "北京", 1),
+        ("Jos\u00e9", "Jose\u0301", 1),  # one character, or two, for the same letter
+        ("\u1112\u1161\u11ab", "\ud55c", 1),  # 한
+        ("Jos\u00e9", "Jose", 0),
+        ("\uff11", "1", 0),  # wide and narrow are other characters
     ],
 )
 def test_exact_match(generation, answer, expected):

@@ -269,12 +269,23 @@ def test_rouge_of_several_answers_is_averaged_within_the_row():
 
 
 def test_answers_without_a_word_for_rouge_keep_their_stored_value():
-    rows = {"0": rouge_row("東京", "東京", rougeL_recall=0.0), "1": rouge_row("red", "red", rougeL_recall=1.0)}
+    rows = {"0": rouge_row("?", "?", rougeL_recall=0.0), "1": rouge_row("red", "red", rougeL_recall=1.0)}
     recomputed = recompute_log({"wf_Q_A_ROUGE": {"value_by_index": rows}})
     assert recomputed.summary == {"wf_Q_A_ROUGE": 0.5}
     assert (
         "1 answers have no word for ROUGE, stored values are used; first row 0" in (recomputed.remarks["wf_Q_A_ROUGE"])
     )
+
+
+def test_answers_in_other_scripts_are_scored_by_words_of_theirs_and_it_is_remarked():
+    rows = {"0": rouge_row("red", "red"), "1": rouge_row("京都1987", "東京1987"), "2": rouge_row(["我"], ["我们"])}
+    rows |= {"1": rows["1"] | {"rougeL_recall": 1.0}, "0": rows["0"] | {"rougeL_recall": 1.0}}
+    rows["2"]["rougeL_recall"] = [0.0]
+    recomputed = recompute_log({"wf_Q_A_ROUGE": {"value_by_index": rows}})
+    assert recomputed.summary["wf_Q_A_ROUGE"] == pytest.approx((1 + 2 / 3 + 1 / 2) / 3)  # 京 1987 of 東 京 1987
+    remark = recomputed.remarks["wf_Q_A_ROUGE"]
+    assert "2 rows are scored by the Unicode tokenizer; first row 1" in remark
+    assert "which 2 stored values contradict; row 1: rougeL_recall 1.0 stored" in remark
 
 
 def test_stored_aggregates_that_differ_are_remarked_upon():

@@ -118,6 +118,8 @@ def folder(results, verdict, tmp_path):
         "paths": {"original": "/models/original", "oracles": ["/models/oracle"], "unlearned": "/run/adapter"},
         "training": {"steps": 120, "stopped_by": "forget probability <= 0.45"},
         "seconds": {"unlearn": 9.52, "adversarial_reinjection": 18.84},
+        "generation": {"original": {"generation_config": "own", "num_beams": 1}},
+        "rouge_tokenizers": {"forget": {"english": 2, "unicode": 38}},
         "not_attacked": {"leave_one_group_out": "there is one person only"},
         "counterfactual": {"unlearned": control(0.53, 0.15)},
     }
@@ -223,6 +225,8 @@ def test_attacks_control_and_run_are_on_the_page(folder, undrawn):
     interval = "+0.380 [0.200, 0.400]"
     assert page.row("unlearned", "answer probability")[2:] == ["0.530", "0.150", interval, "0.0002", interval]
     assert page.row("unlearned", "exact match")[-1] == DASH
+    for words in ("plain greedy decoding", "38 of 40 forget answers by words of any script"):
+        assert words in page.text
     for words in ("fictional:tiny", "/models/oracle", "120", "forget probability <= 0.45", "unlearn 9.5, adversarial"):
         assert words in page.text
     assert "learning_rate: 0.0003" in page.text

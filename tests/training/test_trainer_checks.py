@@ -33,9 +33,11 @@ from llm_unlearn import (
     SsiuuTrainer,
     UnlearnConfig,
 )
+from llm_unlearn.models import judging
 from llm_unlearn.models.finetuning import finetune
 from llm_unlearn.models.loading import load_model, load_tokenizer
 from llm_unlearn.models.scoring import generate_answers, score_answers
+from llm_unlearn.training import scores
 from llm_unlearn.training.divergence import nll_bounds
 
 
@@ -249,6 +251,19 @@ def test_evaluate_with_several_or_other_or_no_datasets(tmp_path):
 def test_evaluation_adds_rouge_where_it_is_a_threshold(memorizer, tmp_path):
     trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, stop_at_forget_rouge_l=0.1)
     assert trainer.evaluate()["eval_forget_rouge_l"] == 1.0
+
+
+def test_the_stopping_rule_sees_other_scripts_and_says_so(memorizer, tmp_path, monkeypatch, caplog):
+    judging._say_tokenizer.cache_clear()  # said once in a process
+    trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, stop_at_forget_rouge_l=0.1)
+    rows = [{"question": "Where", "answer": "东京1987"}, {"question": "What", "answer": "soup 1987"}]
+    monkeypatch.setattr(trainer, "forget_dataset", Dataset.from_list(rows))
+    monkeypatch.setattr(scores, "generate_answers", lambda *_: ["北京1987", "北京 1987"])
+    # 京 and 1987 of three tokens; 1987 of two words
+    assert trainer.evaluate()["eval_forget_rouge_l"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    trainer.evaluate()
+    (said,) = [record.getMessage() for record in caplog.records if "ROUGE" in record.getMessage()]
+    assert said.startswith("forget set: ROUGE sees 1 of 2 answers by the Unicode tokenizer")
 
 
 def test_evaluating_along_the_way_changes_nothing(memorizer, tmp_path):
