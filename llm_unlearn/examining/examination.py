@@ -30,7 +30,9 @@ from llm_unlearn.data.made_up import kind_column
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import JudgedSets, ability_scores, judged_sets
 from llm_unlearn.examining.fluency import fluency_records
+from llm_unlearn.examining.preflight import LongestRow, longest_rows
 from llm_unlearn.examining.results import merge_results, reference_models
+from llm_unlearn.examining.starts import check_starts
 from llm_unlearn.files.outcomes import digest_of, remember, weights_digest
 from llm_unlearn.models.embedded import outcomes_folder
 from llm_unlearn.models.judging import Records, judge, summarize
@@ -133,7 +135,7 @@ class Examination:
         return judged.without(not_measured), not_measured
 
     @cached_property
-    def _max_new_tokens(self) -> int:
+    def max_new_tokens(self) -> int:
         """Of generated answers: twice the longest true one, for a model that no longer stops, and never over 200."""
         longest = 0
         for name in self.judged.generated:
@@ -146,19 +148,10 @@ class Examination:
         """Whether any attack, or the control, trains copies of the models."""
         return self.attack_args.counterfactual or any(load_attack(name).trains for name in self.attack_args.attacks)
 
-    def check_model(self, model: PreTrainedModel) -> None:
-        """Find out before anything is trained whether models like this one can be attacked as was asked for.
-
-        Raises:
-            InputError: it has no activation checkpointing.
-        """
-        wanted = self.attack_args.attack_activation_checkpointing and self.trains_attackers
-        if wanted and not model.supports_gradient_checkpointing:
-            bare = model.get_base_model() if isinstance(model, PeftModel) else model
-            raise InputError(
-                f"attack_activation_checkpointing=True: {type(bare).__name__} has none; leave it out, or spare memory "
-                "with --attack_micro_batch_size"
-            )
+    @cached_property
+    def longest_rows(self) -> list[LongestRow]:
+        """The longest row of every kind that is judged or that attacks train on, for `preflight`."""
+        return longest_rows(self)
 
     def fact_ids(self) -> list[str | int]:
         """The fact of each forget row."""
@@ -305,7 +298,7 @@ class Examination:
             records,
             made_up_names="original" in records and not has_oracle,
             max_length=self.max_length,
-            max_new_tokens=self._max_new_tokens,
+            max_new_tokens=self.max_new_tokens,
         )
         for model, by_metric in found.items():
             records[model] |= by_metric
@@ -343,6 +336,9 @@ class Examination:
                 if is_main_process() and name not in records:
                     with self.timed("score"):
                         records[name] = self._records(source, load)
+                if name in records:
+                    found = {attack: outcomes[name, attack] for attack in attacks if (name, attack) in outcomes}
+                    check_starts(name, records[name]["forget_Q_A_Prob"]["value_by_index"], found, load)
                 if name != "original":  # else it is asked for its fluency next
                     loaders[name] = self._loader(source)
         return outcomes, records
@@ -376,7 +372,7 @@ class Examination:
             return self.judge(load())
 
         rows = {name: dataset.to_list() for name, dataset in self.judged.sets.items()}
-        settings = [self.judged.generated, self._max_new_tokens, self.max_length]
+        settings = [self.judged.generated, self.max_new_tokens, self.max_length]
         key = ["scores", self._identity(source), rows, self.processing_class.chat_template, settings]
         return remember(shared / f"{digest_of(key)}.json", key, find)
 
@@ -387,7 +383,7 @@ class Examination:
             self.processing_class,
             self.judged.sets,
             generate=self.judged.generated,
-            max_new_tokens=self._max_new_tokens,
+            max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
             max_length=self.max_length,
         )

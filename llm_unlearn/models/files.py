@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from safetensors import SafetensorError, safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -25,6 +26,8 @@ from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.errors import InputError
 
 AGAIN = "download or save it again"
+OTHER_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")  # of adapters, as PEFT calls them
+OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "RewardModel")  # in names of model classes
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ONLY_SAFETENSORS = (
     "only safetensors are loaded, for other formats may hold code: convert the weights, or pin a revision that has them"
@@ -54,7 +57,7 @@ def check_model_path(name_or_path: str, trust_remote_code: bool = False, base_mo
 
     Raises:
         InputError: the folder does not exist, holds no model or a damaged one, or no causal LM; the adapter's base is
-            not there; or the hub has no such model.
+            not there, or it has no base's weights to go into; or the hub has no such model.
     """
     path = local_folder(name_or_path, "config.json", "adapter_config.json")
     if path is None:
@@ -65,6 +68,8 @@ def check_model_path(name_or_path: str, trust_remote_code: bool = False, base_mo
         _check_weights(path, "model")
         return
     _check_weights(path, "adapter_model")
+    config = _read_object(path / "adapter_config.json")
+    check_adapter_kind(name_or_path, config.get("peft_type"), config.get("task_type"))
     base = base_model or _base_of(path)
     try:
         check_model_path(base, trust_remote_code)
@@ -73,6 +78,25 @@ def check_model_path(name_or_path: str, trust_remote_code: bool = False, base_mo
             f"adapter {name_or_path!r}: its base model cannot be used: {error}. Where the base lies is "
             f"base_model_name_or_path in {path / 'adapter_config.json'}"
         ) from error
+
+
+def check_adapter_kind(name: str, peft_type: str | None, task_type: str | None) -> None:
+    """Refuse adapters that are none of a causal LM, or that no base model's weights can take in.
+
+    Raises:
+        InputError: the message has the adapter's kind, and what to give instead.
+    """
+    if task_type in OTHER_TASKS:
+        raise InputError(
+            f"adapter {name!r} has the task_type {task_type!r}, which is no causal language model's; give one that has "
+            "CAUSAL_LM"
+        )
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(peft_type)
+    if tuner is not None and not hasattr(tuner, "merge_and_unload"):
+        raise InputError(
+            f"adapter {name!r} is of type {peft_type}, which adds inputs and cannot be merged into weights: what is "
+            "attacked and pushed would not be what is scored; give one that can be merged, such as LORA"
+        )
 
 
 def is_adapter(name_or_path: str) -> bool:
@@ -151,6 +175,12 @@ def _check_config(folder: Path, trust_remote_code: bool) -> None:
     config = config_of(str(folder), trust_remote_code)
     if trust_remote_code and hasattr(config, "auto_map"):
         return
+    heads = [name for name in config.architectures or () if any(head in name for head in OTHER_HEADS)]
+    if heads:  # its body would load, under a head of a language model that nobody trained
+        raise InputError(
+            f"model {str(folder)!r} is a {heads[0]}, which is no causal language model; give the model that was made "
+            "into it"
+        )
     is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     # Masked language models see the answer that they are asked for; some load as causal ones all the same.
     if not is_causal or (type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)):
@@ -168,6 +198,7 @@ def config_of(name_or_path: str, trust_remote_code: bool = False) -> PreTrainedC
             return config_of(_base_of(folder), trust_remote_code)
         name, revision = split_revision(name_or_path)
         adapter = PeftConfig.from_pretrained(name, revision=revision)
+        check_adapter_kind(name_or_path, adapter.peft_type, adapter.task_type)
         pin = f"@{adapter.revision}" if adapter.revision else ""
         return config_of(f"{adapter.base_model_name_or_path}{pin}", trust_remote_code)
     try:

@@ -312,6 +312,7 @@ def generate_answers(
     batch_size: int = 64,
     *,
     expected_lengths: Sequence[int] | None = None,
+    min_new_tokens: int | None = None,
     runner: BatchRunner | None = None,
 ) -> list[str]:
     """Greedy answers to encoded prompts (`data.encode_prompt`), decoded without special tokens, in the order given.
@@ -321,6 +322,7 @@ def generate_answers(
     Args:
         expected_lengths: of the answers, in any unit: a batch is generated until its last answer ends, so answers of
             similar length go together. Default: by the length of the prompt.
+        min_new_tokens: so many are generated, whatever ends an answer.
         runner: shares the batches with other processes, or keeps them in a journal.
     """
     pad = processing_class.pad_token_id
@@ -341,6 +343,7 @@ def generate_answers(
             top_p=None,
             top_k=None,
             max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
             pad_token_id=pad,
             eos_token_id=end_token_ids(processing_class),
             use_cache=True,
@@ -364,10 +367,18 @@ def generate_answers(
 
 @contextlib.contextmanager
 def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode within the scope, the former mode after it."""
-    was_training = model.training
+    """Evaluation mode within the scope, the former mode after it.
+
+    Mixtures of experts give no router logits there: their loss, which nobody asks for here, fails on cached tokens.
+    """
+    was_training, config = model.training, model.config.get_text_config()
+    gives_router_logits = getattr(config, "output_router_logits", False)
     model.eval()
+    if gives_router_logits:
+        config.output_router_logits = False
     try:
         yield
     finally:
         model.train(was_training)
+        if gives_router_logits:
+            config.output_router_logits = True
