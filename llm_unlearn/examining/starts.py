@@ -6,7 +6,7 @@ else than the model, its curve would be another model's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -42,15 +42,16 @@ def check_starts(
     Args:
         name: what the model is called.
         own: of each forget row, by its number as text: {"prob": its answer's probability} (`forget_Q_A_Prob`).
-        attacks: attack -> its outcome; those without runs, which train nothing, are passed over.
+        attacks: attack, or counterfactual control -> its outcome; those that train nothing have no runs.
         load: gives the model, where its type decides.
 
     Raises:
         InputError: the two means differ by more than rounding.
     """
+    probabilities = {row: values["prob"] for row, values in own.items()}
     for attack, outcome in attacks.items():
-        for run in outcome.get("runs", ()):
-            scored = [own[row]["prob"] for row in run["value_by_index"]]
+        for run, known in _runs(outcome, probabilities):
+            scored = [known[row] for row in run["value_by_index"]]
             expected, start = sum(scored) / len(scored), run["curve"][0]["forget_probability"]
             if is_same(start, expected, EXACT) or is_same(start, expected, tolerance_of(load())):
                 continue
@@ -60,6 +61,17 @@ def check_starts(
                 f"{expected:.3g}, so what was attacked is not what was scored (allowed: {allowed}); "
                 "remove the outcomes in attacks/ if they are an earlier version's, else judge the merged model"
             )
+
+
+def _runs(outcome: Mapping, own: Mapping[str, float]) -> Iterator[tuple[Mapping, Mapping[str, float]]]:
+    """Every run of an attack, or of both sides of the control, and the model's own scores of what the run scores."""
+    for run in outcome.get("runs", ()):
+        yield run, own
+    sides = [outcome["true"], *outcome["counterfactual"].values()] if "counterfactual" in outcome else []
+    for side in sides:
+        before = {row: values["probability"] for row, values in side["before_by_index"].items()}
+        for run in side["runs"]:
+            yield run, before
 
 
 def is_same(found: float, expected: float, tolerance: Tolerance) -> bool:

@@ -172,25 +172,15 @@ def _check_config(folder: Path, trust_remote_code: bool) -> None:
     kind = _read_object(file).get("model_type")
     if kind is None:
         raise InputError(f"{file} has no model_type, so nobody can tell what model this is; {AGAIN}")
-    config = config_of(str(folder), trust_remote_code)
-    if trust_remote_code and hasattr(config, "auto_map"):
-        return
-    heads = [name for name in config.architectures or () if any(head in name for head in OTHER_HEADS)]
-    if heads:  # its body would load, under a head of a language model that nobody trained
-        raise InputError(
-            f"model {str(folder)!r} is a {heads[0]}, which is no causal language model; give the model that was made "
-            "into it"
-        )
-    is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-    # Masked language models see the answer that they are asked for; some load as causal ones all the same.
-    if not is_causal or (type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)):
-        raise InputError(
-            f"model {str(folder)!r} is of type {kind!r}, which is no causal language model; give one that is"
-        )
+    config_of(str(folder), trust_remote_code)
 
 
 def config_of(name_or_path: str, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration of a model, or of an adapter's base."""
+    """The configuration of a model, or of an adapter's base.
+
+    Raises:
+        InputError: it cannot be read, or is of no causal LM, or of an adapter that no model takes in.
+    """
     if is_adapter(name_or_path):
         folder = Path(name_or_path)
         is_local = folder.is_dir()
@@ -203,10 +193,27 @@ def config_of(name_or_path: str, trust_remote_code: bool = False) -> PreTrainedC
         return config_of(f"{adapter.base_model_name_or_path}{pin}", trust_remote_code)
     try:
         name, revision = split_revision(name_or_path)
-        return AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code)
     except Exception as error:  # what may be wrong in a configuration has as many kinds of errors as there are models
         fix = "give --trust_remote_code to run it" if "trust_remote_code" in str(error) else AGAIN
         raise InputError(f"model {name_or_path!r}: its config.json cannot be used: {reason(error)}; {fix}") from error
+    if not (trust_remote_code and hasattr(config, "auto_map")):
+        _check_causal(config, name_or_path)
+    return config
+
+
+def _check_causal(config: PreTrainedConfig, name: str) -> None:
+    heads = [head for head in config.architectures or () if any(other in head for other in OTHER_HEADS)]
+    if heads:  # its body would load, under a head of a language model that nobody trained
+        raise InputError(
+            f"model {name!r} is a {heads[0]}, which is no causal language model; give the model that was made into it"
+        )
+    is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    # Masked language models see the answer that they are asked for; some load as causal ones all the same.
+    if not is_causal or (type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)):
+        raise InputError(
+            f"model {name!r} is of type {config.model_type!r}, which is no causal language model; give one that is"
+        )
 
 
 def _base_of(folder: Path) -> str:

@@ -38,6 +38,18 @@ def test_a_start_is_compared_with_the_mean_over_the_rows_of_its_run():
         check_starts("oracle", OWN, {"one": outcome(0.2, "012")}, **in_16_bits)
 
 
+def test_both_sides_of_the_control_are_compared_with_what_the_model_says_to_their_own_rows():
+    def side(start: float) -> dict:
+        before = {"0": {"probability": 0.6}, "1": {"probability": 0.1}, "2": {"probability": 0.3}}
+        return outcome(start) | {"before_by_index": before}  # 0.2 of the rows that are scored
+
+    good = {"true": side(0.2), "counterfactual": {"0": side(0.2), "1": side(0.2)}}
+    check_starts("oracle", OWN, {"counterfactual_control": good}, tiny_model)
+    bad = good | {"counterfactual": {"0": side(0.2), "1": side(0.3)}}
+    with pytest.raises(InputError, match=r"counterfactual_control begins at a forget probability of 0.3 and .* 0.2,"):
+        check_starts("oracle", OWN, {"counterfactual_control": bad}, tiny_model)
+
+
 def test_tolerances():
     assert is_same(2.7e-9, 9e-7, EXACT)  # that is nothing
     assert not is_same(2.7e-9, 5.1e-4, ROUNDED) and not is_same(5.1e-4, 2.7e-9, ROUNDED)
