@@ -17,6 +17,7 @@ from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.data.identity import facts_of, first_rows, has_several, labels_of, named, people_of, units_of
 from llm_unlearn.data.made_up import MOST_MADE_UP, MadeUpAnswers
 from llm_unlearn.errors import InputError
+from llm_unlearn.models.loading import limited_positions
 from llm_unlearn.models.scoring import generate_answers
 
 SAMPLE_TOKENS = 64  # of a sample text
@@ -144,10 +145,13 @@ class Target:
         return encode_dataset(dataset, self.processing_class, self.max_length, name) if dataset is not None else []
 
     def answer(self, attacked: PreTrainedModel, numbers: list[int]) -> list[str]:
-        """What an attacked copy says to some of the forget questions."""
-        prompts = [_prompt_of(self.forget[i]) for i in numbers]
+        """What an attacked copy says to some of the forget questions, as far as its positions go."""
+        prompts = [prompt_of(self.forget[i]) for i in numbers]
+        positions, room = limited_positions(attacked), SAMPLE_TOKENS
+        if positions is not None:
+            room = min(room, positions - max(map(len, prompts)) + 1)  # the last token is not read again
         return generate_answers(
-            attacked, self.processing_class, prompts, SAMPLE_TOKENS, generation_config=self.generation_config
+            attacked, self.processing_class, prompts, room, generation_config=self.generation_config
         )
 
     def _made_up(self, dataset: Dataset, most: int = MOST_MADE_UP) -> Callable[[Sequence[int]], list[list[EncodedRow]]]:
@@ -171,7 +175,7 @@ class Target:
         return of
 
 
-def _prompt_of(row: EncodedRow) -> list[int]:
+def prompt_of(row: EncodedRow) -> list[int]:
     """The tokens before the answer."""
     return row["input_ids"][: next(i for i, label in enumerate(row["labels"]) if label != IGNORED)]
 

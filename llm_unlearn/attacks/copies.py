@@ -6,15 +6,17 @@ import copy
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
-from llm_unlearn.models.precision import stored_dtype, with_master_weights
+from llm_unlearn.models.adapters import merged
+from llm_unlearn.models.precision import stored_dtype, with_master_weights, without_mixed_precision
 
 
 def merged_copy(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """A copy in the type that the model is stored in; an adapter that it has is merged, as an attacker would."""
     copied = _copy(model)
-    return copied.merge_and_unload() if isinstance(copied, PeftModel) else copied
+    return merged(copied) if isinstance(copied, PeftModel) else copied
 
 
 def attackable_copy(model: PreTrainedModel, lora_r: int | None = None, seed: int = 0) -> PreTrainedModel | PeftModel:
@@ -34,7 +36,7 @@ def attackable_copy(model: PreTrainedModel, lora_r: int | None = None, seed: int
     if in_float32:
         attacked.float()  # before an adapter is merged, whose small values 16 bits would round away
     if isinstance(attacked, PeftModel):
-        attacked = attacked.merge_and_unload()
+        attacked = merged(attacked)
     if in_float32:
         attacked = with_master_weights(attacked, stored)
     if lora_r is None:
@@ -46,11 +48,8 @@ def attackable_copy(model: PreTrainedModel, lora_r: int | None = None, seed: int
 
 
 def _copy(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
-    """A copy without the autocast that Accelerate put around a model that was trained in mixed precision.
-
-    Else the unlearned model would be attacked in another precision than the original, which comes from its files.
-    """
-    copied = copy.deepcopy(model)
-    if vars(copied).pop("_original_forward", None) is not None:
-        del copied.forward
-    return copied
+    for module in model.modules():
+        # What PEFT made a tied layer of (`ensure_weight_tying`) and no longer needs: tensors that cannot be copied.
+        if isinstance(module, BaseTunerLayer) and getattr(module, "kwargs", None):
+            module.kwargs.pop("tied_adapter", None)
+    return without_mixed_precision(copy.deepcopy(model))

@@ -31,7 +31,9 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import JudgedSets, ability_scores, judged_sets
 from llm_unlearn.examining.fluency import fluency_records
 from llm_unlearn.examining.generation import generation_key, how_answers_came, most_new_tokens
+from llm_unlearn.examining.preflight import LongestRow, longest_rows
 from llm_unlearn.examining.results import merge_results, reference_models
+from llm_unlearn.examining.starts import check_starts
 from llm_unlearn.examining.usage import forget_words
 from llm_unlearn.files.outcomes import digest_of, remember, weights_digest
 from llm_unlearn.models.embedded import outcomes_folder
@@ -134,29 +136,24 @@ class Examination:
         return judged.without(not_measured), not_measured
 
     @cached_property
+    def max_new_tokens(self) -> int:
+        """Of generated answers."""
+        return most_new_tokens(self.judged, self.processing_class, self.max_length)
+
+    @property
     def _generation(self) -> dict:
         """How answers are generated, as `judge` takes it."""
-        most = most_new_tokens(self.judged, self.processing_class, self.max_length)
-        return {"max_new_tokens": most, "generation_config": self.attack_args.generation_config}
+        return {"max_new_tokens": self.max_new_tokens, "generation_config": self.attack_args.generation_config}
 
     @property
     def trains_attackers(self) -> bool:
         """Whether any attack, or the control, trains copies of the models."""
         return self.attack_args.counterfactual or any(load_attack(name).trains for name in self.attack_args.attacks)
 
-    def check_model(self, model: PreTrainedModel) -> None:
-        """Find out before anything is trained whether models like this one can be attacked as was asked for.
-
-        Raises:
-            InputError: it has no activation checkpointing.
-        """
-        wanted = self.attack_args.attack_activation_checkpointing and self.trains_attackers
-        if wanted and not model.supports_gradient_checkpointing:
-            bare = model.get_base_model() if isinstance(model, PeftModel) else model
-            raise InputError(
-                f"attack_activation_checkpointing=True: {type(bare).__name__} has none; leave it out, or spare memory "
-                "with --attack_micro_batch_size"
-            )
+    @cached_property
+    def longest_rows(self) -> list[LongestRow]:
+        """The longest row of every kind that is judged or that attacks train on, for `preflight`."""
+        return longest_rows(self)
 
     def _target(self, attack: str, model: PreTrainedModel | None = None, title: str = "", pool=None) -> Target:
         """What an attack is run with."""
@@ -342,6 +339,9 @@ class Examination:
                 if is_main_process() and name not in records:
                     with self.timed("score"):
                         records[name] = self._records(source, load)
+                if name in records:
+                    found = {attack: outcomes[name, attack] for attack in attacks if (name, attack) in outcomes}
+                    check_starts(name, records[name]["forget_Q_A_Prob"]["value_by_index"], found, load)
                 if name != "original":  # else it is asked for its fluency next
                     loaders[name] = self._loader(source)
         return outcomes, records

@@ -307,13 +307,17 @@ def _copy_model(source: Path, target: Path) -> None:
 
 
 def _merged(weights: Path, results: Mapping[str, Any], folder: Path) -> Path:
-    """RUN/merged: the adapter put into its base model."""
-    from llm_unlearn.models.loading import load_model  # slow to import
+    """RUN/merged: the adapter put into its base model.
+
+    Raises:
+        InputError: what was written does not say what the adapted model says.
+    """
+    from llm_unlearn.hub.merging import write_merged  # slow to import
 
     dtype = ((results.get("config") or {}).get("data_arguments") or {}).get("dtype") or "auto"
     target = folder / "merged"
     shutil.rmtree(target, ignore_errors=True)
-    load_model(str(weights), dtype).merge_and_unload().save_pretrained(target)
+    write_merged(weights, target, dtype)
     for name in _TOKENIZER:
         if (weights / name).is_file():
             shutil.copyfile(weights / name, target / name)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
 from transformers import PreTrainedModel
 
 from llm_unlearn.errors import InputError, as_input_errors
@@ -50,3 +54,48 @@ def remember_base(model: PeftModel) -> PeftModel:
             config.base_model_name_or_path = absolute(config.base_model_name_or_path)
         config.revision = config.revision or commit
     return model
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """The model under an adapter with the adapter in its weights; computes what `model` did, which is used up.
+
+    Where input and output embeddings are one tensor (tied), an adapter on one end would change both, and one on both
+    ends would count twice. So each end gets a tensor of its own first; they are one again where merging left them
+    equal, and untied in the model and its configuration where not.
+    """
+    base = model.get_base_model()
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    if not any(isinstance(end, (BaseTunerLayer, AuxiliaryTrainingWrapper)) for end in ends):
+        return model.merge_and_unload()
+    _give_own_tensors(base)
+    was_tied = _set_tied(base, False)  # of a tied model PEFT would warn
+    whole = model.merge_and_unload()
+    for target, source in list(whole.all_tied_weights_keys.items()):
+        if torch.equal(whole.get_parameter(target), whole.get_parameter(source)):
+            _assign(whole, target, whole.get_parameter(source))
+        else:
+            del whole.all_tied_weights_keys[target]
+    _set_tied(whole, was_tied and bool(whole.all_tied_weights_keys))
+    return whole
+
+
+def _give_own_tensors(model: nn.Module) -> None:
+    """Every parameter of several modules becomes one for each of them."""
+    seen = set()
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if id(parameter) in seen:
+            _assign(model, name, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
+        seen.add(id(parameter))
+
+
+def _assign(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    owner, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(owner), attribute, parameter)
+
+
+def _set_tied(model: PreTrainedModel, value: bool) -> bool:
+    """Writes into the configuration whether embeddings are tied; returns what stood there."""
+    before = model.config.get_text_config().tie_word_embeddings
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = value
+    return before

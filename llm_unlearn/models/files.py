@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from safetensors import SafetensorError, safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -25,6 +26,8 @@ from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.errors import InputError
 
 AGAIN = "download or save it again"
+OTHER_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")  # of adapters, as PEFT calls them
+OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "RewardModel")  # in names of model classes
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ONLY_SAFETENSORS = (
     "only safetensors are loaded, for other formats may hold code: convert the weights, or pin a revision that has them"
@@ -54,7 +57,7 @@ def check_model_path(name_or_path: str, trust_remote_code: bool = False, base_mo
 
     Raises:
         InputError: the folder does not exist, holds no model or a damaged one, or no causal LM; the adapter's base is
-            not there; or the hub has no such model.
+            not there, or it has no base's weights to go into; or the hub has no such model.
     """
     path = local_folder(name_or_path, "config.json", "adapter_config.json")
     if path is None:
@@ -65,6 +68,8 @@ def check_model_path(name_or_path: str, trust_remote_code: bool = False, base_mo
         _check_weights(path, "model")
         return
     _check_weights(path, "adapter_model")
+    config = _read_object(path / "adapter_config.json")
+    check_adapter_kind(name_or_path, config.get("peft_type"), config.get("task_type"))
     base = base_model or _base_of(path)
     try:
         check_model_path(base, trust_remote_code)
@@ -73,6 +78,25 @@ def check_model_path(name_or_path: str, trust_remote_code: bool = False, base_mo
             f"adapter {name_or_path!r}: its base model cannot be used: {error}. Where the base lies is "
             f"base_model_name_or_path in {path / 'adapter_config.json'}"
         ) from error
+
+
+def check_adapter_kind(name: str, peft_type: str | None, task_type: str | None) -> None:
+    """Refuse adapters that are none of a causal LM, or that no base model's weights can take in.
+
+    Raises:
+        InputError: the message has the adapter's kind, and what to give instead.
+    """
+    if task_type in OTHER_TASKS:
+        raise InputError(
+            f"adapter {name!r} has the task_type {task_type!r}, which is no causal language model's; give one that has "
+            "CAUSAL_LM"
+        )
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(peft_type)
+    if tuner is not None and not hasattr(tuner, "merge_and_unload"):
+        raise InputError(
+            f"adapter {name!r} is of type {peft_type}, which adds inputs and cannot be merged into weights: what is "
+            "attacked and pushed would not be what is scored; give one that can be merged, such as LORA"
+        )
 
 
 def is_adapter(name_or_path: str) -> bool:
@@ -148,19 +172,15 @@ def _check_config(folder: Path, trust_remote_code: bool) -> None:
     kind = _read_object(file).get("model_type")
     if kind is None:
         raise InputError(f"{file} has no model_type, so nobody can tell what model this is; {AGAIN}")
-    config = config_of(str(folder), trust_remote_code)
-    if trust_remote_code and hasattr(config, "auto_map"):
-        return
-    is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-    # Masked language models see the answer that they are asked for; some load as causal ones all the same.
-    if not is_causal or (type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)):
-        raise InputError(
-            f"model {str(folder)!r} is of type {kind!r}, which is no causal language model; give one that is"
-        )
+    config_of(str(folder), trust_remote_code)
 
 
 def config_of(name_or_path: str, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration of a model, or of an adapter's base."""
+    """The configuration of a model, or of an adapter's base.
+
+    Raises:
+        InputError: it cannot be read, or is of no causal LM, or of an adapter that no model takes in.
+    """
     if is_adapter(name_or_path):
         folder = Path(name_or_path)
         is_local = folder.is_dir()
@@ -168,14 +188,32 @@ def config_of(name_or_path: str, trust_remote_code: bool = False) -> PreTrainedC
             return config_of(_base_of(folder), trust_remote_code)
         name, revision = split_revision(name_or_path)
         adapter = PeftConfig.from_pretrained(name, revision=revision)
+        check_adapter_kind(name_or_path, adapter.peft_type, adapter.task_type)
         pin = f"@{adapter.revision}" if adapter.revision else ""
         return config_of(f"{adapter.base_model_name_or_path}{pin}", trust_remote_code)
     try:
         name, revision = split_revision(name_or_path)
-        return AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code)
     except Exception as error:  # what may be wrong in a configuration has as many kinds of errors as there are models
         fix = "give --trust_remote_code to run it" if "trust_remote_code" in str(error) else AGAIN
         raise InputError(f"model {name_or_path!r}: its config.json cannot be used: {reason(error)}; {fix}") from error
+    if not (trust_remote_code and hasattr(config, "auto_map")):
+        _check_causal(config, name_or_path)
+    return config
+
+
+def _check_causal(config: PreTrainedConfig, name: str) -> None:
+    heads = [head for head in config.architectures or () if any(other in head for other in OTHER_HEADS)]
+    if heads:  # its body would load, under a head of a language model that nobody trained
+        raise InputError(
+            f"model {name!r} is a {heads[0]}, which is no causal language model; give the model that was made into it"
+        )
+    is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    # Masked language models see the answer that they are asked for; some load as causal ones all the same.
+    if not is_causal or (type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)):
+        raise InputError(
+            f"model {name!r} is of type {config.model_type!r}, which is no causal language model; give one that is"
+        )
 
 
 def _base_of(folder: Path) -> str:

@@ -26,6 +26,7 @@ from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.files import (
     ONLY_SAFETENSORS,
+    check_adapter_kind,
     check_finite,
     check_model_path,
     check_rows_fit,
@@ -92,8 +93,10 @@ def load_model(
         if not (Path(name) / _ADAPTER[1]).is_file():
             raise InputError(f"adapter {name_or_path!r} has no {_ADAPTER[1]}: {ONLY_SAFETENSORS}")
         adapter = PeftConfig.from_pretrained(name)
+        check_adapter_kind(name_or_path, adapter.peft_type, adapter.task_type)
         base = (adapter.base_model_name_or_path, adapter.revision) if base_model is None else split_revision(base_model)
-        adapted = PeftModel.from_pretrained(_whole_model(*base, **kwargs), name, is_trainable=is_trainable).eval()
+        whole = _with_embeddings_of(_whole_model(*base, **kwargs), Path(name))
+        adapted = PeftModel.from_pretrained(whole, name, is_trainable=is_trainable).eval()
     except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # files may be wrong in as many ways as there are libraries that read them
@@ -127,6 +130,33 @@ def _whole_model(name_or_path: str, revision: str | None, **kwargs) -> PreTraine
 
         exact_where_kernels_are_wrong(never_repacked(model))
     return model
+
+
+def _with_embeddings_of(base: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """The base itself, with as many embeddings as an adapter has that was trained on resized ones and saved them.
+
+    Raises:
+        InputError: the adapter lacks one of the two ends, whose new rows would be random.
+    """
+    ends = {"input": base.get_input_embeddings(), "output": base.get_output_embeddings()}
+    names = {module: name for name, module in base.named_modules()}
+    rows = {}
+    with safe_open(adapter / _ADAPTER[1], framework="pt") as weights:
+        for key in weights.keys():  # noqa: SIM118 (no mapping)
+            for end, module in ends.items():
+                if key in (f"base_model.model.{names.get(module)}{layer}.weight" for layer in ("", ".base_layer")):
+                    rows[end] = weights.get_slice(key).get_shape()[0]
+    count, current = rows.get("input"), base.get_input_embeddings().weight.shape[0]
+    if count in (None, current):
+        return base
+    is_tied = ends["output"] is None or ends["output"].weight is ends["input"].weight
+    if not is_tied and rows.get("output") != count:
+        raise InputError(
+            f"adapter {str(adapter)!r} has {count} input embeddings and its base model {current}, but it lacks the "
+            "output embeddings that go with them: save it with save_embedding_layers=True"
+        )
+    base.resize_token_embeddings(count, mean_resizing=False)  # all rows are read from the adapter
+    return base
 
 
 def _check_adapter(model: PeftModel, folder: Path) -> None:
@@ -300,3 +330,15 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     if not outermost:
         raise InputError(f"{type(model).__name__} has no list of transformer blocks")
     return max(outermost, key=len)
+
+
+def limited_positions(model: PreTrainedModel) -> int | None:
+    """How many positions a model has embeddings for, learned or tabulated; None where it computes them."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None:
+        return None
+    tokens = model.get_input_embeddings().weight
+    tables = [one.weight for one in model.modules() if isinstance(one, nn.Embedding) and one.weight is not tokens]
+    tables += [buffer for name, buffer in model.named_buffers() if name.endswith("embed_positions")]
+    # OPT and its kin keep two rows before the first position.
+    return positions if any(len(table) in (positions, positions + 2) for table in tables) else None

@@ -39,6 +39,16 @@ def with_master_weights(model: PreTrainedModel, stored: torch.dtype) -> PreTrain
     return model
 
 
+def without_mixed_precision(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
+    """The model itself without the autocast that Accelerate put around one that was trained in mixed precision.
+
+    Else it would be scored in another precision than it is attacked in, and than it has once it is saved.
+    """
+    if vars(model).pop("_original_forward", None) is not None:
+        del model.forward
+    return model
+
+
 def autocast_dtype(stored: torch.dtype, device: torch.device | str) -> torch.dtype:
     """What a model with float32 weights computes its matrix products in, stored as it is.
 

@@ -313,6 +313,7 @@ def generate_answers(
     *,
     expected_lengths: Sequence[int] | None = None,
     generation_config: str = "own",
+    min_new_tokens: int | None = None,
     runner: BatchRunner | None = None,
 ) -> list[str]:
     """Greedy answers to encoded prompts (`data.encode_prompt`), decoded without special tokens, in the order given.
@@ -323,9 +324,11 @@ def generate_answers(
         expected_lengths: of the answers, in any unit: a batch is generated until its last answer ends, so answers of
             similar length go together. Default: by the length of the prompt.
         generation_config: "own", or "model" for the model's own configuration (see `models.generation`).
+        min_new_tokens: so many are generated, whatever ends an answer.
         runner: shares the batches with other processes, or keeps them in a journal.
     """
     config = answer_configuration(model, processing_class, max_new_tokens, generation_config)
+    config.min_new_tokens = min_new_tokens or config.min_new_tokens
     pad = processing_class.pad_token_id
     prompts = [prompt or [processing_class.eos_token_id] for prompt in prompts]
     sizes = [len(prompt) for prompt in prompts]
@@ -361,10 +364,18 @@ def generate_answers(
 
 @contextlib.contextmanager
 def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode within the scope, the former mode after it."""
-    was_training = model.training
+    """Evaluation mode within the scope, the former mode after it.
+
+    Mixtures of experts give no router logits there: their loss, which nobody asks for here, fails on cached tokens.
+    """
+    was_training, config = model.training, model.config.get_text_config()
+    gives_router_logits = getattr(config, "output_router_logits", False)
     model.eval()
+    if gives_router_logits:
+        config.output_router_logits = False
     try:
         yield
     finally:
         model.train(was_training)
+        if gives_router_logits:
+            config.output_router_logits = True

@@ -17,6 +17,7 @@ from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ran
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import COUNTERFACTUAL, Examination
+from llm_unlearn.examining.preflight import check_lengths, check_loaded
 from llm_unlearn.examining.results import make_results, reference_models
 from llm_unlearn.examining.usage import forget_words
 from llm_unlearn.files.disk import check_output_dir
@@ -137,6 +138,8 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
     if not attack_args.attacks and (reason := examination.not_attacked.get(COUNTERFACTUAL)):
         raise InputError(f"counterfactual control: {reason}")
     _show_forget_rows(data, attack_args)
+    check_lengths(examination, models)
+    check_loaded(examination, models)
     with claimed(arguments.output_dir):
         return _judged(examination, arguments, attack_args, original, oracles)
 
@@ -210,6 +213,9 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
     ).checked()
     if not worker:
         _show_forget_rows(data, attack_args)
+    check_lengths(examination, references)
+    if not worker:
+        check_loaded(examination, references)
     benchmark = Robustness(robustness_args, config, adapter_args, examination, original, oracles, worker)
     with contextlib.nullcontext() if worker else locked(config.output_dir):
         found = benchmark.run()

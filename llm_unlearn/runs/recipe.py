@@ -24,6 +24,7 @@ from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process, ru
 from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import Examination
+from llm_unlearn.examining.preflight import check_lengths, check_loaded, check_model
 from llm_unlearn.examining.results import make_results, reference_models, write_results
 from llm_unlearn.examining.usage import forget_words
 from llm_unlearn.examining.verdict import verdict_of
@@ -38,6 +39,7 @@ from llm_unlearn.methods.method import Method
 from llm_unlearn.models.files import is_adapter
 from llm_unlearn.models.judging import Records
 from llm_unlearn.models.loading import check_models, use_all_cpu_threads
+from llm_unlearn.models.precision import without_mixed_precision
 from llm_unlearn.reporting.counterfactual_table import counterfactual_table
 from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results
@@ -133,6 +135,7 @@ class Recipe:
             batch_size=args.per_device_eval_batch_size,
             output_dir=args.output_dir,
         ).checked()
+        check_lengths(examination, references)
         return cls(args, adapter_args, examination, model_path, oracle_paths)
 
     def trainer_arguments(self) -> dict:
@@ -150,10 +153,10 @@ class Recipe:
 
     def run(self, trainer: UnlearnTrainer) -> dict | None:
         """Show, train, save, judge, attack, report; returns the results, which are also in output_dir/results.json."""
+        self.preflight(trainer)
         if self.examination.data_args.dry_run:
             return self.dry_run(trainer)
         self.banner(trainer)
-        self.examination.check_model(trainer.model)
         check_free_space(self.args.output_dir, bytes_to_write(trainer))
         with claimed(self.args.output_dir) as earlier:
             if earlier is not None:
@@ -161,6 +164,18 @@ class Recipe:
             with self.examination.timed("unlearn"):
                 trainer.train(resume_from_checkpoint=self.args.resume_from_checkpoint)
             return self.finish(trainer)
+
+    def preflight(self, trainer: UnlearnTrainer) -> None:
+        """Find out in seconds what the models cannot do; of sharded ones, only their configurations were looked at.
+
+        Raises:
+            InputError: as `preflight.check_model`.
+        """
+        if self.args.sharded_by:
+            return
+        check_model(self.examination, trainer.model, f"model_name_or_path {self.model_path!r}")
+        references = reference_models(self.model_path, self.oracle_paths)
+        check_loaded(self.examination, references, known=[self.model_path])
 
     # ---- showing ---------------------------------------------------------------------------------------------------
 
@@ -227,7 +242,8 @@ class Recipe:
         digests = weight_digests(unlearned_path)
         # Where this process has but a shard, or base weights rounded to 4 bits, the saved model is judged: that is what
         # people will use, and each process needs it whole for its attacks.
-        unlearned = trainer.accelerator.unwrap_model(trainer.model) if trainer.is_whole else str(unlearned_path)
+        unlearned = without_mixed_precision(trainer.accelerator.unwrap_model(trainer.model))
+        unlearned = unlearned if trainer.is_whole else str(unlearned_path)
         examined, records = self.examination.examine(self.model_path, self.oracle_paths, unlearned)
         if not trainer.is_world_process_zero():
             return {}

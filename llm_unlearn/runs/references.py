@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import yaml
 from datasets import Dataset
+from peft import PeftModel
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +33,7 @@ from llm_unlearn.data.identity import people_of
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.disk import check_free_space, check_output_dir
 from llm_unlearn.files.whole import write_json, write_whole
+from llm_unlearn.models.adapters import merged
 from llm_unlearn.models.embedded import (
     EmbeddedRecipe,
     build_folder,
@@ -282,8 +284,8 @@ def _base_model(
     if arguments.dtype == "auto":
         stored = stored_dtype(model)
         model.float()
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()  # an adapter becomes a model
+    if isinstance(model, PeftModel):
+        model = merged(model)  # an adapter becomes a model
     return with_master_weights(model, stored), stored
 
 

@@ -34,6 +34,7 @@ from llm_unlearn.examining.results import make_results, merge_results, reference
 from llm_unlearn.files.disk import check_free_space
 from llm_unlearn.files.outcomes import remember
 from llm_unlearn.models.judging import Records
+from llm_unlearn.models.precision import without_mixed_precision
 from llm_unlearn.reporting.robustness import run_folder
 from llm_unlearn.runs.compared_methods import ComparedMethod, compared_methods, controlled, method_of, trained_as
 from llm_unlearn.runs.recipe import conclude
@@ -284,7 +285,8 @@ class Robustness:
                 training = {"steps": trainer.state.global_step, "stopped_by": trainer.stopped_by}
             except DivergenceError as error:  # a rate too high is an answer, too
                 training = {"steps": trainer.state.global_step, "stopped_by": None, "diverged": str(error)}
-        measured, records = examination.measure({"unlearned": trainer.accelerator.unwrap_model(trainer.model)})
+        model = without_mixed_precision(trainer.accelerator.unwrap_model(trainer.model))
+        measured, records = examination.measure({"unlearned": model})
         scores = measured["scores"]["unlearned"]
         outcome = training | {
             "learning_rate": config.learning_rate,

@@ -6,10 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from bad_commands import MODEL, QUICK, RECIPE, ROWS, change_json
-from builders import tiny_model, tiny_tokenizer
+from builders import tiny_model, tiny_tokenizer, with_trained_adapter
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from llm_unlearn import InputError
 from llm_unlearn.models.loading import load_model
@@ -48,6 +57,17 @@ def encoder_decoder(folder: Path) -> None:
     sizes = {"vocab_size": len(tiny_tokenizer()), "d_model": 32, "d_ff": 32, "d_kv": 16}
     T5ForConditionalGeneration(T5Config(**sizes, num_layers=1, num_heads=2)).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
+
+
+def classifier(tied: bool) -> Callable[[Path], None]:
+    """The body of a language model loads from it, and where embeddings are tied so does a head."""
+
+    def build(folder: Path) -> None:
+        config = AutoConfig.from_pretrained(folder)
+        config.tie_word_embeddings, config.pad_token_id = tied, 1
+        LlamaForSequenceClassification(config).save_pretrained(folder)
+
+    return build
 
 
 def small(**changes) -> Callable[[Path], None]:
@@ -106,6 +126,8 @@ MODELS = {
     ),
     "an encoder": (other_class, ["is of type 'bert', which is no causal language model"]),
     "an encoder and a decoder": (encoder_decoder, ["is of type 't5', which is no causal language model"]),
+    "a classifier": (classifier(False), ["is a LlamaForSequenceClassification, which is no causal language model"]),
+    "a classifier, tied": (classifier(True), ["is a LlamaForSequenceClassification, which is no causal language"]),
     "no tokenizer": (remove(TOKENIZER, "tokenizer_config.json"), ["the folder 'broken' has none of tokenizer.json"]),
     "tokenizer cut off": (cut(TOKENIZER, 100), ["tokenizer 'broken' could not be loaded"]),
     "tokenizer of something else": (write(TOKENIZER, "{}"), ["tokenizer 'broken' could not be loaded", "KeyError"]),
@@ -126,7 +148,19 @@ MODELS = {
         small(family="gpt2", n_positions=8),
         ["has 8 positions", "rows have up to 12 tokens", "--max_length 8"],
     ),
+    "fewer positions than tokens of a style": (
+        small(family="gpt2", n_positions=32),
+        ["has 32 positions, too few for forget_few_shot answers row", "give --max_length 32"],
+    ),
 }
+
+
+def test_positions_for_what_is_generated_are_counted_before_training(place, refused):
+    tiny_model("gpt2", n_positions=30).save_pretrained("original")
+    words = ["'original' has 30 positions, too few for the prompt of forget answers row 2 (8 tokens) and up to 24 new"]
+    for flags in ([], ["--dry_run"]):
+        refused(RECIPE, [*MODEL, *ROWS, *QUICK, "--max_length", "30", *flags], *words)
+    refused("benchmarks/judge.py", [*MODEL, *ROWS, "--attacks", "none", "--max_length", "30"], *words)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -147,6 +181,9 @@ ADAPTERS = {
     "no base": (change(ADAPTER, base_model_name_or_path=None), ["has no base_model_name_or_path"]),
     "no weights": (remove(ADAPTER_WEIGHTS), ["has no weights (adapter_model.safetensors is missing)"]),
     "weights cut off": (cut(ADAPTER_WEIGHTS, 5000), ["adapter_model.safetensors is damaged"]),
+    "prompt tuning": (change(ADAPTER, peft_type="PROMPT_TUNING"), ["'broken' is of type PROMPT_TUNING, which adds"]),
+    "prefix tuning": (change(ADAPTER, peft_type="PREFIX_TUNING"), ["'broken' is of type PREFIX_TUNING, which adds"]),
+    "of a classifier": (change(ADAPTER, task_type="SEQ_CLS"), ["'broken' has the task_type 'SEQ_CLS', which is no"]),
 }
 # found when the weights are loaded: no benchmark has judged anything by then
 ADAPTERS_LOADED = {
@@ -176,6 +213,27 @@ def test_adapters_whose_weights_do_not_fit(name, place, refused):
     tiny_tokenizer().save_pretrained("broken")
     breaking(Path("broken"))
     refused("benchmarks/adversarial_reinjection.py", ["--model_name_or_path", "broken", *ROWS], *words)
+
+
+def test_an_adapter_on_resized_embeddings_is_loaded_on_as_many_and_needs_both_ends(place):
+    for tied in (False, True):
+        tiny_model(tie_word_embeddings=tied).save_pretrained("base")
+        base = AutoModelForCausalLM.from_pretrained("base")
+        base.resize_token_embeddings(56, mean_resizing=False)
+        adapted = with_trained_adapter(base)
+        adapted.save_pretrained("resized")
+        loaded = load_model("resized")
+        ids = torch.arange(56)[None]
+        assert torch.equal(loaded(input_ids=ids).logits, adapted.eval()(input_ids=ids).logits)
+        file = place / "resized" / "adapter_model.safetensors"
+        weights = load_file(file)
+        weights.pop("base_model.model.lm_head.weight", None)
+        save_file(weights, file, metadata={"format": "pt"})
+        if tied:
+            load_model("resized")
+        else:
+            with pytest.raises(InputError, match="has 56 input embeddings and its base model 52, but it lacks the out"):
+                load_model("resized")
 
 
 def test_an_adapter_cannot_be_unlearned(place, refused):

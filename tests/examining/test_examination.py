@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, with_trained_adapter
+from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer
 from datasets import Dataset
 from transformers import GenerationConfig
 
@@ -175,17 +175,6 @@ def test_what_is_remembered_is_not_of_another_way_to_generate(models, ran, tmp_p
     assert len(ran) == 4 and again["attacks"] == shipped["attacks"]
     examined("model", unlearned(2))  # the same weights, and another configuration
     assert len(ran) == 5
-
-
-def test_a_model_that_cannot_be_attacked_as_asked_for_is_refused(monkeypatch):
-    with_checkpointing = {"attack_activation_checkpointing": True}
-    model = tiny_model()
-    examining(**with_checkpointing).check_model(model)
-    monkeypatch.setattr(type(model), "supports_gradient_checkpointing", False)
-    with pytest.raises(InputError, match="attack_activation_checkpointing=True: LlamaForCausalLM has none; leave it"):
-        examining(**with_checkpointing).check_model(with_trained_adapter(model))
-    examining().check_model(model)
-    examining(**with_checkpointing, attacks=["prompting"]).check_model(model)
 
 
 def test_an_interrupted_examination_keeps_what_was_done(models, ran, tmp_path, monkeypatch):
