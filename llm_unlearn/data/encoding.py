@@ -154,10 +154,9 @@ def _encode_pairs(
     parts = []
     bos, eos = _bos_ids(processing_class), [processing_class.eos_token_id]
     for (prompt, _), prompt_ids, whole, answer_text in zip(pairs, prompts_alone, wholes, answer_texts, strict=True):
-        # Tokenized alone, the answer would get a second space from SentencePiece tokenizers (Llama 2, Mistral), which
-        # the model never saw. It is tokenized alone only where it would merge with the prompt's last token.
+        # The answer is tokenized apart only where it would merge with the prompt's last token.
         fits = whole[: len(prompt_ids)] == prompt_ids
-        answer_ids = whole[len(prompt_ids) :] if fits else _token_ids(processing_class, [answer_text])[0]
+        answer_ids = whole[len(prompt_ids) :] if fits else _ids_within(processing_class, answer_text)
         if prompt and processing_class.chat_template:
             parts.append((prompt_ids, answer_ids))
         else:
@@ -172,6 +171,14 @@ def _token_ids(processing_class: PreTrainedTokenizerBase, texts: list[str], name
             with row_errors(name, number):
                 ids[number] = encode_marked(processing_class, text)
     return ids
+
+
+def _ids_within(processing_class: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a text that others precede: SentencePiece tokenizers (Llama 2, Mistral) put a space at a beginning."""
+    ids = _token_ids(processing_class, [processing_class.eos_token + text])[0]
+    if ids[:1] == [processing_class.eos_token_id]:
+        return ids[1:]
+    return _token_ids(processing_class, [text])[0]
 
 
 def _report_special_tokens(texts: list[str], name: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AddedToken, PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedConfig, PreTrainedTokenizerFast
 
 from llm_unlearn.data import encode_dataset, encode_prompt, encode_row, end_token_ids, forget_queries, split_row
 from llm_unlearn.data.instructions import load_instructions
@@ -157,6 +157,10 @@ class Says:
 
     device = torch.device("cpu")
     training = False
+    config = PreTrainedConfig()
+
+    def modules(self):
+        return iter(())
 
     def __init__(self, ids):
         self.ids = ids
@@ -167,8 +171,8 @@ class Says:
     def train(self, mode=True):
         return self
 
-    def generate(self, input_ids, eos_token_id, **kwargs):
-        end = min(self.ids.index(one) for one in eos_token_id if one in self.ids)
+    def generate(self, input_ids, generation_config, **kwargs):
+        end = min(self.ids.index(token) for token in generation_config.eos_token_id if token in self.ids)
         return torch.cat([input_ids, torch.tensor([self.ids[: end + 1]] * len(input_ids))], dim=1)
 
 
