@@ -91,8 +91,8 @@ class DataArguments:
     enable_thinking: bool = field(
         default=False,
         metadata={
-            "help": "Tell the chat template so, where it knows `enable_thinking`; an answer stands where the template "
-            "has it then."
+            "help": "Tell the chat template so, where it knows `enable_thinking`. An answer stands where its answered "
+            "turn has it all the same: in many templates after an empty reasoning block."
         },
     )
     template_date: str = field(
