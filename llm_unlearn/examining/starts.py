@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-import torch
 from transformers import PreTrainedModel
 
 from llm_unlearn.errors import InputError
-from llm_unlearn.models.precision import computing_dtype, stored_dtype
+from llm_unlearn.models.precision import HALVES, computing_dtype, stored_dtype
 
 NOTHING = 1e-6  # difference in probability that is none
 
@@ -82,7 +81,7 @@ def is_same(found: float, expected: float, tolerance: Tolerance) -> bool:
 
 def tolerance_of(model: PreTrainedModel) -> Tolerance:
     """What rounding may do between a model and its attackable copy, which has its weights in float32."""
-    is_exact = {stored_dtype(model), computing_dtype(model)} == {torch.float32}
+    is_exact = {stored_dtype(model), computing_dtype(model)}.isdisjoint(HALVES)
     return EXACT if is_exact and not getattr(model, "is_quantized", False) else ROUNDED
 
 

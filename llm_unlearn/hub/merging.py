@@ -15,7 +15,8 @@ from llm_unlearn.models.scoring import evaluation_mode
 
 PROBES = 32  # tokens that the two are compared on
 # Mean divergence of the next-token distributions, in nats. Measured on tiny models of four families: up to 2e-8 in
-# float32 and 2e-3 in bfloat16, which rounds what an adapter adds; 0.03 and more where tied embeddings became one.
+# float32 and 2e-3 in bfloat16, which rounds what an adapter adds; 0.03 and more where tied embeddings were merged as
+# one.
 TOLERANCE = {torch.float32: 1e-4}
 TOLERANCE_16_BITS = 0.02
 

@@ -242,8 +242,9 @@ class Recipe:
         digests = weight_digests(unlearned_path)
         # Where this process has but a shard, or base weights rounded to 4 bits, the saved model is judged: that is what
         # people will use, and each process needs it whole for its attacks.
-        unlearned = without_mixed_precision(trainer.accelerator.unwrap_model(trainer.model))
-        unlearned = unlearned if trainer.is_whole else str(unlearned_path)
+        unlearned = str(unlearned_path)
+        if trainer.is_whole:
+            unlearned = without_mixed_precision(trainer.accelerator.unwrap_model(trainer.model))
         examined, records = self.examination.examine(self.model_path, self.oracle_paths, unlearned)
         if not trainer.is_world_process_zero():
             return {}

@@ -26,7 +26,13 @@ from llm_unlearn.data import encode_dataset, load_unlearning_data
 from llm_unlearn.models.embedded import embedded_model
 from llm_unlearn.models.finetuning import finetune
 from llm_unlearn.models.loading import load_model, load_tokenizer
-from llm_unlearn.models.precision import autocast_dtype, computing_dtype, stored_dtype, with_master_weights
+from llm_unlearn.models.precision import (
+    autocast_dtype,
+    computing_dtype,
+    stored_dtype,
+    with_master_weights,
+    without_mixed_precision,
+)
 from llm_unlearn.models.scoring import generate_answers, score_answers
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -98,6 +104,11 @@ def test_a_model_that_was_trained_in_mixed_precision_is_attacked_as_one_from_a_f
     for lora_r in (None, 2):
         assert torch.equal(logits(attackable_copy(trained, lora_r)), logits(attackable_copy(loaded, lora_r)))
     assert "_original_forward" in vars(trained)
+    # It is scored so, too, and with other numbers only where it is stored in 32 bits.
+    in_training = logits(trained)
+    assert torch.equal(logits(without_mixed_precision(trained)), logits(loaded))
+    assert torch.equal(in_training, logits(trained)) is (dtype == torch.bfloat16)
+    assert without_mixed_precision(loaded) is loaded
 
 
 def test_a_lora_attacker_has_a_float32_adapter_on_weights_as_they_are_stored():
