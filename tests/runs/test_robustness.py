@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from builders import qa_rows, tiny_model, tiny_tokenizer
 
-from llm_unlearn.arguments.groups import AdapterArguments
+from llm_unlearn.arguments.groups import AdapterArguments, DataArguments
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.price import lowest_of_means, reference_abilities
 from llm_unlearn.runs.compared_methods import controlled, method_of, trained_as
@@ -122,7 +122,8 @@ def test_a_control_is_one_of_the_method_with_the_same_fields():
 @pytest.mark.parametrize(("name", "weight"), [("npo", 1.0), ("npo:general_weight=0", 0.0), ("gradient_ascent", 0.0)])
 def test_methods_have_general_rows_unless_their_name_says_otherwise(name, weight, tmp_path):
     method, data = method_of(name), SimpleNamespace(forget=qa_rows(4), retain=qa_rows(4, 20), general=qa_rows(4, 8))
-    examination = SimpleNamespace(data=data, load_model=lambda path: tiny_model(), processing_class=tiny_tokenizer())
+    models = {"load_model": lambda path: tiny_model(), "processing_class": tiny_tokenizer()}
+    examination = SimpleNamespace(data=data, data_args=DataArguments(), **models)
     own = SimpleNamespace(examination=examination, original="model", adapter_args=AdapterArguments())
     config = method.method.config(output_dir=str(tmp_path), use_cpu=True, **method.fixed)
     trainer = Robustness._trainer(own, method, config)
