@@ -48,6 +48,15 @@ FAILURES = (
 
 
 @contextlib.contextmanager
+def named(place: object) -> Iterator[None]:
+    """Within this scope, an `InputError` begins with where it is from: "results.json: ..."."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
+
+
+@contextlib.contextmanager
 def as_input_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Within this scope, what a library raises about arguments that were handed on to it becomes an `InputError`."""
     try:

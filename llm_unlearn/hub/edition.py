@@ -18,8 +18,8 @@ from typing import Any
 from transformers import TrainingArguments
 
 from llm_unlearn.data.loading import DEFAULT_FORGET_SPLIT, RETAIN_OF_FORGET
-from llm_unlearn.errors import InputError
-from llm_unlearn.examining.results import read_records, read_results
+from llm_unlearn.errors import InputError, named
+from llm_unlearn.examining.results import VERSION, read_run, read_verdict, write_evidence, write_verdict
 from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.run_files import RERUN, read_json, read_rows
 from llm_unlearn.files.run_folder import WEIGHTS, check_weights, weight_digests, weights_folder
@@ -58,7 +58,7 @@ def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[s
         InputError: no results or weights there, or of other weights; weights that are no safetensors, or nothing to
             merge.
     """
-    results = read_results(folder)
+    results, private = read_run(folder)
     weights = weights_folder(folder)
     if not results.get("weights"):
         raise InputError(
@@ -77,22 +77,36 @@ def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[s
     public = public_results(results, names, kind or ("adapter" if is_adapter else "model"), folder)
     public["weights"] = weight_digests(edition)
     public["base"] = base_facts(results, weights)
-    _write(edition / "results.json", public)
-    records = {model: without_texts(by_metric) for model, by_metric in read_records(folder).items()}
-    for model, by_metric in records.items():
-        _write(edition / "records" / f"{model}.json", by_metric)
+    records = {model: without_texts(by_metric) for model, by_metric in private.items()}
+    write_evidence(edition, public, records)
     verdict = None
     if public["scores"]:
-        path = folder / "verdict.json"
         # a reason why something was not measured may quote rows: then the verdict is made from what is public
-        is_told = path.is_file() and not public.get("not_measured")
-        verdict = read_json(path, RERUN) if is_told else verdict_of(public, records)
-        _write(edition / "verdict.json", verdict)
+        is_told = (folder / "verdict.json").is_file() and not public.get("not_measured")
+        with named(folder / "results.json"):
+            verdict = _judged_again(folder, results, private) if is_told else verdict_of(public, records)
+        write_verdict(edition, verdict)
         write_report(edition)
         for picture in edition.glob("*.png"):  # they are in the page
             picture.unlink()
     write_card(edition, repo_id, public, verdict)
     return {path.relative_to(edition).as_posix(): path for path in sorted(edition.rglob("*")) if path.is_file()}
+
+
+def _judged_again(folder: Path, results: Mapping[str, Any], records: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict of a run, which must say what its results say: nothing else is published.
+
+    Raises:
+        InputError: it says another thing.
+    """
+    fix = f"judge the results again with: llm-unlearn report {folder}"
+    verdict, expected = read_verdict(folder, results, fix), verdict_of(results, records)
+    for name in ("verdict", "by", "sentence"):
+        if verdict.get(name) != expected[name]:
+            raise InputError(
+                f"{folder / 'verdict.json'} does not follow from results.json and records/ ({name}): {fix}"
+            )
+    return verdict
 
 
 def is_ours(name: str) -> bool:
@@ -135,7 +149,7 @@ def secrets_of(folder: Path, repo_id: str, results: Mapping[str, Any]) -> Secret
         )
     people = {str(row["person"]) for row in rows if row.get("person") is not None}
     texts = {text for row in rows for name, value in row.items() if name != "person" for text in _strings(value)}
-    said = [results, *read_records(folder).values()]
+    said = [results, *read_run(folder)[1].values()]
     texts |= {text for value in said for text in _strings_under(value, _TEXTS)}
     names = public_names(results, weights_folder(folder))
     oracles = [path for path in (results.get("paths") or {}).get("oracles") or [] if _is_hub_id(path)]
@@ -197,6 +211,7 @@ def public_results(results: Mapping[str, Any], names: Mapping[str, Any], kind: s
     embedded = (names["base_model"] or "").startswith("fictional:") and not data.get("oracle_model_name_or_path")
     own = f"{names['base_model']} without the forget rows" if embedded else "a local model"
     return {
+        "version": VERSION,
         "method": results.get("method"),
         "method_title": results.get("method_title"),
         "paper": results.get("paper"),
