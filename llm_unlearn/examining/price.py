@@ -235,8 +235,8 @@ def _attacked(outcome: Mapping[str, Any], field: str, rows: int) -> np.ndarray:
     values = np.full((1, len(runs), rows), np.nan)
     for number, run in enumerate(runs):
         for row, value in (run.get(field) or {}).items():
-            if int(row) >= rows:
-                raise InputError(f"{field}: row {row} of {rows} rows")
+            if int(row) >= rows or "probability" not in value:
+                raise InputError(f"{field}: row {row} of {rows} rows" + " has no probability" * (int(row) < rows))
             values[0, number, int(row)] = value["probability"]
     return values
 

@@ -9,8 +9,6 @@ digests, version 1 no number, and paths as they were given.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +21,7 @@ from llm_unlearn.attacks.curves import steps_to_half
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.shapes import RECORDS, Results, Verdict, check_shape
 from llm_unlearn.files.run_files import RERUN, absolute, read_json, write_rows
-from llm_unlearn.files.whole import write_json
+from llm_unlearn.files.whole import json_digest, write_json
 
 VERSION = 3
 SEALED = 3  # the first version with digests
@@ -77,7 +75,7 @@ def write_evidence(folder: Path, results: Mapping[str, Any], records: Mapping[st
     (folder / "records").mkdir(parents=True, exist_ok=True)
     for name, by_metric in records.items():
         write_json(folder / "records" / f"{name}.json", by_metric)
-    digests = {name: _digest(by_metric) for name, by_metric in records.items()}
+    digests = {name: json_digest(by_metric) for name, by_metric in records.items()}
     write_json(folder / "results.json", _sealed({**results, "version": VERSION, "records": digests}))
 
 
@@ -108,7 +106,7 @@ def read_run(folder: str | Path, fix: str = RERUN) -> tuple[dict[str, Any], dict
     results, digests = _read_results(Path(folder) / "results.json", fix)
     records = {path.stem: read_json(path, fix) for path in sorted((Path(folder) / "records").glob("*.json"))}
     for name in sorted(digests.keys() | records.keys()) if digests is not None else ():
-        if name not in records or _digest(records[name]) != digests.get(name):
+        if name not in records or json_digest(records[name]) != digests.get(name):
             what = "is missing" if name not in records else "is not what was measured with results.json"
             raise InputError(f"{Path(folder) / 'records' / name}.json {what}: {fix}")
     for name, by_metric in records.items():
@@ -146,19 +144,15 @@ def _read_results(path: Path, fix: str) -> tuple[dict[str, Any], dict[str, str] 
 
 
 def _sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {**value, "sha256": _digest(value)}
+    return {**value, "sha256": json_digest(value)}
 
 
 def _opened(path: Path, value: dict[str, Any], fix: str, required: bool = False) -> dict[str, Any]:
     """A value without its digest, which must be that of the rest."""
     digest = value.pop("sha256", None)
-    if (required or digest is not None) and digest != _digest(value):
+    if (required or digest is not None) and digest != json_digest(value):
         raise InputError(f"{path} was changed after it was written: its sha256 is not that of its contents; {fix}")
     return value
-
-
-def _digest(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def model_entries(by_model: dict[str, Any], model: str) -> list[dict[str, Any]]:

@@ -115,7 +115,7 @@ class Scored(Shape):
     @model_validator(mode="after")
     def _scores_are_numbers(self) -> Scored:
         for name, value in (self.model_extra or {}).items():
-            if name.startswith(("forget_", "retain_")) and not isinstance(value, (list, dict)):
+            if name.startswith(("forget_", "retain_")):
                 SCORES.validate_python({name: value})
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +35,31 @@ def write_rows(output: Path, **datasets: Dataset | None) -> dict[str, str]:
     return paths
 
 
-def read_json(path: Path, fix: str) -> dict[str, Any]:
+def read_json(path: Path, fix: str, *, finite: bool = True) -> dict[str, Any]:
     """The object in a JSON file.
 
     Args:
         fix: what to do where there is none; it ends the error.
+        finite: refuse NaN and infinite numbers, which no run writes; configurations of models may have them.
 
     Raises:
         InputError: the file is missing, or no JSON object.
     """
+    parsed = {"parse_constant": _finite, "parse_float": _finite} if finite else {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), **parsed)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): {fix}") from error
     except (ValueError, RecursionError) as error:  # neither JSON nor even text
         raise InputError(f"{path} is not valid JSON ({error}): {fix}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__}, not an object: {fix}")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text:.40} is no finite number")
     return value
 
 

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from transformers import TrainingArguments
@@ -126,11 +127,11 @@ def base_facts(results: Mapping[str, Any], weights: Path) -> dict[str, Any] | No
     """
     base = (results.get("paths") or {}).get("original")
     if (weights / "adapter_config.json").is_file():
-        base = read_json(weights / "adapter_config.json", RERUN).get("base_model_name_or_path")
+        base = _read_configuration(weights / "adapter_config.json").get("base_model_name_or_path")
     if not base or not (Path(base) / "config.json").is_file():
         return None
     return {
-        "kind": read_json(Path(base) / "config.json", RERUN).get("model_type"),
+        "kind": _read_configuration(Path(base) / "config.json").get("model_type"),
         "weights": weight_digests(Path(base)),
     }
 
@@ -178,7 +179,7 @@ def public_names(results: Mapping[str, Any], weights: Path) -> dict[str, str | N
         spec = paths.get("data", spec)
     base = paths.get("original")
     if (weights / "adapter_config.json").is_file():
-        adapter = read_json(weights / "adapter_config.json", RERUN)
+        adapter = _read_configuration(weights / "adapter_config.json")
         base = adapter.get("base_model_name_or_path")
         base = f"{base}@{adapter['revision']}" if base and adapter.get("revision") else base
     if data and data.get("model_name_or_path") is None and spec is not None:  # the embedded model
@@ -296,6 +297,19 @@ def without_texts(value: Any, pseudonyms: Mapping[str, str] | None = None) -> An
     return pseudonyms[value] if isinstance(value, str) else value
 
 
+def _read_configuration(path: Path) -> dict[str, Any]:
+    """A model's or adapter's.
+
+    Raises:
+        InputError: it is no JSON object, or a name in it is no name.
+    """
+    content = read_json(path, RERUN, finite=False)
+    for name in ("base_model_name_or_path", "revision", "model_type"):
+        if not isinstance(content.get(name), (str, NoneType)):
+            raise InputError(f"{path}: {name} is {content[name]!r:.60}, not a name: {RERUN}")
+    return content
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -311,7 +325,7 @@ def _copy_model(source: Path, target: Path) -> None:
             if path.suffix != ".json" or path.name == "tokenizer.json":
                 shutil.copyfile(path, target / path.name)
                 continue
-            content = read_json(path, RERUN)
+            content = _read_configuration(path)
             content = {key: value for key, value in content.items() if key not in _LOCAL_NAMES}
             base = content.get("base_model_name_or_path")
             if base and not _is_hub_id(base):

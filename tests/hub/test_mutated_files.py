@@ -86,16 +86,15 @@ def mutate(path, draw):
         path.write_bytes(bytes(flipped))
 
 
-def use(run):
-    """What people do with a run's folder; how many of the uses ended in a line."""
+def use(run, name):
+    """What people do with a file of a run; how many of the uses ended in a line."""
     refused = 0
-    uses = (
-        lambda: load_unlearned(run),
-        lambda: build_checked(run, NAME),
-        lambda: report.main([str(run)]),
-        lambda: Recipe.from_command_line(load_method("npo"), ["--config", str(run / "config.yaml")]),
-    )
-    for one in uses:
+    if name == "config.yaml":
+        uses = [lambda: Recipe.from_command_line(load_method("npo"), ["--config", str(run / name)])]
+    else:
+        uses = [lambda: load_unlearned(run), lambda: build_checked(run, NAME)]
+        uses += [] if name in ADAPTER else [lambda: report.main([str(run)])]
+    for one in uses if name != ATTACK else ():
         try:
             one()
         except FAILURES as error:
@@ -129,7 +128,7 @@ def check(finished, tmp_path, name, seeds, old=False):
             )
         mutate(run / name, draw)
         try:
-            lines = use(run)
+            lines = use(run, name)
             refused += bool(lines)
             if name in EVIDENCE and name != "verdict.json" and lines == 0 and not old:
                 assert contents(run) == measured, "a changed result was accepted"
