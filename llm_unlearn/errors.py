@@ -47,6 +47,12 @@ FAILURES = (
 )  # one line, and an exit code of its own
 
 
+def excerpt(value: object, length: int = 60) -> str:
+    """The beginning of a value as an error may show it, once: rows are what is to be forgotten."""
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 @contextlib.contextmanager
 def named(place: object) -> Iterator[None]:
     """Within this scope, an `InputError` begins with where it is from: "results.json: ..."."""

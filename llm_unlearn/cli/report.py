@@ -62,19 +62,14 @@ def rebuild_verdict(folder: Path) -> dict:
             or are about other weights than those that are there, or do not fit the records.
     """
     from llm_unlearn.errors import named
-    from llm_unlearn.examining.results import read_run, write_verdict
+    from llm_unlearn.examining.results import check_judgeable, read_run, write_verdict
     from llm_unlearn.examining.verdict import verdict_of
-    from llm_unlearn.files.run_files import RERUN
     from llm_unlearn.files.run_folder import check_judged_weights
 
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the --output_dir of a recipe's run")
     results, records = read_run(folder)
-    for key in ("scores", "attacks", "forget_groups"):
-        if key not in results:
-            raise InputError(
-                f"{folder / 'results.json'} has no {key!r}, which a verdict needs; an older version wrote it: {RERUN}"
-            )
+    check_judgeable(results, folder)
     check_judged_weights(results, folder)
     with named(folder / "results.json"):
         verdict = verdict_of(results, records)

@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from llm_unlearn.data.formats import Message, Prompt
 from llm_unlearn.data.validation import Rows, row_errors, split_rows
-from llm_unlearn.errors import InputError
+from llm_unlearn.errors import InputError, excerpt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 IGNORED = -100  # label of a token that is not part of an answer (the value that torch's cross entropy skips)
 PLACEHOLDER = "placeholderanswer"
+NO_END_TOKEN = (  # in the library, `processing_class.eos_token` may be set as well
+    'the tokenizer of {!r} has no end token: name one of its tokens in its tokenizer_config.json ("eos_token": "</s>")'
+)
 
 _encoded: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple, list[dict[str, list[int]]]]] = WeakKeyDictionary()
 
@@ -134,8 +137,9 @@ def _join(prompt_ids: list[int], answer_ids: list[int], max_length: int | None) 
     input_ids = (prompt_ids + answer_ids)[:max_length]
     if len(input_ids) <= context:
         raise InputError(
-            f"max_length={max_length} cuts off the whole answer: the prompt alone has {context} tokens; raise "
-            f"max_length to at least {context + 1} ({total} keeps the whole answer)"
+            f"max_length={max_length} cuts off the whole answer: the prompt alone has {context} tokens; shorten or "
+            f"drop this row, or, if the model has so many positions, raise max_length to at least {context + 1} "
+            f"({total} keeps the whole answer)"
         )
     return {"input_ids": input_ids, "labels": [IGNORED] * context + input_ids[context:]}
 
@@ -187,7 +191,9 @@ def _prompt_text(processing_class: PreTrainedTokenizerBase, prompt: Prompt, befo
     if not prompt:
         return ""
     if isinstance(prompt, str):
-        raise InputError(f"prompt {prompt!r} is a string; give chat messages [{{'role': 'user', 'content': ...}}]")
+        raise InputError(
+            f"prompt {excerpt(prompt)} is a string; give chat messages [{{'role': 'user', 'content': ...}}]"
+        )
     if _is_begun(prompt):
         return _prompt_text(processing_class, prompt[:-1], before) + before + prompt[-1]["content"].lstrip()
     if processing_class.chat_template:
@@ -205,7 +211,7 @@ def _answer_frame(processing_class: PreTrainedTokenizerBase) -> tuple[str, str, 
     """
     eos_token = processing_class.eos_token
     if eos_token is None:
-        raise InputError("the tokenizer has no eos_token, so no answer could end; set processing_class.eos_token")
+        raise InputError(f"{NO_END_TOKEN.format(processing_class.name_or_path)}; without one no answer could end")
     if not processing_class.chat_template:
         return " ", "", eos_token  # eos is appended as an id
     question: list[Message] = [{"role": "user", "content": "question"}]
@@ -233,5 +239,5 @@ def _render(processing_class: PreTrainedTokenizerBase, messages: list[Message], 
             messages, tokenize=False, add_generation_prompt=add_generation_prompt, **TEMPLATE_ARGUMENTS
         )
     except (jinja2.TemplateError, ValueError) as error:  # ValueError: several templates and none called "default"
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:80]  # it may quote a message
         raise InputError(f"the tokenizer's chat template rejects the messages: {reason}") from error

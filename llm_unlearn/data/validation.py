@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from llm_unlearn.data.formats import Prompt, row_format, split_row
-from llm_unlearn.errors import InputError
+from llm_unlearn.errors import InputError, excerpt
 
 Rows = Dataset | Sequence[Mapping[str, Any]]  # rows count from 0, as in `dataset[0]`
 
@@ -118,7 +118,7 @@ def _check_labels(row: Mapping[str, Any]) -> None:
     """What rows are grouped by must be a value that can be compared."""
     for column in ("fact_id", "person", "attribute"):
         if isinstance(row.get(column), (list, dict)):
-            raise InputError(f"column {column!r} holds {row[column]!r}; it must be a string or a number")
+            raise InputError(f"column {column!r} holds {excerpt(row[column])}; it must be a string or a number")
 
 
 def row_keys(dataset: Rows, name: str) -> list[tuple]:

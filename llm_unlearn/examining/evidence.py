@@ -232,7 +232,8 @@ def strongest_runs(outcome: Mapping[str, Any]) -> list[dict]:
     """The runs of a relearning attack with the attacker and the learning rate that count."""
     names = ("attacker", "learning_rate")
     for one in (outcome, *outcome.get("runs", [])):
-        if missing := [name for name in names if name not in one]:
+        needed = names if one is outcome else (*names, "seed", "value_by_index")
+        if missing := [name for name in needed if name not in one]:
             raise InputError(f"runs: {missing[0]} is missing, by which the strongest are told")
     return [run for run in outcome["runs"] if all(run[name] == outcome[name] for name in names)]
 

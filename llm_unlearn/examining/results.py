@@ -117,6 +117,19 @@ def read_run(folder: str | Path, fix: str = RERUN) -> tuple[dict[str, Any], dict
     return results, records
 
 
+def check_judgeable(results: Mapping[str, Any], folder: Path) -> None:
+    """Refuse results that lack what a verdict is made of.
+
+    Raises:
+        InputError: the message has what is missing.
+    """
+    for key in ("scores", "attacks", "forget_groups"):
+        if key not in results:
+            raise InputError(
+                f"{folder / 'results.json'} has no {key!r}, which a verdict needs; an older version wrote it: {RERUN}"
+            )
+
+
 def read_verdict(folder: str | Path, results: Mapping[str, Any], fix: str) -> dict[str, Any]:
     """The contents of verdict.json in a run's folder, on these results.
 

@@ -22,7 +22,7 @@ Count = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 ModelName = Annotated[str, Field(pattern=r"^(original|oracle|unlearned)(_\d{1,4})?$")]
 RowNumber = Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,8})$")]
 Scores = dict[str, Number | None]
-SCORES = TypeAdapter(Scores)
+SCORES, RATES = TypeAdapter(Scores), TypeAdapter(list[Number])
 
 
 class Shape(BaseModel):
@@ -193,10 +193,30 @@ class Data(Shape):
     dtype: str | None = None
 
 
+class Attacks(Shape):
+    """How was attacked; every attack that trains has learning rates."""
+
+    __pydantic_extra__: dict[str, Any]
+    model_config = ConfigDict(strict=True, extra="allow")
+    attackers: list[Literal["full", "lora"]] = []
+    attack_steps: Count = 0
+    attack_batch_size: Count = 0
+    attack_seeds: list[int] = []
+    reinjection_fraction: Share = 0.0
+
+    @model_validator(mode="after")
+    def _rates_are_numbers(self) -> Attacks:
+        for name, value in (self.model_extra or {}).items():
+            if name.endswith("_learning_rates"):
+                RATES.validate_python(value)
+        return self
+
+
 class Configuration(Shape):
     __pydantic_extra__: dict[str, dict[str, Any]]
     model_config = ConfigDict(strict=True, extra="allow")
     data_arguments: Data = Data()
+    attack_arguments: Attacks = Attacks()
 
 
 class Results(Shape):

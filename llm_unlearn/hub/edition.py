@@ -20,7 +20,14 @@ from transformers import TrainingArguments
 
 from llm_unlearn.data.loading import DEFAULT_FORGET_SPLIT, RETAIN_OF_FORGET
 from llm_unlearn.errors import InputError, named
-from llm_unlearn.examining.results import VERSION, read_run, read_verdict, write_evidence, write_verdict
+from llm_unlearn.examining.results import (
+    VERSION,
+    check_judgeable,
+    read_run,
+    read_verdict,
+    write_evidence,
+    write_verdict,
+)
 from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.run_files import RERUN, read_json, read_rows
 from llm_unlearn.files.run_folder import WEIGHTS, check_weights, weight_digests, weights_folder
@@ -82,6 +89,7 @@ def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[s
     write_evidence(edition, public, records)
     verdict = None
     if public["scores"]:
+        check_judgeable(results, folder)
         # a reason why something was not measured may quote rows: then the verdict is made from what is public
         is_told = (folder / "verdict.json").is_file() and not public.get("not_measured")
         with named(folder / "results.json"):

@@ -59,7 +59,9 @@ def report_robustness(folder: str | Path, console: Console | None = None) -> dic
         agreement_figure(agreed, folder / "control.png")
     console = console or Console(width=max(Console().width, 150), highlight=False)
     console.print(main_table(summary))
-    console.print(f"\nEverything is in {folder}/: table.md, PNG figures, and runs/*/report.html", soft_wrap=True)
+    console.print(
+        f"\nEverything is in {folder}/: table.md, PNG figures, and runs/*/report.html", markup=False, soft_wrap=True
+    )
     return summary
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from llm_unlearn.attacks import attack_label, attack_names, load_attack
@@ -46,10 +47,10 @@ def results_tables(results: dict[str, Any]) -> list[Table]:
         for attack, by_model in attacks.items()
     }
     tables = [_table(judged), _table(attacked)] if len(attacked) > 2 else [_table(judged | attacked)]
-    tables[0].title = f"{results['method']}, seed {results['seed']}: erased, or only hidden?"
+    tables[0].title = escape(f"{results['method']}, seed {results['seed']}: erased, or only hidden?")
     missing = any("-" in cell.split() for cells in (judged | attacked).values() for cell in cells)
     notes = _footnotes(scores, attacks, results.get("not_attacked", {}), missing)
-    tables[-1].caption = "\n".join(notes)
+    tables[-1].caption = escape("\n".join(notes))
     return tables
 
 

@@ -245,7 +245,8 @@ class Recipe:
             seconds=self.examination.seconds,
         )
         show_results(results, conclude(results, records, output))
-        console.print(f"\nEverything is in {output}/: open report.html; results.json, records/, {unlearned_path.name}/")
+        words = f"\nEverything is in {output}/: open report.html; results.json, records/, {unlearned_path.name}/"
+        console.print(words, markup=False)
         if self.args.push_to_hub:
             pushed = push_run(output, **self.args.push_arguments)
             console.print(f"Pushed: {pushed.commit_url}", markup=False, soft_wrap=True)
