@@ -47,6 +47,21 @@ FAILURES = (
 )  # one line, and an exit code of its own
 
 
+def excerpt(value: object, length: int = 60) -> str:
+    """The beginning of a value as an error may show it, once: rows are what is to be forgotten."""
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+@contextlib.contextmanager
+def named(place: object) -> Iterator[None]:
+    """Within this scope, an `InputError` begins with where it is from: "results.json: ..."."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
+
+
 @contextlib.contextmanager
 def as_input_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Within this scope, what a library raises about arguments that were handed on to it becomes an `InputError`."""

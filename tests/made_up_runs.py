@@ -1,6 +1,10 @@
 """Results and records of runs, made up by hand: eight people with five facts each, and abilities of twenty rows."""
 
 import copy
+import json
+from pathlib import Path
+
+from llm_unlearn.examining.results import write_evidence, write_verdict
 
 PEOPLE, FACTS = 8, 5
 ROWS = PEOPLE * FACTS
@@ -37,7 +41,7 @@ def reinjection(mean: float, known: float | None = None) -> dict:
             }
         )
     curve = [{"step": step, "forget_probability": mean, "forget_exact_match": 0.0} for step in (0, 60)]
-    weaker = copy.deepcopy(runs[0]) | {"learning_rate": 1e-4, "value_by_index": by_index(spread(0.0))}
+    weaker = copy.deepcopy(runs[0]) | {"learning_rate": 1e-4, "value_by_index": by_index(spread(0.01))}
     return {"attacker": "full", "learning_rate": 1e-3, "curve": curve, "runs": [weaker, *runs]}
 
 
@@ -102,3 +106,18 @@ def run(oracles: int = 3, kinds: bool = False, **models: dict) -> tuple[dict, di
     }
     results["units"]["forget"] = [row // FACTS for row in range(ROWS)]
     return results, {name: records_of(one) for name, one in measured.items()}
+
+
+def change_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes, indent=1))
+
+
+def reseal(folder: Path) -> None:
+    """Give the files of a run, which a test has changed, the digests that they would have had."""
+    results = json.loads((folder / "results.json").read_text())
+    results = {name: value for name, value in results.items() if name not in ("sha256", "records")}
+    records = {path.stem: json.loads(path.read_text()) for path in sorted((folder / "records").glob("*.json"))}
+    write_evidence(folder, results, records)
+    if (folder / "verdict.json").exists():
+        verdict = json.loads((folder / "verdict.json").read_text())
+        write_verdict(folder, {name: value for name, value in verdict.items() if name != "sha256"})

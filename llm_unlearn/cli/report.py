@@ -59,23 +59,19 @@ def rebuild_verdict(folder: Path) -> dict:
 
     Raises:
         InputError: the folder or its results.json is missing, or the results lack what a verdict needs,
-            or are about other weights than those that are there.
+            or are about other weights than those that are there, or do not fit the records.
     """
-    from llm_unlearn.examining.results import read_records, read_results
+    from llm_unlearn.errors import named
+    from llm_unlearn.examining.results import check_judgeable, read_run, write_verdict
     from llm_unlearn.examining.verdict import verdict_of
-    from llm_unlearn.files.run_files import RERUN
     from llm_unlearn.files.run_folder import check_judged_weights
-    from llm_unlearn.files.whole import write_json
 
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the --output_dir of a recipe's run")
-    results = read_results(folder)
-    for key in ("scores", "attacks", "forget_groups"):
-        if key not in results:
-            raise InputError(
-                f"{folder / 'results.json'} has no {key!r}, which a verdict needs; an older version wrote it: {RERUN}"
-            )
+    results, records = read_run(folder)
+    check_judgeable(results, folder)
     check_judged_weights(results, folder)
-    verdict = verdict_of(results, read_records(folder))
-    write_json(folder / "verdict.json", verdict)
+    with named(folder / "results.json"):
+        verdict = verdict_of(results, records)
+    write_verdict(folder, verdict)
     return verdict

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datasets import Dataset
 
 from llm_unlearn.data.formats import row_format, split_row
-from llm_unlearn.errors import InputError
+from llm_unlearn.errors import InputError, excerpt
 
 REFUSALS = (
     "I don't know.",
@@ -57,6 +57,6 @@ def with_other_answers(dataset: Dataset, texts: Sequence[str]) -> Dataset:
     for number, (row, text) in enumerate(zip(dataset, texts, strict=True)):
         prompt, answer = split_row(row, form)
         if " ".join(text.split()).casefold() == " ".join(answer.split()).casefold():
-            raise InputError(f"alternate answers: that of forget row {number} is the true one ({text!r})")
+            raise InputError(f"alternate answers: that of forget row {number} is the true one ({excerpt(text)})")
         rows.append({"prompt": prompt, "completion": text})
     return Dataset.from_list(rows)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NO_END_TOKEN = (  # in the library, `processing_class.eos_token` may be set as well
+    'the tokenizer of {!r} has no end token: name one of its tokens in its tokenizer_config.json ("eos_token": "</s>")'
+)
 PLACEHOLDER = "placeholderanswer"
 TEMPLATE_DATE = "2024-07-26"  # Meta's own default; with today's date a model would be asked another thing every day
 DEFAULTS = {"enable_thinking": False, "template_date": TEMPLATE_DATE}
@@ -113,7 +116,7 @@ def answer_frame(processing_class: PreTrainedTokenizerBase) -> AnswerFrame:
     """
     eos_token = processing_class.eos_token
     if eos_token is None:
-        raise InputError("the tokenizer has no eos_token, so no answer could end; set processing_class.eos_token")
+        raise InputError(f"{NO_END_TOKEN.format(processing_class.name_or_path)}; without one no answer could end")
     if not processing_class.chat_template:
         return AnswerFrame(" ", "", eos_token)  # eos is appended as an id
     key = (encoding_key(processing_class), eos_token)
@@ -221,7 +224,7 @@ def render(processing_class: PreTrainedTokenizerBase, messages: list[Message], a
             date_string=date.strftime("%d %b %Y"),
         )
     except (jinja2.TemplateError, ValueError) as error:  # ValueError: several templates and none called "default"
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:80]  # it may quote a message
         raise InputError(f"the tokenizer's chat template rejects the messages: {reason}") from error
 
 

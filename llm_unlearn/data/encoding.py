@@ -17,7 +17,7 @@ from llm_unlearn.data.chat_templates import AnswerFrame, answer_frame, context_o
 from llm_unlearn.data.control_tokens import START, control_pattern, encode_marked, first_marked, marked
 from llm_unlearn.data.formats import Prompt
 from llm_unlearn.data.validation import Rows, row_errors, split_rows
-from llm_unlearn.errors import InputError
+from llm_unlearn.errors import InputError, excerpt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -128,8 +128,9 @@ def _join(prompt_ids: list[int], answer_ids: list[int], max_length: int | None) 
     input_ids = (prompt_ids + answer_ids)[:max_length]
     if len(input_ids) <= context:
         raise InputError(
-            f"max_length={max_length} cuts off the whole answer: the prompt alone has {context} tokens; raise "
-            f"max_length to at least {context + 1} ({total} keeps the whole answer)"
+            f"max_length={max_length} cuts off the whole answer: the prompt alone has {context} tokens; shorten or "
+            f"drop this row, or, if the model has so many positions, raise max_length to at least {context + 1} "
+            f"({total} keeps the whole answer)"
         )
     return {"input_ids": input_ids, "labels": [IGNORED] * context + input_ids[context:]}
 
@@ -207,7 +208,9 @@ def _texts(
     if not prompt:
         return "", answer
     if isinstance(prompt, str):
-        raise InputError(f"prompt {prompt!r} is a string; give chat messages [{{'role': 'user', 'content': ...}}]")
+        raise InputError(
+            f"prompt {excerpt(prompt)} is a string; give chat messages [{{'role': 'user', 'content': ...}}]"
+        )
     *question, last = prompt
     if last["role"] == "assistant":  # the answer has begun
         begun, answer = last["content"].lstrip(), answer.rstrip()

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from llm_unlearn.errors import InputError
+from llm_unlearn.errors import InputError, excerpt
 
 FORMATS = {  # name -> required columns; where a dataset fits several, the first one counts
     "question/answer": ("question", "answer"),
@@ -48,7 +48,7 @@ def row_format(column_names: Iterable[str]) -> str:
     nearest = {column: difflib.get_close_matches(column.lower(), missing, n=1, cutoff=0.75) for column in found}
     renames = [f"rename {column!r} to {match[0]!r}" for column, match in nearest.items() if match]
     fix = ", ".join(renames) if renames else "rename the columns that hold the texts"
-    raise InputError(f"columns {found} fit no row format; accepted are {accepted}: {fix}")
+    raise InputError(f"columns {excerpt(found)} fit no row format; accepted are {accepted}: {fix}")
 
 
 def split_row(row: Mapping[str, Any], format_name: str) -> tuple[Prompt, str]:
@@ -132,13 +132,27 @@ def _json_rows(path: Path, text: str) -> list[dict[str, Any]]:
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise InputError(
-                f"file {str(path)!r} row {number} is {row!r}; every row must be an object with named columns"
+                f"file {str(path)!r} row {number} is {excerpt(row)}; every row must be an object with named columns"
             )
+    if len(rows) == 1 and _holds_columns(rows[0]):
+        raise InputError(
+            f"file {str(path)!r} is one object of columns; give one array of objects, or one object per line (of "
+            "pandas: to_json(orient='records'))"
+        )
     return rows
+
+
+def _holds_columns(row: Mapping[str, Any]) -> bool:
+    """Whether an object has many rows in it, by column or under a name; messages are a cell of one row."""
+    cells = [list(cell.values()) if isinstance(cell, dict) else cell for cell in row.values()]
+    return bool(cells) and all(
+        isinstance(cell, list) and not any(isinstance(item, dict) and "role" in item for item in cell) for cell in cells
+    )
 
 
 def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:
     # Not pandas: it reads the answers "None" and "NA" as missing values and "007" as a number.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # or else a cell has at most 131,072 characters
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         _check_header(path, list(reader.fieldnames or []))
@@ -158,15 +172,17 @@ def _check_header(path: Path, columns: list[str]) -> None:
         if len(columns) == 1 and separator in columns[0]:
             raise InputError(f"file {str(path)!r} has {name} between its columns; export it with commas")
     if repeated := [column for number, column in enumerate(columns) if column in columns[:number]]:
-        raise InputError(f"file {str(path)!r} has two columns called {repeated[0]!r}; rename or remove one of them")
+        raise InputError(
+            f"file {str(path)!r} has two columns called {excerpt(repeated[0])}; rename or remove one of them"
+        )
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str):
-        raise InputError(f"column {column!r} holds {value!r} ({type(value).__name__}); it must be a string")
+        raise InputError(f"column {column!r} holds {excerpt(value)} ({type(value).__name__}); it must be a string")
     if not value.strip():
-        raise InputError(f"column {column!r} is blank ({value!r}); fill it or drop the row")
+        raise InputError(f"column {column!r} is blank ({excerpt(value)}); fill it or drop the row")
     return value
 
 
@@ -174,10 +190,13 @@ def _messages(row: Mapping[str, Any], column: str) -> list[Message]:
     """The messages of a cell, reduced to role and content (Arrow fills in keys that only other rows have)."""
     value = row.get(column)
     if not isinstance(value, list) or not value:
-        raise InputError(f"column {column!r} holds {value!r}; it must be a list of {{'role', 'content'}} messages")
+        raise InputError(
+            f"column {column!r} holds {excerpt(value)}; it must be a list of {{'role', 'content'}} messages"
+        )
     for message in value:
         if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-            raise InputError(f"column {column!r} has the message {message!r}; 'role' and 'content' must be strings")
+            words = f"column {column!r} has the message {excerpt(message)}"
+            raise InputError(f"{words}; 'role' and 'content' must be strings")
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
 
@@ -192,7 +211,9 @@ def _prompt(messages: list[Message], column: str) -> list[Message]:
 
 def _assistant_text(message: Message, column: str) -> str:
     if message["role"] != "assistant":
-        raise InputError(f"column {column!r} ends with role {message['role']!r}; its last message must be 'assistant'")
+        raise InputError(
+            f"column {column!r} ends with role {excerpt(message['role'])}; its last message must be 'assistant'"
+        )
     if not message["content"].strip():
         raise InputError(f"column {column!r} ends with a blank assistant message; fill it or drop the row")
     return message["content"]

@@ -27,7 +27,7 @@ from llm_unlearn.data.validation import (
     validate_forget_retain,
     validate_rows,
 )
-from llm_unlearn.errors import InputError
+from llm_unlearn.errors import InputError, excerpt
 
 RETAIN_OF_FORGET = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 DEFAULT_FORGET_SPLIT = "forget10"
@@ -254,7 +254,7 @@ def _dataset(rows: Rows, name: str) -> Dataset:
     try:
         return Dataset.from_dict({name: [_cell(row, name) for row in rows] for name in columns})
     except (TypeError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:80]  # it may quote a cell
         what = "a text is not valid Unicode" if isinstance(error, UnicodeError) else "a column mixes types"
         what = "a number is too large" if isinstance(error, OverflowError) else what
         raise InputError(f"{name}: {what}: {reason}") from error
@@ -292,9 +292,9 @@ def _check_alignment(plain_rows: list[dict], perturbed_rows: list[dict], split: 
     for number, (plain, perturbed) in enumerate(zip(plain_rows, perturbed_rows, strict=True)):
         for column in ("question", "answer"):
             if plain.get(column) != perturbed.get(column):
+                words = f"{split}_perturbed row {number}: {column} {excerpt(perturbed.get(column))}"
                 raise InputError(
-                    f"{split}_perturbed row {number}: {column} {perturbed.get(column)!r} is not that of {split} "
-                    f"({plain.get(column)!r}); take both from one version of TOFU, or remove {split}_perturbed"
+                    f"{words} is not that of {split}; take both from one version of TOFU, or remove {split}_perturbed"
                 )
 
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from llm_unlearn.data.formats import Prompt, question_text, row_format, split_row
 from llm_unlearn.data.identity import question_key
-from llm_unlearn.errors import InputError
+from llm_unlearn.errors import InputError, excerpt
 
 Rows = Dataset | Sequence[Mapping[str, Any]]  # rows count from 0, as in `dataset[0]`
 NEAR_DUPLICATES = ("refuse", "allow")
@@ -162,7 +162,7 @@ def _check_labels(row: Mapping[str, Any]) -> None:
     """What rows are grouped by must be a value that can be compared."""
     for column in LABELS:
         if isinstance(row.get(column), (list, dict)):
-            raise InputError(f"column {column!r} holds {row[column]!r}; it must be a string or a number")
+            raise InputError(f"column {column!r} holds {excerpt(row[column])}; it must be a string or a number")
 
 
 def _excerpt(prompt: Prompt, answer: str) -> str:

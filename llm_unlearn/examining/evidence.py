@@ -14,6 +14,7 @@ import numpy as np
 
 from llm_unlearn.attacks import attack_label
 from llm_unlearn.data.made_up import MOST_MADE_UP
+from llm_unlearn.errors import InputError, named
 from llm_unlearn.examining.results import MODELS, model_names
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 
@@ -88,6 +89,9 @@ def forget_values(results: Mapping[str, Any], records: Mapping[str, Any]) -> dic
     Args:
         results: of results.json.
         records: model -> its per-row records.
+
+    Raises:
+        InputError: a row that there is not, nothing scored, or models of which not the same was scored.
     """
     rows = len(results["forget_groups"])
     found: dict[Key, Values] = {}
@@ -98,28 +102,38 @@ def forget_values(results: Mapping[str, Any], records: Mapping[str, Any]) -> dic
         for model, by_metric in records.items():
             for score, (metric, field) in _RECORDS.items():
                 if (record := by_metric.get(f"{prefix}_{metric}")) is not None:
-                    placed = _placed(record["value_by_index"], places)
-                    found.setdefault((name, variant, score), {})[model] = _rows([placed], field, rows)
+                    with named(f"records/{model}.json, {prefix}_{metric}"):
+                        placed = _placed(record["value_by_index"], places)
+                        found.setdefault((name, variant, score), {})[model] = _rows([placed], field, rows)
             record = by_metric.get(f"{prefix}_knowledge") or {"value_by_index": {}}
             if any(row["wins"] for row in record["value_by_index"].values()):  # none where facts are of one person
-                placed = _placed(record["value_by_index"], places)
-                found.setdefault((name, variant, KNOWLEDGE), {})[model] = _comparisons([placed], rows)
+                with named(f"records/{model}.json, {prefix}_knowledge"):
+                    placed = _placed(record["value_by_index"], places)
+                    found.setdefault((name, variant, KNOWLEDGE), {})[model] = _comparisons([placed], rows)
     for attack, by_model in results["attacks"].items():
         for model, outcome in by_model.items():
             for variant, runs in _runs(outcome).items():
                 if variant == "verbatim" or (attack == "prompting" and variant in style_rows):
                     continue  # the plain questions are there as "output", the others from the records
-                for score in (LEAK,) if attack == "decoding" else _ROW_VALUES:
-                    field = _ROW_VALUES.get(score, "leak_at_64")
-                    found.setdefault((attack, variant, score), {})[model] = _rows(runs, field, rows)
-                if any(value.get("wins") for run in runs for value in run.values()):
-                    found.setdefault((attack, variant, KNOWLEDGE), {})[model] = _comparisons(runs, rows)
+                with named(f"attacks.{attack}.{model}{f'.variants.{variant}' if variant else ''}"):
+                    for score in (LEAK,) if attack == "decoding" else _ROW_VALUES:
+                        field = _ROW_VALUES.get(score, "leak_at_64")
+                        found.setdefault((attack, variant, score), {})[model] = _rows(runs, field, rows)
+                    if any(value.get("wins") for run in runs for value in run.values()):
+                        found.setdefault((attack, variant, KNOWLEDGE), {})[model] = _comparisons(runs, rows)
+    for (name, variant, score), values in found.items():
+        shapes = {model: side.shape for model, side in values.items() if model != "original"}
+        if len(set(shapes.values())) > 1:
+            words = ", ".join(f"{model} {shape[0]} x {shape[1]}" for model, shape in shapes.items())
+            raise InputError(f"{label_of(name, variant)}, {score}: attack seeds x rows differ between models: {words}")
     return found
 
 
 def _placed(by_index: Mapping[str, Any], places: Sequence[int] | None) -> Mapping[str, Any]:
     """Rows of a style by the forget row that they come from."""
-    return by_index if places is None else {str(places[int(i)]): row for i, row in by_index.items()}
+    if places is None:
+        return by_index
+    return {str(places[_checked(row, len(places))]): value for row, value in by_index.items()}
 
 
 def comparison(
@@ -217,6 +231,10 @@ def label_of(name: str, variant: str | None) -> str:
 def strongest_runs(outcome: Mapping[str, Any]) -> list[dict]:
     """The runs of a relearning attack with the attacker and the learning rate that count."""
     names = ("attacker", "learning_rate")
+    for one in (outcome, *outcome.get("runs", [])):
+        needed = names if one is outcome else (*names, "seed", "value_by_index")
+        if missing := [name for name in needed if name not in one]:
+            raise InputError(f"runs: {missing[0]} is missing, by which the strongest are told")
     return [run for run in outcome["runs"] if all(run[name] == outcome[name] for name in names)]
 
 
@@ -237,7 +255,7 @@ def _comparisons(runs: Sequence[Mapping[str, Mapping[str, Any]]], rows: int) -> 
     for number, by_index in enumerate(runs):
         for row, value in by_index.items():
             wins = value.get("wins") or ()
-            values[number, int(row), : len(wins)] = wins
+            values[number, _checked(row, rows), : len(wins)] = wins
     return values.reshape(len(runs), rows * width)
 
 
@@ -245,5 +263,15 @@ def _rows(runs: Sequence[Mapping[str, Mapping[str, float]]], field: str, rows: i
     values = np.full((len(runs), rows), np.nan)
     for number, by_index in enumerate(runs):
         for row, value in by_index.items():
-            values[number, int(row)] = value[field]
+            if field not in value:
+                raise InputError(f"row {row} has no {field!r}")
+            values[number, _checked(row, rows)] = value[field]
+    if not np.isfinite(values).any():
+        raise InputError("no row was scored")
     return values
+
+
+def _checked(row: str, rows: int) -> int:
+    if int(row) >= rows:
+        raise InputError(f"row {row} of {rows} rows")
+    return int(row)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import ability_label, ability_names
 from llm_unlearn.examining.evidence import Evidence, strongest_runs
 from llm_unlearn.examining.fluency import FLUENCY, MADE_UP_NAMES, fluency_threshold, well_formed
@@ -47,6 +48,9 @@ def abilities(
         Evidence of kind "ability": `share` of the weakest of original and oracles; `excess` over it with `interval`;
         `lower` and `upper`: of unlearned - 0.95 reference, at a level that allows for all abilities together;
         `flagged`: surely lost; `decides`: the reference can do it.
+
+    Raises:
+        InputError: nothing scored, models of which not the same rows were scored, or units that are not of these rows.
     """
     own = [records[name] for name in model_names(records, "unlearned")] if unlearned is None else list(unlearned)
     if not own:
@@ -59,11 +63,10 @@ def abilities(
                 records, own, lambda finding, key=f"{name}_{metric}", field=field: _values(finding, key, field)
             )
             if sides["unlearned"] and sides["original"]:
-                rows = len(sides["unlearned"][0])
-                found.append((name, ability_label(name), score, sides, units.get(name) or range(rows)))
+                drawn = _units(units, name, f"{name}_{metric}", sides)
+                found.append((name, ability_label(name), score, sides, drawn))
     if (sides := _fluency(records, own)) is not None:
-        rows = len(sides["unlearned"][0])
-        found.append((FLUENCY, FLUENCY_LABEL, WELL_FORMED, sides, units.get("forget") or range(rows)))
+        found.append((FLUENCY, FLUENCY_LABEL, WELL_FORMED, sides, _units(units, "forget", FLUENCY, sides)))
     return [_ability(*finding, comparisons=len(found)) for finding in found]
 
 
@@ -193,25 +196,33 @@ def _both_sides(
             ]
             if any(side is None for side in values) or name not in units:
                 return None
-            sides[name] = (*(side[None, None] for side in values), units[name])
+            drawn = _units(units, name, f"{name}_Q_A_Prob", {"original": values[:1], "unlearned": values[1:]})
+            sides[name] = (*(side[None, None] for side in values), drawn)
     else:
         outcomes = [
             (results["attacks"].get(finding.name) or {}).get(model) or {} for model in ("original", "unlearned")
         ]
         if any("retain_units" not in outcome for outcome in outcomes):
             return None
+        drawn = outcomes[0]["retain_units"]
+        if any(unit >= len(drawn) for unit in drawn):
+            raise InputError(
+                f"attacks.{finding.name}.original.retain_units: the largest is {max(drawn)} of {len(drawn)}"
+            )
         groups = results["forget_groups"]
         numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
         forget_units = [numbers[group] for group in groups]
         sides = {
-            field: (*(_attacked(outcome, field, len(drawn)) for outcome in outcomes), drawn)
-            for field, drawn in (
-                ("value_by_index", forget_units),
-                ("retain_value_by_index", outcomes[0]["retain_units"]),
-            )
+            field: (*(_attacked(outcome, field, len(units)) for outcome in outcomes), units)
+            for field, units in (("value_by_index", forget_units), ("retain_value_by_index", drawn))
         }
         if any(side[0].shape != side[1].shape for side in sides.values()):
             return None
+        for field, (*both, _) in sides.items():
+            if not all(np.isfinite(side).any() for side in both):
+                raise InputError(
+                    f"attacks.{finding.name}: {field} has no row of the original or of the unlearned model"
+                )
     return [
         resampled_difference(original, unlearned, drawn, seed=number)
         for number, (original, unlearned, drawn) in enumerate(sides.values())
@@ -223,9 +234,25 @@ def _attacked(outcome: Mapping[str, Any], field: str, rows: int) -> np.ndarray:
     runs = strongest_runs(outcome)
     values = np.full((1, len(runs), rows), np.nan)
     for number, run in enumerate(runs):
-        for row, value in run[field].items():
+        for row, value in (run.get(field) or {}).items():
+            if int(row) >= rows or "probability" not in value:
+                raise InputError(f"{field}: row {row} of {rows} rows" + " has no probability" * (int(row) < rows))
             values[0, number, int(row)] = value["probability"]
     return values
+
+
+def _units(
+    units: Mapping[str, Sequence[int]], name: str, metric: str, sides: Mapping[str, Sequence[np.ndarray]]
+) -> Sequence[int]:
+    """The number of the person of each row; every row one of its own where nobody says."""
+    rows = {len(side) for given in sides.values() for side in given}
+    if len(rows) > 1 or 0 in rows:
+        raise InputError(f"records, {metric}: models have {' and '.join(map(str, sorted(rows)))} rows")
+    drawn = units.get(name) or range(*rows)
+    if len(drawn) not in rows or max(drawn) >= len(drawn):
+        words = f"{len(drawn)} numbers up to {max(drawn)}"
+        raise InputError(f"units.{name}: {words}, and records, {metric} has {max(rows)} rows")
+    return drawn
 
 
 def _fluency(records: Records, own: Sequence[Records]) -> Sides | None:
@@ -249,14 +276,16 @@ def _sides(records: Records, own: Sequence[Records], values) -> Sides:
     models = {name: [records[finding] for finding in model_names(records, name)] for name in ("original", "oracle")}
     models["unlearned"] = list(own)
     found = {name: [values(finding) for finding in given] for name, given in models.items()}
-    rows = next((len(side) for side in found["unlearned"] if side is not None), None)
-    return {name: [side for side in given if side is not None and len(side) == rows] for name, given in found.items()}
+    return {name: [side for side in given if side is not None] for name, given in found.items()}
 
 
 def _values(records: Mapping[str, Any], metric: str, field: str) -> np.ndarray | None:
     if metric not in records:
         return None
-    return np.array([row[field] for row in records[metric]["value_by_index"].values()], float)
+    rows = records[metric]["value_by_index"]
+    if missing := [number for number, row in rows.items() if field not in row]:
+        raise InputError(f"records, {metric}: row {missing[0]} has no {field!r}")
+    return np.array([row[field] for row in rows.values()], float)
 
 
 def _sets_of(records: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from llm_unlearn.files.whole import write_whole
+from llm_unlearn.files.whole import json_digest, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ def remember(file: Path, key: object, compute: Callable[[], dict | None], *, wai
     Processes share work by this: whoever comes first computes, and what the others find is the outcome in the file.
 
     Args:
-        file: receives {"digest": ..., "outcome": ...}; an outcome of another key is replaced.
+        file: receives {"digest": ..., "outcome": ..., "sha256": ...}; an outcome of another key, or one that is not
+            what was found, is replaced.
         key: everything that the outcome depends on (JSON values).
         compute: returns the outcome, or None for one that another process is at.
         wait: for a process that is at this outcome; otherwise the answer is None.
@@ -58,7 +59,8 @@ def _computed(file: Path, digest: str, compute: Callable[[], dict | None]) -> di
     outcome = compute()
     if outcome is None:
         return None
-    text = json.dumps({"digest": digest, "outcome": outcome}, ensure_ascii=False)
+    kept = {"digest": digest, "outcome": outcome, "sha256": json_digest(outcome)}
+    text = json.dumps(kept, ensure_ascii=False)
     write_whole(file, [text])
     return json.loads(text)["outcome"]
 
@@ -68,10 +70,14 @@ def _kept(file: Path, digest: str) -> dict | None:
         return None
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
-        return kept["outcome"] if kept["digest"] == digest else None
-    except (ValueError, KeyError, TypeError):  # damaged, or not ours: what it said is found anew
-        logger.warning("%s is damaged; what it held is computed again, and the file replaced", file)
-        return None
+        if kept["digest"] != digest:
+            return None
+        if isinstance(kept["outcome"], dict) and kept.get("sha256") == json_digest(kept["outcome"]):
+            return kept["outcome"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass  # damaged, or not ours
+    logger.warning("%s is damaged, or of an earlier version: what it held is computed again, and replaced", file)
+    return None
 
 
 def weights_digest(model: nn.Module, without: Container[str] = ()) -> str:

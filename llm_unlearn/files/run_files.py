@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedConfig
 from llm_unlearn.data import question_text, row_format, split_row
 from llm_unlearn.errors import InputError
 
+_READ = {"question": (str,), "answer": (str,), "person": (str, int), "fact_id": (str, int)}  # of a row
 RERUN = "run the recipe again, or give another folder"
 
 
@@ -33,34 +35,52 @@ def write_rows(output: Path, **datasets: Dataset | None) -> dict[str, str]:
     return paths
 
 
-def read_json(path: Path, fix: str) -> dict[str, Any]:
+def read_json(path: Path, fix: str, *, finite: bool = True) -> dict[str, Any]:
     """The object in a JSON file.
 
     Args:
         fix: what to do where there is none; it ends the error.
+        finite: refuse NaN and infinite numbers, which no run writes; configurations of models may have them.
 
     Raises:
         InputError: the file is missing, or no JSON object.
     """
+    parsed = {"parse_constant": _finite, "parse_float": _finite} if finite else {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), **parsed)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): {fix}") from error
-    except ValueError as error:  # neither JSON nor even text
+    except (ValueError, RecursionError) as error:  # neither JSON nor even text
         raise InputError(f"{path} is not valid JSON ({error}): {fix}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__}, not an object: {fix}")
     return value
 
 
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text:.40} is no finite number")
+    return value
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines; none where there is no file."""
+    """The rows that `write_rows` wrote; none where there is no file.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no such row.
+    """
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except ValueError as error:
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        rows = [json.loads(line) for line in lines]
+    except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path} is not valid JSON lines ({error}): {RERUN}") from error
+    for number, row in enumerate(rows, start=1):
+        told = [(row.get(name), kinds) for name, kinds in _READ.items()] if isinstance(row, dict) else [(row, ())]
+        if not all(value is None or type(value) in kinds for value, kinds in told):
+            raise InputError(f"{path}, line {number} is no row with a question and an answer: {RERUN}")
+    return rows
 
 
 def absolute(name_or_path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -20,3 +21,8 @@ def write_whole(path: Path, parts: Iterable[str]) -> None:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write an object; NaN is refused."""
     write_whole(path, [json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)])
+
+
+def json_digest(value: Any) -> str:
+    """The SHA-256 of a value's JSON, by which a file that holds both can be told from one that was changed."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -13,14 +13,22 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from transformers import TrainingArguments
 
 from llm_unlearn.data.identity import label
 from llm_unlearn.data.loading import DEFAULT_FORGET_SPLIT, RETAIN_OF_FORGET
-from llm_unlearn.errors import InputError
-from llm_unlearn.examining.results import read_records, read_results
+from llm_unlearn.errors import InputError, named
+from llm_unlearn.examining.results import (
+    VERSION,
+    check_judgeable,
+    read_run,
+    read_verdict,
+    write_evidence,
+    write_verdict,
+)
 from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.run_files import RERUN, read_json, read_rows
 from llm_unlearn.files.run_folder import WEIGHTS, check_weights, weight_digests, weights_folder
@@ -60,7 +68,7 @@ def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[s
         InputError: no results or weights there, or of other weights; weights that are no safetensors, or nothing to
             merge.
     """
-    results = read_results(folder)
+    results, private = read_run(folder)
     weights = weights_folder(folder)
     if not results.get("weights"):
         raise InputError(
@@ -79,22 +87,37 @@ def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[s
     public = public_results(results, names, kind or ("adapter" if is_adapter else "model"), folder)
     public["weights"] = weight_digests(edition)
     public["base"] = base_facts(results, weights)
-    _write(edition / "results.json", public)
-    records = {model: without_texts(by_metric) for model, by_metric in read_records(folder).items()}
-    for model, by_metric in records.items():
-        _write(edition / "records" / f"{model}.json", by_metric)
+    records = {model: without_texts(by_metric) for model, by_metric in private.items()}
+    write_evidence(edition, public, records)
     verdict = None
     if public["scores"]:
-        path = folder / "verdict.json"
+        check_judgeable(results, folder)
         # a reason why something was not measured may quote rows: then the verdict is made from what is public
-        is_told = path.is_file() and not public.get("not_measured")
-        verdict = read_json(path, RERUN) if is_told else verdict_of(public, records)
-        _write(edition / "verdict.json", verdict)
+        is_told = (folder / "verdict.json").is_file() and not public.get("not_measured")
+        with named(folder / "results.json"):
+            verdict = _judged_again(folder, results, private) if is_told else verdict_of(public, records)
+        write_verdict(edition, verdict)
         write_report(edition)
         for picture in edition.glob("*.png"):  # they are in the page
             picture.unlink()
     write_card(edition, repo_id, public, verdict)
     return {path.relative_to(edition).as_posix(): path for path in sorted(edition.rglob("*")) if path.is_file()}
+
+
+def _judged_again(folder: Path, results: Mapping[str, Any], records: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict of a run, which must say what its results say: nothing else is published.
+
+    Raises:
+        InputError: it says another thing.
+    """
+    fix = f"judge the results again with: llm-unlearn report {folder}"
+    verdict, expected = read_verdict(folder, results, fix), verdict_of(results, records)
+    for name in ("verdict", "by", "sentence"):
+        if verdict.get(name) != expected[name]:
+            raise InputError(
+                f"{folder / 'verdict.json'} does not follow from results.json and records/ ({name}): {fix}"
+            )
+    return verdict
 
 
 def is_ours(name: str) -> bool:
@@ -114,11 +137,11 @@ def base_facts(results: Mapping[str, Any], weights: Path) -> dict[str, Any] | No
     """
     base = (results.get("paths") or {}).get("original")
     if (weights / "adapter_config.json").is_file():
-        base = read_json(weights / "adapter_config.json", RERUN).get("base_model_name_or_path")
+        base = _read_configuration(weights / "adapter_config.json").get("base_model_name_or_path")
     if not base or not (Path(base) / "config.json").is_file():
         return None
     return {
-        "kind": read_json(Path(base) / "config.json", RERUN).get("model_type"),
+        "kind": _read_configuration(Path(base) / "config.json").get("model_type"),
         "weights": weight_digests(Path(base)),
     }
 
@@ -137,7 +160,7 @@ def secrets_of(folder: Path, repo_id: str, results: Mapping[str, Any]) -> Secret
         )
     people = {str(row["person"]) for row in rows if label(row, "person") is not None}
     texts = {text for row in rows for name, value in row.items() if name != "person" for text in _strings(value)}
-    said = [results, *read_records(folder).values()]
+    said = [results, *read_run(folder)[1].values()]
     texts |= {text for value in said for text in _strings_under(value, _TEXTS)}
     names = public_names(results, weights_folder(folder))
     oracles = [path for path in (results.get("paths") or {}).get("oracles") or [] if _is_hub_id(path)]
@@ -166,7 +189,7 @@ def public_names(results: Mapping[str, Any], weights: Path) -> dict[str, str | N
         spec = paths.get("data", spec)
     base = paths.get("original")
     if (weights / "adapter_config.json").is_file():
-        adapter = read_json(weights / "adapter_config.json", RERUN)
+        adapter = _read_configuration(weights / "adapter_config.json")
         base = adapter.get("base_model_name_or_path")
         base = f"{base}@{adapter['revision']}" if base and adapter.get("revision") else base
     if data and data.get("model_name_or_path") is None and spec is not None:  # the embedded model
@@ -199,6 +222,7 @@ def public_results(results: Mapping[str, Any], names: Mapping[str, Any], kind: s
     embedded = (names["base_model"] or "").startswith("fictional:") and not data.get("oracle_model_name_or_path")
     own = f"{names['base_model']} without the forget rows" if embedded else "a local model"
     return {
+        "version": VERSION,
         "method": results.get("method"),
         "method_title": results.get("method_title"),
         "paper": results.get("paper"),
@@ -283,6 +307,19 @@ def without_texts(value: Any, pseudonyms: Mapping[str, str] | None = None) -> An
     return pseudonyms[value] if isinstance(value, str) else value
 
 
+def _read_configuration(path: Path) -> dict[str, Any]:
+    """A model's or adapter's.
+
+    Raises:
+        InputError: it is no JSON object, or a name in it is no name.
+    """
+    content = read_json(path, RERUN, finite=False)
+    for name in ("base_model_name_or_path", "revision", "model_type"):
+        if not isinstance(content.get(name), (str, NoneType)):
+            raise InputError(f"{path}: {name} is {content[name]!r:.60}, not a name: {RERUN}")
+    return content
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +335,7 @@ def _copy_model(source: Path, target: Path) -> None:
             if path.suffix != ".json" or path.name == "tokenizer.json":
                 shutil.copyfile(path, target / path.name)
                 continue
-            content = read_json(path, RERUN)
+            content = _read_configuration(path)
             content = {key: value for key, value in content.items() if key not in _LOCAL_NAMES}
             base = content.get("base_model_name_or_path")
             if base and not _is_hub_id(base):

@@ -11,9 +11,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.errors import HubError, InputError
-from llm_unlearn.examining.results import read_records, read_results
+from llm_unlearn.examining.results import read_run, read_verdict
 from llm_unlearn.files import run_folder
-from llm_unlearn.files.run_files import read_json
 from llm_unlearn.files.run_folder import weights_folder
 from llm_unlearn.hub.upload import explain_status, http_status
 from llm_unlearn.models.embedded import embedded_model
@@ -22,6 +21,7 @@ from llm_unlearn.models.loading import load_model, load_tokenizer
 
 # No pickles, and no code, which a repository may hold besides.
 SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md", "report.html"]
+AGAIN = "download it again, or make it from the results with: llm-unlearn report FOLDER"
 
 
 class UnlearnedModel(NamedTuple):
@@ -66,22 +66,22 @@ def load_unlearned(
         HubError: the hub refused, or cannot be reached.
     """
     folder = find_folder(name_or_path, revision, token, code=trust_remote_code)
-    results = read_results(folder, "give the folder of a finished run, or a model that was pushed by one")
+    results, records = read_run(folder, "give the folder of a finished run, or a model that was pushed by one")
     is_run = any((folder / name).is_dir() for name in ("adapter", "model"))
     weights = weights_folder(folder) if is_run else folder
     if check_weights:
         run_folder.check_weights(results, weights, folder)
+    verdict = read_verdict(folder, results, AGAIN) if (folder / "verdict.json").is_file() else None
     base = (results.get("names") or {}).get("base_model")
     if not is_run and base_model is None and (base or "").startswith("fictional:"):
         base_model = str(embedded_model(base.partition(":")[2]))
     model = load_model(
         str(weights), dtype, base_model=base_model, trust_remote_code=trust_remote_code, is_trainable=False
     )
-    verdict = folder / "verdict.json"
     evidence = {
         "results": results,
-        "verdict": read_json(verdict, "download it again") if verdict.is_file() else None,
-        "records": read_records(folder),
+        "verdict": verdict,
+        "records": records,
         "folder": str(folder),
     }
     return UnlearnedModel(model.eval(), load_tokenizer(str(weights)), evidence)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from llm_unlearn.data import UnlearningData, encode_dataset
@@ -76,7 +77,7 @@ class Verification:
             box=box.SIMPLE_HEAD,
             show_edge=False,
             pad_edge=False,
-            caption="\n".join(f"not verified, {reason}" for reason in self.skipped) or None,
+            caption=escape("\n".join(f"not verified, {reason}" for reason in self.skipped)) or None,
             caption_justify="left",
         )
         table.add_column("score")

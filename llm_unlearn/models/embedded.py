@@ -37,6 +37,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.files.disk import check_writable
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.finetuning import finetune
+from llm_unlearn.models.loading import usable_cores
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -136,7 +137,7 @@ def embedded_models(size: str, wanted: Sequence[tuple[str | None, int]]) -> list
         InputError: no such size or split.
     """
     missing = [one for one in wanted if not _place(size, *one)[0].is_dir()]
-    at_once = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    at_once = 1 if torch.cuda.is_available() else usable_cores()
     if at_once > 1 and os.environ.get("LOCAL_WORLD_SIZE", "1") == "1":
         threads = torch.get_num_threads()
         torch.set_num_threads(1)

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import cached_file, find_adapter_config_file
 
 from llm_unlearn.data.collators import EncodedRow
+from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.errors import InputError
 
@@ -125,9 +126,12 @@ def check_rows_fit(config: PreTrainedConfig, rows: Sequence[EncodedRow], pad_tok
     positions = getattr(text_config, "max_position_embeddings", None)
     longest = max(len(row["input_ids"]) for row in rows)
     if positions is not None and longest > positions > 0:
-        raise InputError(
-            f"{name} has {positions} positions, but rows have up to {longest} tokens: give --max_length {positions}"
-        )
+        prompts = [sum(label == IGNORED for label in row["labels"]) for row in rows]
+        too_long = [number for number, prompt in enumerate(prompts) if prompt >= positions]
+        fix = f"give --max_length {positions}"
+        if too_long:
+            fix = f"shorten or drop row {too_long[0]}, whose prompt alone has {prompts[too_long[0]]}; then {fix}"
+        raise InputError(f"{name} has {positions} positions, but rows have up to {longest} tokens: {fix}")
 
 
 def local_folder(name_or_path: str, *expected: str) -> Path | None:

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from llm_unlearn.data.chat_templates import set_template_arguments
+from llm_unlearn.data.chat_templates import NO_END_TOKEN, set_template_arguments
 from llm_unlearn.data.encoding import encode_dataset
 from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.errors import InputError
@@ -239,7 +239,7 @@ def with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBas
     """The tokenizer itself, padding with its end token where it has no pad token."""
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
-            raise InputError("the tokenizer has neither a pad nor an end token; set processing_class.eos_token")
+            raise InputError(f"{NO_END_TOKEN.format(tokenizer.name_or_path)}; it has no pad token either")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -295,15 +295,21 @@ def _check_tokenizer(
             )
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on; macOS and Windows tell only how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def use_all_cpu_threads() -> None:
     """Undo `accelerate launch`'s OMP_NUM_THREADS=1 on machines without a GPU, where it halves the speed.
 
-    Each local process gets its share of the cores. An explicit choice by the user (a value other than 1) is kept.
+    Each process of this machine gets its share of the cores, and at least one. An explicit choice by the user (a value
+    other than 1) is kept.
     """
     if torch.cuda.is_available() or os.environ.get("OMP_NUM_THREADS", "1") != "1":
         return
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+    torch.set_num_threads(max(1, usable_cores() // processes))
 
 
 def use_suitable_cpu_threads(model: nn.Module) -> None:

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from llm_unlearn import __version__
 from llm_unlearn.attacks import attack_names, load_attack
+from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.examining.evidence import label_of
 from llm_unlearn.examining.results import model_entries
@@ -26,6 +27,7 @@ _SHOWN = (  # the configuration in the card; all of it is in results.json
     *("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("lr_scheduler_type", "seed", "full_finetuning", "lora_r", "lora_alpha", "lora_dropout", "dtype", "bf16", "fp16"),
 )
+_BUDGET = ("attackers", "attack_steps", "attack_batch_size", "attack_seeds", "reinjection_fraction")
 _NOT_SHOWN = ("attack_arguments", "data_arguments")
 Json = Mapping[str, Any]
 
@@ -189,7 +191,12 @@ def _attacks(results: Json) -> list[tuple[str, str]]:
         kind = record and record.rates
         words = record.on_card if record and not kind else ""
         if kind and given:
-            rates = {"full": given[f"{kind}_learning_rates"], "lora": given[f"{kind}_lora_learning_rates"]}
+            names = {"full": f"{kind}_learning_rates", "lora": f"{kind}_lora_learning_rates"}
+            if missing := [name for name in (*_BUDGET, *names.values()) if name not in given]:
+                raise InputError(
+                    f"config.attack_arguments has no {missing[0]}, so the card cannot say how was attacked"
+                )
+            rates = {attacker: given[name] for attacker, name in names.items()}
             tried = [f"{rate:g} ({attacker})" for attacker in given["attackers"] for rate in rates[attacker]]
             words = f"{record.on_card}; {given['attack_steps']} steps of {given['attack_batch_size']} rows at learning "
             words += "rate " + " or ".join(tried) + (", the strongest counts" if len(tried) > 1 else "")

@@ -65,10 +65,10 @@ def recovery_figure(results: dict[str, Any], path: str | Path) -> Figure:
         axes.set_ylabel("mean answer probability, exact match\nof facts never reinjected")
 
     drawn = [model for model in MODELS if any(model_entries(by_model, model) for by_model in attacks.values())]
-    title = f"{results['method']}, seed {results['seed']}: do the unlearned facts come back?"
+    title = f"{results.get('method', 'run')}, seed {results.get('seed')}: do the unlearned facts come back?"
     if "oracle" not in drawn:
         title += "\n(no oracle: the level of true erasure is unknown)"
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a folder's name may be a method's, and is no formula
     figure.legend(
         handles=list(_legend_handles(drawn, any(banded), several_oracles)),
         loc="outside lower center",

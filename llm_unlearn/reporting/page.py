@@ -11,8 +11,8 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llm_unlearn.errors import InputError
-from llm_unlearn.examining.results import MODELS, model_entries, read_records, read_results
-from llm_unlearn.files.run_files import read_json, read_rows
+from llm_unlearn.examining.results import MODELS, model_entries, read_run, read_verdict
+from llm_unlearn.files.run_files import read_rows
 from llm_unlearn.reporting import page_sections as sections
 from llm_unlearn.reporting.figures import attacks_with_curves, recovery_figure
 from llm_unlearn.reporting.heat_map import run_heat_map
@@ -37,11 +37,9 @@ def write_report(folder: str | Path) -> Path:
         InputError: one of the two files is missing, or a file cannot be read.
     """
     folder = Path(folder)
-    results = read_results(folder)
-    verdict = read_json(folder / "verdict.json", f"make it with: llm-unlearn report {folder}")
-    page = render_page(
-        results, verdict, read_records(folder), read_rows(folder / "forget.jsonl"), _figures(results, folder)
-    )
+    results, records = read_run(folder)
+    verdict = read_verdict(folder, results, f"make it with: llm-unlearn report {folder}")
+    page = render_page(results, verdict, records, read_rows(folder / "forget.jsonl"), _figures(results, folder))
     path = folder / "report.html"
     # generated text may hold halves of characters, which have no bytes
     path.write_bytes(page.encode("utf-8", errors="replace"))

@@ -25,7 +25,7 @@ from llm_unlearn.examining.evidence import (
 )
 from llm_unlearn.examining.fluency import FLUENCY
 from llm_unlearn.examining.price import abilities, lost_abilities, lowest_of_means, lowest_share, reference_abilities
-from llm_unlearn.examining.results import model_names, read_records, read_results
+from llm_unlearn.examining.results import model_names, read_run, read_verdict
 from llm_unlearn.files.run_files import read_json
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.reporting.agreement import agreement, agreement_figure, agreement_table
@@ -48,7 +48,7 @@ def report_robustness(folder: str | Path, console: Console | None = None) -> dic
     folders = [run_folder(folder, run["method"], run["seed"]) for run in found["runs"]]
     runs = [_read_run(finding) for finding in folders]
     agreed = agreement(
-        [(run[0], read_json(finding / "verdict.json", AGAIN)) for run, finding in zip(runs, folders, strict=True)]
+        [(run[0], read_verdict(finding, run[0], AGAIN)) for run, finding in zip(runs, folders, strict=True)]
     )
     summary = summarize_robustness(found, runs) | {"agreement": agreed}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -59,7 +59,9 @@ def report_robustness(folder: str | Path, console: Console | None = None) -> dic
         agreement_figure(agreed, folder / "control.png")
     console = console or Console(width=max(Console().width, 150), highlight=False)
     console.print(main_table(summary))
-    console.print(f"\nEverything is in {folder}/: table.md, PNG figures, and runs/*/report.html", soft_wrap=True)
+    console.print(
+        f"\nEverything is in {folder}/: table.md, PNG figures, and runs/*/report.html", markup=False, soft_wrap=True
+    )
     return summary
 
 
@@ -238,4 +240,4 @@ def _write_figures(summary: Mapping[str, Any], found: Mapping[str, Any], runs: S
 
 
 def _read_run(folder: Path) -> tuple[dict, dict]:
-    return read_results(folder, AGAIN), read_records(folder)
+    return read_run(folder, AGAIN)

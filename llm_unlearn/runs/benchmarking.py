@@ -173,7 +173,8 @@ def _judged(
     )
     verdict = conclude(results, records, output)
     show_results(results, verdict)
-    Console(highlight=False).print(f"\nEverything is in {output}/: open report.html; results.json, records/")
+    words = f"\nEverything is in {output}/: open report.html; results.json, records/"
+    Console(highlight=False).print(words, markup=False)
     return results
 
 

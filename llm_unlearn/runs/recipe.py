@@ -25,14 +25,13 @@ from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import Examination
 from llm_unlearn.examining.preflight import check_lengths, check_loaded, check_model
-from llm_unlearn.examining.results import make_results, reference_models, write_results
+from llm_unlearn.examining.results import make_results, reference_models, write_results, write_verdict
 from llm_unlearn.examining.usage import forget_words
 from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.files.disk import check_free_space, check_output_dir
 from llm_unlearn.files.run_files import pinned
 from llm_unlearn.files.run_folder import locked, move_aside, weight_digests
-from llm_unlearn.files.whole import write_json
 from llm_unlearn.hub.upload import check_ready, push_run
 from llm_unlearn.methods import load_method
 from llm_unlearn.methods.method import Method
@@ -266,7 +265,8 @@ class Recipe:
             seconds=self.examination.seconds,
         )
         show_results(results, conclude(results, records, output))
-        console.print(f"\nEverything is in {output}/: open report.html; results.json, records/, {unlearned_path.name}/")
+        words = f"\nEverything is in {output}/: open report.html; results.json, records/, {unlearned_path.name}/"
+        console.print(words, markup=False)
         if self.args.push_to_hub:
             pushed = push_run(output, **self.args.push_arguments)
             console.print(f"Pushed: {pushed.commit_url}", markup=False, soft_wrap=True)
@@ -317,7 +317,7 @@ def conclude(results: dict, records: dict[str, Records], output: Path) -> dict:
     """Write what was measured, the verdict that follows from it, and the page that shows both; returns the verdict."""
     write_results(output, results, records)
     verdict = verdict_of(results, records)
-    write_json(output / "verdict.json", verdict)
+    write_verdict(output, verdict)
     write_report(output)
     return verdict
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from accelerate.utils import parse_flag_from_env
 from rich.console import Console
+from rich.markup import escape
 
 from llm_unlearn.arguments.groups import AdapterArguments
 from llm_unlearn.arguments.parsing import arguments_to_dict
@@ -347,7 +348,7 @@ class Robustness:
 
     def _say(self, title: str, outcome: dict[str, Any]) -> None:
         reached = "stopped" if outcome["reached"] else "[bold]did not reach the stopping score[/]"
-        words = f"{title}: {reached} after {outcome['steps']} steps"
+        words = f"{escape(title)}: {reached} after {outcome['steps']} steps"
         if outcome["retain_exact_match"] is not None:
             words += f", retain exact match {outcome['retain_exact_match']:.3f}"
         words += f", {outcome['reinjection_probability']:.3f} after reinjection"

@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from rich.console import Console
+from rich.markup import escape
 
 from llm_unlearn.arguments.groups import GENERATION_CONFIG
 from llm_unlearn.arguments.parsing import parse_arguments
@@ -142,7 +143,7 @@ def tofu_benchmark(description: str, argv: list[str] | None = None) -> Summary:
     console.print(tofu_table({name: log.summary for name, log in recomputed.items()}))
     for metric, remark in recomputed[tested].remarks.items():
         console.print(f"{metric}: {remark}", soft_wrap=True, markup=False)
-    console.print(f"Written to {output}/TOFU_EVAL.json (per row) and TOFU_SUMMARY.json", soft_wrap=True)
+    console.print(f"Written to {output}/TOFU_EVAL.json (per row) and TOFU_SUMMARY.json", markup=False, soft_wrap=True)
     return recomputed[tested].summary
 
 
@@ -173,7 +174,7 @@ def _judge_model(
     model = arguments.load_model(path).to(state.device)
     if state.is_main_process:
         shared = f", {state.num_processes} processes" if state.num_processes > 1 else ""
-        console.print(f"[bold]{name}[/] {path}{shared}", soft_wrap=True)
+        console.print(f"[bold]{name}[/] {escape(path)}{shared}", soft_wrap=True)
     return judge(
         model,
         processing_class,

@@ -29,11 +29,11 @@ FILES = {
     "Latin-1": ("f.jsonl", (GOOD + '{"question": "é"}').encode("latin1"), ["line 2 is not UTF-8", "save the file as"]),
     "UTF-16": ("f.jsonl", GOOD.encode("utf-16"), ["line 1 is not UTF-8 text"]),
     "NUL bytes": ("f.jsonl", b"\0" * 50, ["line 1 is not JSON"]),
-    "rows under a key": ("f.json", '{"data": []}', ["columns ['data'] fit no row format", "question + answer"]),
+    "rows under a key": ("f.json", '{"data": []}', ["is one object of columns", "one array of objects"]),
     "columns instead of rows": (
         "f.json",
         '{"question": ["a"], "answer": ["b"]}',
-        ["row 0: column 'question' holds ['a'] (list); it must be a string"],
+        ["is one object of columns", "to_json(orient='records')"],
     ),
     "rows are lists": ("f.json", '[["Who?", "Ann"]]', ["row 0 is ['Who?', 'Ann']", "object with named columns"]),
     "misspelt column": ("f.jsonl", '{"question": "a", "anser": "b"}', ["rename 'anser' to 'answer'"]),

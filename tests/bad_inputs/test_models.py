@@ -138,7 +138,7 @@ MODELS = {
     ),
     "no end token": (
         change("tokenizer_config.json", eos_token=None, pad_token=None),
-        ["the tokenizer has neither a pad nor an end token"],
+        ["the tokenizer of 'broken' has no end token: name one", "tokenizer_config.json", "no pad token either"],
     ),
     "fewer embeddings than tokens": (
         small(vocab_size=40),

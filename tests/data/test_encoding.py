@@ -282,7 +282,8 @@ def test_a_row_without_any_answer_token_left_is_an_error():
         encode_dataset([*QA, longer], tokenizer, 11, "retain set")
     assert str(caught.value) == (
         "retain set row 2: max_length=11 cuts off the whole answer: the prompt alone has 11 tokens; "
-        "raise max_length to at least 12 (15 keeps the whole answer)"
+        "shorten or drop this row, or, if the model has so many positions, raise max_length to at least 12 "
+        "(15 keeps the whole answer)"
     )
     with pytest.raises(InputError, match=r"^max_length=9 cuts off the whole answer: the prompt alone has 9 tokens"):
         encode_row(tokenizer, PROMPT, "In Paris.", 9)
@@ -298,9 +299,7 @@ def test_a_row_without_any_answer_token_left_is_an_error():
 def test_no_eos_token_is_an_error(template):
     tokenizer = build_tokenizer(template, eos=None)
     for encode in (end_token_ids, lambda t: encode_prompt(t, PROMPT), lambda t: encode_row(t, PROMPT, "x", None)):
-        with pytest.raises(
-            InputError, match="tokenizer has no eos_token, so no answer could end; set processing_class"
-        ):
+        with pytest.raises(InputError, match=r"has no end token: name one of its tokens in its tokenizer_config\.json"):
             encode(tokenizer)
 
 

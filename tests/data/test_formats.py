@@ -1,10 +1,12 @@
 """Row formats, and the files that rows come in."""
 
+import json
+
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from llm_unlearn.data import question_text, row_format, split_row
+from llm_unlearn.data import load_unlearning_data, question_text, row_format, split_row
 from llm_unlearn.data.formats import read_rows
 from llm_unlearn.errors import InputError
 
@@ -174,3 +176,48 @@ def test_a_missing_file_is_named_with_its_absolute_path(tmp_path, monkeypatch):
     with pytest.raises(InputError) as caught:
         read_rows(tmp_path.relative_to(tmp_path) / "none.csv")
     assert str(caught.value) == f"file 'none.csv' does not exist (looked for {tmp_path / 'none.csv'})"
+
+
+def test_a_cell_may_be_as_long_as_it_likes(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"question,answer\nwho?,{'a' * 200_000}\n")
+    assert read_rows(path) == [{"question": "who?", "answer": "a" * 200_000}]
+
+
+SECRET = "Ann Quillfeather lives in a house that she built herself of white bread, by the old canal. " * 5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"question": [SECRET] * 40, "answer": [SECRET] * 40},
+        {"question": {"0": SECRET, "1": SECRET}, "answer": {"0": SECRET, "1": SECRET}},
+        {"data": [{"question": SECRET, "answer": SECRET}] * 9},
+        {f"{SECRET} {number}": SECRET for number in range(20)},
+        [[SECRET, SECRET]] * 3,
+        [{"question": {"text": SECRET}, "answer": SECRET}],
+        [{"question": SECRET, "answer": [SECRET, SECRET]}],
+        [{"question": SECRET, "answer": SECRET, "person": [SECRET]}],
+        [{"messages": [{"role": SECRET, "content": SECRET}]}],
+        [{"messages": [{"role": "user", "content": SECRET}, {"role": SECRET, "content": SECRET}]}],
+        [{"messages": [{"content": SECRET}]}],
+        [{"question": SECRET, "answer": SECRET, "note": 1}, {"question": SECRET, "answer": SECRET, "note": SECRET}],
+        [{"question": SECRET, "answer": SECRET, "note": "\ud800" + SECRET}],
+    ],
+)
+def test_an_error_shows_one_short_excerpt_of_the_rows_at_most(content, tmp_path, monkeypatch):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError) as refused:
+        load_unlearning_data(forget_file=path)
+    told = str(refused.value)
+    assert told.count("Quillfeather") <= 1 and len(told.replace(str(tmp_path), "")) < 420 and "\n" not in told
+
+
+def test_a_file_of_columns_says_so(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text('{"question": ["a?", "b?"], "answer": ["a", "b"]}')
+    with pytest.raises(InputError, match=r"is one object of columns; give one array of objects, .*orient='records'"):
+        read_rows(path)
+    path.write_text('{"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "a"}]}')
+    assert len(read_rows(path)) == 1

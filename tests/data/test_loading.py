@@ -218,7 +218,7 @@ def test_perturbed_rows_must_align(tofu_folder):
     assert load_unlearning_data(folder).forget["paraphrased_answer"][:] == ["x", "x"]
     write("forget10_perturbed.json", rows("Ann", "Cid"))
     assert error_of(folder) == (
-        "forget10_perturbed row 1: question 'Who is Cid?' is not that of forget10 ('Who is Bob?'); take both from one "
+        "forget10_perturbed row 1: question 'Who is Cid?' is not that of forget10; take both from one "
         "version of TOFU, or remove forget10_perturbed"
     )
     write("forget10_perturbed.json", rows("Ann"))

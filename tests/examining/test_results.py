@@ -6,7 +6,7 @@ import pytest
 from builders import qa_rows
 
 from llm_unlearn import InputError
-from llm_unlearn.examining.results import VERSION, make_results, read_records, read_results, write_results
+from llm_unlearn.examining.results import VERSION, make_results, read_results, read_run, write_results
 
 
 def made(folder, **changes):
@@ -40,7 +40,7 @@ def test_what_is_written_is_read(tmp_path):
     results = made(tmp_path, seconds={"unlearn": 1.5})
     write_results(tmp_path, results, {"original": {"forget_exact_match": {"agg_value": 1.0, "value_by_index": {}}}})
     assert read_results(tmp_path) == json.loads(json.dumps(results)) and results["version"] == VERSION
-    assert read_records(tmp_path)["original"]["forget_exact_match"]["agg_value"] == 1.0
+    assert read_run(tmp_path)[1]["original"]["forget_exact_match"]["agg_value"] == 1.0
     assert (tmp_path / "config.yaml").read_text() == "npo_config:\n  beta: 0.5\n"
 
 
@@ -48,7 +48,7 @@ def test_what_is_written_is_read(tmp_path):
 def test_an_unknown_version_is_refused(version, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"version": version}))
     with pytest.raises(
-        InputError, match=f"is of version {version}, and this llm_unlearn reads versions 1 to {VERSION}"
+        InputError, match=f"is of version {version!r}, and this llm_unlearn reads versions 1 to {VERSION}"
     ):
         read_results(tmp_path)
 

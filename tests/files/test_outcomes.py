@@ -9,6 +9,7 @@ import torch
 from builders import tiny_model, with_trained_adapter
 
 from llm_unlearn.files.outcomes import digest_of, remember, weights_digest
+from llm_unlearn.files.whole import json_digest
 
 
 def test_an_outcome_is_computed_once_for_each_key(tmp_path):
@@ -21,7 +22,7 @@ def test_an_outcome_is_computed_once_for_each_key(tmp_path):
     key = ["attack", {"steps": 5}, None]
     first = {"score": 0.1, "5": "five"}  # what is read back later is given from the start
     assert remember(file, key, compute) == remember(file, key, compute) == first
-    assert json.loads(file.read_text()) == {"digest": digest_of(key), "outcome": first}
+    assert json.loads(file.read_text()) == {"digest": digest_of(key), "outcome": first, "sha256": json_digest(first)}
     assert remember(file, ["attack", {"steps": 6}, None], compute)["score"] == 0.2
     assert len(calls) == 2
     assert [path.name for path in file.parent.iterdir()] == ["attack.json"]

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from loopback_hub import DROP
+from made_up_runs import change_json, reseal
 from safetensors.torch import load_file, save_file
 
 from llm_unlearn.cli.main import main
@@ -31,7 +32,8 @@ def test_what_was_pushed_is_read_back_and_verified(kind, hub, run, finished_run,
     assert not hub.asked("GET", "evil.bin|code.py") and pushed.oid in folder
     local = json.loads((run / "results.json").read_text())
     assert unlearned.evidence["results"]["scores"] == local["scores"]
-    assert unlearned.evidence["verdict"] == json.loads((run / "verdict.json").read_text())
+    local = json.loads((run / "verdict.json").read_text())
+    assert unlearned.evidence["verdict"] == {name: value for name, value in local.items() if name != "sha256"}
     assert set(unlearned.evidence["records"]) == {"original", "oracle", "unlearned"}
     assert not unlearned.model.training
     found = verify(unlearned, data, tolerance=1e-5)
@@ -73,7 +75,8 @@ def test_abilities_are_scored_again_and_what_the_rows_do_not_have_is_named(run, 
     abilities["neighbor_nearest_question"]["probability"] += 0.1
     abilities["general"] = {"exact_match": 0.5, "probability": 0.5, "rows": 3}
     abilities["retain_prefix"]["rows"] += 1
-    (run / "results.json").write_text(json.dumps(results))
+    change_json(run / "results.json", **results)
+    reseal(run)
     found = verify(load_unlearned(run), data)
     assert [check.what for check in found.checks if not check.agrees] == ["neighbors: nearest questions: probability"]
     rows = abilities["retain_prefix"]["rows"]
@@ -85,8 +88,8 @@ def test_abilities_are_scored_again_and_what_the_rows_do_not_have_is_named(run, 
 
 
 def test_other_rows_are_refused(run, data):
-    results = json.loads((run / "results.json").read_text())
-    (run / "results.json").write_text(json.dumps(results | {"data": {"forget_rows": 3}}))
+    change_json(run / "results.json", data={"forget_rows": 3})
+    reseal(run)
     with pytest.raises(InputError, match="about 3 forget rows, these are 4"):
         verify(load_unlearned(run), data)
 

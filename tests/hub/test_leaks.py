@@ -7,6 +7,7 @@ import shutil
 import socket
 
 import pytest
+from made_up_runs import change_json, reseal
 from safetensors.torch import load_file, save_file
 
 from llm_unlearn.cli.main import main
@@ -34,10 +35,6 @@ PLANTED = {  # what -> (text, what the error calls it)
 }
 
 
-def change_json(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes, indent=1))
-
-
 def plant(run, where, text):
     """Put a text into one of the files that a push reads, as it is or as JSON writes it."""
     if where == "safetensors metadata":
@@ -58,18 +55,21 @@ def plant(run, where, text):
         piece = text.replace(" ", "\u2581").encode()
         (run / "adapter" / where).write_bytes(b"\x0a\x0c\x0a\x03the\x0a" + bytes([len(piece)]) + piece + b"\x15\x00")
     elif where == "verdict.json":
-        change_json(run / where, sentence=f"Undecided: {text}")
+        change_json(run / where, remarks=[text])
     elif where == "results.json":
         change_json(run / where, method=text)
     elif where == "score":
         scores = json.loads((run / "results.json").read_text())["scores"]
-        change_json(run / "results.json", scores=scores | {text: {"forget_probability": 0.5}})
+        change_json(run / "results.json", scores=scores | {"unlearned": scores["unlearned"] | {text: 0.5}})
     elif where == "record":
         change_json(run / "records" / "oracle.json", **{text: {"agg_value": 0.5}})
     else:
         path = run / "adapter" / where
         path.write_text(path.read_text() if path.exists() else "{}")
         change_json(path, note=text)
+    if where == "safetensors metadata":
+        change_json(run / "results.json", weights=weight_digests(run / "adapter"))
+    reseal(run)
 
 
 FILES = ("tokenizer_config.json", "adapter_config.json", "chat_template.jinja", "safetensors metadata", "results.json")

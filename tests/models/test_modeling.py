@@ -13,6 +13,7 @@ from torch import nn
 
 from llm_unlearn.errors import InputError
 from llm_unlearn.models import loading as modeling
+from llm_unlearn.models.files import check_rows_fit
 from llm_unlearn.models.loading import decoder_layers, load_model, load_tokenizer, split_revision, with_pad_token
 
 
@@ -108,7 +109,9 @@ def test_pad_token():
     tokenizer.pad_token = "Ann"
     assert with_pad_token(tokenizer).pad_token == "Ann"
     tokenizer.pad_token = tokenizer.eos_token = None
-    with pytest.raises(InputError, match="neither a pad nor an end token"):
+    with pytest.raises(
+        InputError, match=r"has no end token: name one .* tokenizer_config\.json .* no pad token either"
+    ):
         with_pad_token(tokenizer)
 
 
@@ -128,6 +131,32 @@ def test_small_models_get_one_thread_unless_more_are_asked_for(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     modeling.use_suitable_cpu_threads(tiny_model())
     assert chosen == [1] and torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("processes, expected", [("1", 8), ("2", 4), ("3", 2), ("16", 1)])
+def test_processes_of_a_machine_share_its_cores_also_where_affinity_is_unknown(processes, expected, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    modeling.use_all_cpu_threads()
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    modeling.use_all_cpu_threads()
+    assert chosen == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    "answer_at, fix", [(4, "row 0, whose prompt alone has 4; then give"), (2, "give --max_length 3")]
+)
+def test_the_fix_for_too_many_tokens_is_one_that_works(answer_at, fix):
+    config = tiny_model().config
+    config.max_position_embeddings = 3
+    labels = [-100] * answer_at + [1] * (5 - answer_at)
+    with pytest.raises(InputError, match=f"m has 3 positions, but rows have up to 5 tokens: .*{fix}"):
+        check_rows_fit(config, [{"input_ids": [1] * 5, "labels": labels}], 0, "m")
 
 
 def test_only_safetensors_are_loaded(tmp_path):
