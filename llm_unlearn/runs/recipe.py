@@ -191,7 +191,7 @@ class Recipe:
         limits = ", ".join(f"forget {name} <= {limit:g}" for name, limit in args.stopping_thresholds.items())
         self._say(f"[bold]{trainer.method_name}[/] on {escape(self.model_path)}")
         self._say(f"  data       {escape(data.source)}: {', '.join(counts)} rows")
-        self._say(f"  forget     {escape(forget_words(data, self.examination.attack_args))}")
+        self._say(f"  facts      {escape(forget_words(data, self.examination.attack_args))}")
         if not trainer.row_sets["general"]:
             fix = "--general_data FILE" if data.general is None else "general_weight is 0"
             self._say(f"  general    none: abilities beyond the retain rows are not protected; {fix}")

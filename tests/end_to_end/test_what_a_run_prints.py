@@ -27,7 +27,7 @@ def test_the_banner(printed):
     rows = {name: len((printed[2] / f"{name}.jsonl").read_text().splitlines()) for name in ("forget", "retain")}
     assert re.search(rf"^npo on {re.escape(results['paths']['original'])}$", printed[0], re.MULTILINE)
     assert lines["data"].endswith(f": {rows['forget']} forget, {rows['retain']} retain, 115 general rows")
-    assert lines["forget"] == f"  forget     {rows['forget']} rows, {rows['forget'] // 3} facts, 1 person"
+    assert lines["facts"] == f"  facts      {rows['forget']} rows, {rows['forget'] // 3} facts, 1 person"
     # a pair of matrices for each of the seven linear maps of each block of the tiny world's Llama
     pattern = r"([\d,]+) of ([\d,]+) parameters \(([\d.]+)%\), cpu"
     trainable, total, share = re.search(pattern, lines["trainable"]).groups()
