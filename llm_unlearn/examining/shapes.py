@@ -6,6 +6,7 @@ here is not looked at.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, model_validator
@@ -320,5 +321,7 @@ def check_shape(value: Any, shape: type[Shape], where: object, fix: str) -> None
         first = error.errors(include_url=False)[0]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
         given = "" if first["type"] in ("missing", "value_error") else f" is {first['input']!r:.{_EXCERPT}}"
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = re.sub(
+            r"valid dictionary or instance of \w+", "valid object", first["msg"].removeprefix("Value error, ")
+        )
         raise InputError(f"{where}: {place}{given}: {reason[:1].lower()}{reason[1:]}; {fix}") from error

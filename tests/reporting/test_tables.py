@@ -134,3 +134,11 @@ def test_redirected_output_has_the_numbers_and_no_escape_codes(results, capsys):
     print_results(results)
     text = capsys.readouterr().out
     assert "0.716" in text and "\x1b" not in text
+
+
+def test_names_and_reasons_are_no_markup(results):
+    console = Console(width=100, record=True)
+    results |= {"method": "x[/x]", "not_attacked": {"benign_relearning": "no such [/column]"}}
+    print_results(results, console)
+    printed = console.export_text()
+    assert "x[/x], seed 7" in printed and "no such [/column]." in printed
