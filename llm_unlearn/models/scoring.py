@@ -368,7 +368,8 @@ def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
 
     Mixtures of experts give no router logits there: their loss, which nobody asks for here, fails on cached tokens.
     """
-    was_training, config = model.training, model.config.get_text_config()
+    was_training = model.training
+    config = model.config.get_text_config() if hasattr(model, "config") else None
     gives_router_logits = getattr(config, "output_router_logits", False)
     model.eval()
     if gives_router_logits:
