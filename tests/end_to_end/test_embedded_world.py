@@ -41,7 +41,15 @@ def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
     for name in written:
         assert (output / name).stat().st_size > 0
     assert "original" in done.stdout and "after an attack" in done.stdout
-    # Anyone can judge the run again from the paths in results.json; two processes share the attacks.
+
+
+@pytest.mark.long
+def test_two_processes_share_the_attacks_on_a_finished_run(cache, tmp_path):
+    """Anyone can judge a run again from the paths in results.json."""
+    short = ("--max_steps", "4", "--attacks", "none", "--output_dir", "out")
+    done = run("recipes/npo.py", "--data", "fictional:tiny", *short, cache=cache, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
     again = run(
         "benchmarks/adversarial_reinjection.py",
         *("--data", "fictional:tiny", "--oracle_seeds", "1", "--attack_seeds", "0", "--attack_steps", "5"),

@@ -208,11 +208,13 @@ def test_without_an_oracle_the_control_judges_and_says_so(world, npo):
     assert verdict["sentence"].startswith("Hidden (by made-up answers and counterfactual control): ")
 
 
+@pytest.mark.long
 def test_without_either_made_up_answers_carry_the_verdict(world, npo):
     verdict, _ = judged(world, npo / "adapter", "--counterfactual=false", oracles=())
     assert (verdict["verdict"], verdict["by"]) == ("hidden", "made-up answers")
 
 
+@pytest.mark.long
 def test_with_rows_that_say_no_kinds_it_is_undecided(world, npo, tmp_path):
     lines = [json.loads(line) for line in (world / "forget.jsonl").read_text().splitlines()]
     rows = [{name: value for name, value in row.items() if name != "attribute"} for row in lines]
