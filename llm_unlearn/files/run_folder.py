@@ -13,7 +13,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from llm_unlearn.errors import InputError
-from llm_unlearn.files.run_files import RERUN
+from llm_unlearn.files.run_files import RERUN, read_json
+from llm_unlearn.files.whole import json_digest
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ EVIDENCE = (
     *("results.json", "verdict.json", "report.html", "config.yaml", "forget.jsonl", "retain.jsonl", "*.png"),
     *("records", "adapter", "model", "merged", "hub"),
 )
+CONFIGURATIONS = ("adapter_config.json", "config.json")
+LOCAL_NAMES = {"_name_or_path", "name_or_path", "base_model_name_or_path", "revision"}  # differ in a public edition
 WEIGHTS = re.compile(r"(adapter_model|model)(-\d{5}-of-\d{5})?\.safetensors")
 
 
@@ -68,6 +71,18 @@ def move_aside(folder: Path) -> Path | None:
     return target
 
 
+def model_digests(folder: Path) -> dict[str, str]:
+    """`weight_digests`, and of the configurations that say how the weights compute (an adapter's scale is in one of
+    them), whatever they call the folder that they came from.
+    """
+    digests = weight_digests(folder)
+    for name in CONFIGURATIONS:
+        if (folder / name).is_file():
+            content = read_json(folder / name, RERUN, finite=False)
+            digests[name] = json_digest({key: content[key] for key in sorted(content.keys() - LOCAL_NAMES)})
+    return digests
+
+
 def weight_digests(folder: Path) -> dict[str, str]:
     """File -> SHA-256 of its bytes, of all weights in a folder."""
     digests = {}
@@ -96,6 +111,23 @@ def weights_folder(folder: Path) -> Path:
     return there[0]
 
 
+def other_file(judged: Mapping[str, str], weights: Path) -> str | None:
+    """The first file in a folder that is not as it was judged, and how it differs; None: all are.
+
+    Args:
+        judged: `model_digests` of what was judged, or of an earlier version, which knew the weights alone.
+    """
+    now = model_digests(weights)
+    if not judged.keys() & set(CONFIGURATIONS):
+        now = {name: digest for name, digest in now.items() if WEIGHTS.fullmatch(name)}
+    differing = sorted(name for name in judged.keys() | now.keys() if judged.get(name) != now.get(name))
+    if not differing:
+        return None
+    name = differing[0]
+    how = "is missing" if name not in now else "was not judged" if name not in judged else "has other contents"
+    return f"{name} {how}"
+
+
 def check_weights(results: Mapping[str, Any], weights: Path, source: Path) -> None:
     """Refuse results of other weights than those in a folder. Results that do not say what they judged pass.
 
@@ -105,15 +137,12 @@ def check_weights(results: Mapping[str, Any], weights: Path, source: Path) -> No
     Raises:
         InputError: a file is another one than was judged, is missing, or was not judged.
     """
-    judged, now = results.get("weights") or {}, weight_digests(weights)
-    if not judged or judged == now:
-        return
-    name = min(name for name in judged.keys() | now.keys() if judged.get(name) != now.get(name))
-    what = "is missing" if name not in now else "was not judged" if name not in judged else "has other bytes"
-    raise InputError(
-        f"{source / 'results.json'} is about other weights than those in {weights}: {name} {what}. Put the judged ones "
-        f"back, or judge these (llm-unlearn judge), or {RERUN}"
-    )
+    judged = results.get("weights")
+    if judged and (other := other_file(judged, weights)):
+        raise InputError(
+            f"{source / 'results.json'} is about other weights than those in {weights}: {other}. Put the judged ones "
+            f"back, or judge these (llm-unlearn judge), or {RERUN}"
+        )
 
 
 def check_judged_weights(results: Mapping[str, Any], folder: Path) -> None:

@@ -31,7 +31,7 @@ from llm_unlearn.examining.results import (
 )
 from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.run_files import RERUN, read_json, read_rows
-from llm_unlearn.files.run_folder import WEIGHTS, check_weights, weight_digests, weights_folder
+from llm_unlearn.files.run_folder import WEIGHTS, check_weights, model_digests, weight_digests, weights_folder
 from llm_unlearn.hub.leaks import Secrets
 from llm_unlearn.reporting.card import BOILERPLATE, write_card
 from llm_unlearn.reporting.page import write_report
@@ -70,22 +70,22 @@ def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[s
     """
     results, private = read_run(folder)
     weights = weights_folder(folder)
+    is_adapter = (weights / "adapter_config.json").is_file()
+    if kind == "merged" and not is_adapter:
+        raise InputError(f"--push merged: {weights} is a whole model already; leave the flag out")
     if not results.get("weights"):
         raise InputError(
             f"{folder / 'results.json'} does not say which weights it judged, so that nobody can tell whether they are "
             f"those in {weights}: {RERUN}"
         )
     check_weights(results, weights, folder)
-    is_adapter = (weights / "adapter_config.json").is_file()
-    if kind == "merged" and not is_adapter:
-        raise InputError(f"--push merged: {weights} is a whole model already; leave the flag out")
     edition = folder / EDITION
     shutil.rmtree(edition, ignore_errors=True)
     edition.mkdir()
     names = public_names(results, weights)
     _copy_model(_merged(weights, results, folder) if kind == "merged" else weights, edition)
     public = public_results(results, names, kind or ("adapter" if is_adapter else "model"), folder)
-    public["weights"] = weight_digests(edition)
+    public["weights"] = model_digests(edition)
     public["base"] = base_facts(results, weights)
     records = {model: without_texts(by_metric) for model, by_metric in private.items()}
     write_evidence(edition, public, records)

@@ -15,7 +15,7 @@ from rich.table import Table
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import RETAIN, ability_label, ability_scores, judged_sets
-from llm_unlearn.files.run_folder import weight_digests, weights_folder
+from llm_unlearn.files.run_folder import other_file, weight_digests, weights_folder
 from llm_unlearn.hub.loading import UnlearnedModel, find_folder
 from llm_unlearn.models.judging import judge
 from llm_unlearn.models.scoring import mean_scores, score_answers
@@ -164,7 +164,7 @@ def _same_weights(evidence: dict[str, Any]) -> bool | None:
     if not digests:
         return None
     is_run = any((folder / name).is_dir() for name in ("adapter", "model"))
-    return weight_digests(weights_folder(folder) if is_run else folder) == digests
+    return other_file(digests, weights_folder(folder) if is_run else folder) is None
 
 
 def _same_base(unlearned: UnlearnedModel) -> bool | None:

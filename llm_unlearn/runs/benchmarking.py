@@ -21,7 +21,7 @@ from llm_unlearn.examining.preflight import check_lengths, check_loaded
 from llm_unlearn.examining.results import make_results, reference_models
 from llm_unlearn.examining.usage import forget_words
 from llm_unlearn.files.disk import check_output_dir
-from llm_unlearn.files.run_folder import locked, weight_digests
+from llm_unlearn.files.run_folder import locked, model_digests
 from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.files import check_model_path
@@ -154,7 +154,7 @@ def _judged(
     """Examine, conclude and show."""
     data = examination.data
     unlearned = arguments.unlearned_model_name_or_path
-    digests = weight_digests(Path(unlearned)) if unlearned and Path(unlearned).is_dir() else {}
+    digests = model_digests(Path(unlearned)) if unlearned and Path(unlearned).is_dir() else {}
     examined, records = examination.examine(original, oracles, unlearned)
     if not is_main_process():
         return {}

@@ -31,7 +31,7 @@ from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.files.disk import check_free_space, check_output_dir
 from llm_unlearn.files.run_files import pinned
-from llm_unlearn.files.run_folder import locked, move_aside, weight_digests
+from llm_unlearn.files.run_folder import locked, model_digests, move_aside
 from llm_unlearn.hub.upload import check_ready, push_run
 from llm_unlearn.methods import load_method
 from llm_unlearn.methods.method import Method
@@ -238,7 +238,7 @@ class Recipe:
         unlearned_path = output / ("model" if self.adapter_args.full_finetuning else "adapter")
         with failing_together(unlearned_path):
             trainer.save_model(str(unlearned_path))
-        digests = weight_digests(unlearned_path)
+        digests = model_digests(unlearned_path)
         # Where this process has but a shard, or base weights rounded to 4 bits, the saved model is judged: that is what
         # people will use, and each process needs it whole for its attacks.
         unlearned = str(unlearned_path)

@@ -64,11 +64,10 @@ def push(
 
 def _write_results(trainer: UnlearnTrainer, folder: Path, weights: Path) -> None:
     """What the card is made of, where no recipe has judged these weights."""
-    from llm_unlearn.files.run_folder import weight_digests
+    from llm_unlearn.files.run_folder import model_digests, other_file
 
-    digests = weight_digests(weights)
     judged = read_results(folder) if (folder / "results.json").is_file() else {}
-    if judged.get("scores") and judged.get("weights") != digests:
+    if judged.get("scores") and other_file(judged.get("weights") or {}, weights):
         raise InputError(
             f"output_dir: the results in {folder} are of other weights than those that were to be pushed; judge "
             "these, or train in another output_dir"
@@ -84,7 +83,7 @@ def _write_results(trainer: UnlearnTrainer, folder: Path, weights: Path) -> None
         arguments_to_dict(trainer.args),
         models=(pinned(config._name_or_path, config), [], str(weights)),
         rows={"forget": trainer.forget_dataset, "retain": trainer.retain_dataset},
-        weights=digests,
+        weights=model_digests(weights),
         training={
             "steps": trainer.state.global_step,
             "stopped_by": trainer.stopped_by,

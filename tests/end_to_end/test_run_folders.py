@@ -75,7 +75,7 @@ def test_weights_that_were_exchanged_are_refused_everywhere(finished, cache):
         changed = bytearray(original)
         changed[-1] ^= 1
         (out / "model" / "model.safetensors").write_bytes(changed)
-        words = "is about other weights than those in out/model: model.safetensors has other bytes"
+        words = "is about other weights than those in out/model: model.safetensors has other contents"
         for done in (push(cache, finished), fork_server.run(["-m", "llm_unlearn", "report", "out"], cwd=finished)):
             assert done.returncode == 2 and words in done.stderr, done.stderr
         (finished / "load.py").write_text("from llm_unlearn import load_unlearned\nload_unlearned('out')\n")

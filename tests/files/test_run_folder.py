@@ -12,8 +12,8 @@ from llm_unlearn.files.run_folder import (
     check_judged_weights,
     check_weights,
     locked,
+    model_digests,
     move_aside,
-    weight_digests,
     weights_folder,
 )
 
@@ -65,7 +65,7 @@ def make_run(folder: Path, kind: str = "adapter", content: bytes = b"a") -> dict
     name = "adapter_model.safetensors" if kind == "adapter" else "model.safetensors"
     (folder / kind / name).write_bytes(content)
     (folder / kind / "training_args.bin").write_bytes(b"no weights")
-    return {"weights": weight_digests(folder / kind), "paths": {"unlearned": str(folder / kind)}}
+    return {"weights": model_digests(folder / kind), "paths": {"unlearned": str(folder / kind)}}
 
 
 def test_results_are_of_these_weights_or_they_are_refused(tmp_path):
@@ -95,7 +95,7 @@ def test_a_run_that_moved_is_about_the_weights_beside_it(tmp_path):
     check_judged_weights(results, tmp_path / "moved")
     judged_elsewhere = {"weights": {"adapter_model.safetensors": OF_A}, "paths": results["paths"]}
     (tmp_path / "judge").mkdir()
-    with pytest.raises(InputError, match="has other bytes"):
+    with pytest.raises(InputError, match="has other contents"):
         check_judged_weights(judged_elsewhere, tmp_path / "judge")
     judged_elsewhere["weights"] = {"adapter_model.safetensors": OF_B}
     check_judged_weights(judged_elsewhere, tmp_path / "judge")
@@ -109,3 +109,21 @@ def test_a_run_has_one_set_of_weights(tmp_path):
     make_run(tmp_path, "adapter")
     with pytest.raises(InputError, match=r"has both adapter/ and model/, of which results.json can have judged but"):
         weights_folder(tmp_path)
+
+
+def test_an_adapter_is_its_configuration_too(tmp_path):
+    """Whose scale decides what it says; what its base is called there does not."""
+    make_run(tmp_path)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text('{"lora_alpha": 16, "base_model_name_or_path": "/here", "revision": null}')
+    results = {"weights": model_digests(tmp_path / "adapter")}
+    path.write_text('{"base_model_name_or_path": "owner/base", "lora_alpha": 16}')
+    check_judged_weights(results, tmp_path)
+    earlier = {"weights": {"adapter_model.safetensors": OF_A}}
+    path.write_text('{"lora_alpha": 32, "base_model_name_or_path": "/here"}')
+    check_judged_weights(earlier, tmp_path)  # of a version that knew the weights alone
+    with pytest.raises(InputError, match=r"other weights than those in .*: adapter_config.json has other contents"):
+        check_judged_weights(results, tmp_path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"adapter_config.json is missing"):
+        check_judged_weights(results, tmp_path)

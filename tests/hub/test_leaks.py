@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from llm_unlearn.cli.main import main
 from llm_unlearn.errors import LeakError
-from llm_unlearn.files.run_folder import weight_digests
+from llm_unlearn.files.run_folder import model_digests
 from llm_unlearn.hub import push_run
 from llm_unlearn.hub.leaks import Secrets, _names_in, leaks_in_file, words_of
 
@@ -40,7 +40,7 @@ def plant(run, where, text):
     if where == "safetensors metadata":
         path = run / "adapter" / "adapter_model.safetensors"
         save_file(load_file(path), path, metadata={"format": "pt", "note": text})
-        change_json(run / "results.json", weights=weight_digests(run / "adapter"))  # as if these had been judged
+        change_json(run / "results.json", weights=model_digests(run / "adapter"))  # as if these had been judged
     elif where == "chat_template.jinja":
         path = run / "adapter" / where
         path.write_text(f"{path.read_text()}\n\n{{# {text} #}}")
@@ -67,8 +67,8 @@ def plant(run, where, text):
         path = run / "adapter" / where
         path.write_text(path.read_text() if path.exists() else "{}")
         change_json(path, note=text)
-    if where == "safetensors metadata":
-        change_json(run / "results.json", weights=weight_digests(run / "adapter"))
+    if where in ("safetensors metadata", "adapter_config.json"):
+        change_json(run / "results.json", weights=model_digests(run / "adapter"))
     reseal(run)
 
 
