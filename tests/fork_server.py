@@ -21,7 +21,6 @@ import time
 import traceback
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
 AT_IMPORT = {"HF_HUB_OFFLINE": "1", "COLUMNS": "100", "CUDA_VISIBLE_DEVICES": ""}  # what libraries read only then
 _server: subprocess.Popen | None = None
 

@@ -21,6 +21,7 @@ from llm_unlearn.attacks.curves import steps_to_half
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.shapes import RECORDS, Results, Verdict, check_shape
 from llm_unlearn.files.run_files import RERUN, absolute, read_json, write_rows
+from llm_unlearn.files.run_folder import model_digests
 from llm_unlearn.files.whole import json_digest, write_json
 
 VERSION = 3
@@ -45,7 +46,7 @@ def make_results(
         models: folders or hub ids of the original, the oracles and the unlearned model.
         rows: data sets by name: forget, retain.
         data: where the rows come from: a folder, a file, or a name.
-        found: weights, training, seconds and what was examined.
+        found: training, seconds and what was examined; weights, where they were hashed before it was.
     """
     original, oracles, unlearned = models
     return {
@@ -60,6 +61,7 @@ def make_results(
             "unlearned": unlearned and absolute(unlearned),
             **write_rows(folder, **rows),
         },
+        "weights": model_digests(Path(unlearned)) if unlearned and Path(unlearned).is_dir() else {},
         **found,
     }
 

@@ -64,7 +64,7 @@ def push(
 
 def _write_results(trainer: UnlearnTrainer, folder: Path, weights: Path) -> None:
     """What the card is made of, where no recipe has judged these weights."""
-    from llm_unlearn.files.run_folder import model_digests, other_file
+    from llm_unlearn.files.run_folder import other_file
 
     judged = read_results(folder) if (folder / "results.json").is_file() else {}
     if judged.get("scores") and other_file(judged.get("weights") or {}, weights):
@@ -83,7 +83,6 @@ def _write_results(trainer: UnlearnTrainer, folder: Path, weights: Path) -> None
         arguments_to_dict(trainer.args),
         models=(pinned(config._name_or_path, config), [], str(weights)),
         rows={"forget": trainer.forget_dataset, "retain": trainer.retain_dataset},
-        weights=model_digests(weights),
         training={
             "steps": trainer.state.global_step,
             "stopped_by": trainer.stopped_by,

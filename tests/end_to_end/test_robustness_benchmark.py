@@ -42,6 +42,10 @@ def test_methods_are_matched_judged_and_never_trained_twice(cache, tmp_path, mon
         assert run["scores"]["forget_probability"] <= 1 and run["reached"]
         folder = tmp_path / "runs" / f"{run['method']}-seed{run['seed']}"
         results = json.loads((folder / "results.json").read_text())
+        assert results["weights"].keys() == {
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        }  # or no push takes it
         assert set(results["scores"]) == {"original", "oracle", "oracle_1", "unlearned"}
         assert json.loads((folder / "verdict.json").read_text())["verdict"] == run["verdict"]
         assert (folder / "adapter" / "adapter_model.safetensors").is_file()

@@ -1,5 +1,6 @@
 """results.json: one writer, whose paths hold from everywhere, and one reader, which knows versions."""
 
+import hashlib
 import json
 
 import pytest
@@ -34,6 +35,17 @@ def test_paths_hold_from_everywhere_and_ids_of_the_hub_stay(tmp_path, monkeypatc
     assert [on_hub[name] for name in ("data", "original", "oracles", "unlearned")] == [
         *("locuslab/TOFU", "org/llama@abc", ["org/retain"], None),
     ]
+
+
+def test_results_say_which_weights_they_are_about(tmp_path):
+    """Whatever command wrote them, so that each of its runs can be pushed."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"a")
+    digest = {"adapter_model.safetensors": hashlib.sha256(b"a").hexdigest()}
+    assert made(tmp_path, models=("org/llama", [], str(adapter)))["weights"] == digest
+    assert made(tmp_path, models=("org/llama", [], str(adapter)), weights={"x": "y"})["weights"] == {"x": "y"}
+    assert made(tmp_path, models=("org/llama", [], "org/unlearned"))["weights"] == {}
 
 
 def test_what_is_written_is_read(tmp_path):
