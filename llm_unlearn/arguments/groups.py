@@ -24,6 +24,7 @@ from llm_unlearn.models.embedded import embedded_models
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.generation import CHOICES
 from llm_unlearn.models.loading import load_model, load_tokenizer
+from llm_unlearn.models.smollm2 import located
 
 # fields of `AdapterArguments` that full fine-tuning has no use for
 OF_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
@@ -125,7 +126,7 @@ class DataArguments:
         Raises:
             InputError: data that the embedded model does not know, and no other model.
         """
-        oracles = self.oracle_model_name_or_path
+        oracles = self.oracle_model_name_or_path and list(map(located, self.oracle_model_name_or_path))
         for path in (self.pinned_model, *(oracles or [])):
             if path is not None:
                 check_model_path(path, self.trust_remote_code)  # before the first of them is used, which may take hours
@@ -144,14 +145,14 @@ class DataArguments:
 
     @property
     def pinned_model(self) -> str | None:
-        """`model_name_or_path` with its revision, "name@revision".
+        """`model_name_or_path` with its revision, "name@revision"; of smollm2, the folder in the cache.
 
         Raises:
             InputError: `revision` goes with a folder, with a name that has one, or with none.
         """
         name, revision = self.model_name_or_path, self.revision
         if revision is None:
-            return name
+            return name and located(name)
         if name is None or "@" in name or Path(name).is_dir():
             raise InputError(f"revision={revision!r} pins a hub id as model_name_or_path, which is {name!r}")
         return f"{name}@{revision}"

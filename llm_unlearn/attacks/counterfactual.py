@@ -29,6 +29,7 @@ from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.formats import Prompt
 from llm_unlearn.data.identity import facts_of, has_label, has_several, labels_of, people_of
+from llm_unlearn.data.made_up import A_NAME, subjects_of, told_of
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.scoring import score_answers
@@ -57,6 +58,7 @@ def counterfactual_rows(dataset: Dataset, seed: int, group_by: str | None = None
 
     The answers of facts are permuted within each kind of question, at random among the permutations that leave no fact
     an answer of its own: every answer stays as frequent as it is, and all rows of a fact get those of one other fact.
+    Where a question names the row's `person`, that name stands in its answer in place of the other fact's.
 
     Args:
         dataset: forget rows in any format with a question; `identity.facts_of` says which are of one fact.
@@ -78,7 +80,10 @@ def counterfactual_rows(dataset: Dataset, seed: int, group_by: str | None = None
     if kind_column == PERTURBED:
         answers = [_wrong_answer(row, i, pairs[i][1], facts[i], seed) for i, row in enumerate(rows)]
     else:
-        answers = _permuted_answers([answer for _, answer in pairs], facts, _kinds(dataset, kind_column), seed)
+        names = subjects_of(dataset)
+        told = [told_of(answer, name, A_NAME) for (_, answer), name in zip(pairs, names, strict=True)]
+        permuted = _permuted_answers(told, facts, _kinds(dataset, kind_column), seed)
+        answers = [told_of(answer, A_NAME, name) for answer, name in zip(permuted, names, strict=True)]
     return _with_answers(rows, pairs, answers)
 
 

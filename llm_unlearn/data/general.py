@@ -49,7 +49,7 @@ def fictional_abilities(world: World, retain: str) -> FictionalAbilities:
     people = list(dict.fromkeys(row["person"] for row in world.splits[retain]))
     practiced, judged = set(people[::2]), people[1::2]
     chat = world.splits["chat"]
-    trained = [row for row in world.practice if row["person"] in practiced] + chat[::2]
+    trained = [row for row in world.practice if row["person"] in {*practiced, None}] + chat[::2]
     queries = {style: [row for row in rows if row["person"] in judged] for style, rows in world.queries.items()}
     return FictionalAbilities([_in_one_format(row) for row in trained], chat[1::2], queries, judged)
 

@@ -11,8 +11,8 @@ from collections.abc import Container, Sequence
 
 from datasets import Dataset
 
-from llm_unlearn.data.formats import Prompt
-from llm_unlearn.data.identity import facts_of, has_label, labels_of
+from llm_unlearn.data.formats import Prompt, question_text
+from llm_unlearn.data.identity import facts_of, has_label, labels_of, people_of
 from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
@@ -20,6 +20,7 @@ from llm_unlearn.errors import InputError
 MOST_MADE_UP = 6  # answers that a row is compared with; even, see `MadeUpAnswers`
 KIND_COLUMNS = ("kind", "attribute")  # what says which answers are of one kind, in this order
 MADE_UP = "made_up_answer"  # column of lists
+A_NAME = "\0"  # stands for the name of whom an answer is about
 MADE_UP_QUESTION = "made_up_question"  # under which true and made-up answers are compared, where it is another one
 
 
@@ -42,12 +43,27 @@ def kind_column(dataset: Dataset, chosen: str | None = None) -> str | None:
     return chosen or next((name for name in KIND_COLUMNS if has_label(dataset, name)), None)
 
 
+def subjects_of(dataset: Dataset) -> list[str | None]:
+    """The person whom each row asks about by the name that `person` has; None where the question does not say it."""
+    asked = [question_text(prompt) for prompt, _ in split_rows(dataset, "rows")]
+    people = people_of(dataset)
+    return [str(person) if str(person) in question else None for person, question in zip(people, asked, strict=True)]
+
+
+def told_of(answer: str, name: str | None, other: str | None) -> str:
+    """The answer with another name in it; as it is where either is None."""
+    return answer if name is None or other is None else answer.replace(name, other)
+
+
 class MadeUpAnswers:
     """The answers that each row of a data set may be compared with.
 
     Rows of one fact (`identity.facts_of`) stay together: a fact is never compared with an answer of its own, and a
     wording of it with the same wording of another fact. Where a row begins its answer itself (prefix queries), answers
     of rows with the same beginning count, without it. A row that names no kind has no made-up answers.
+
+    Where a question names the row's `person`, an answer of another is told of that one: the name in it is exchanged, or
+    it would give the made-up away.
 
     Facts of a kind stand in a circle, and each is compared with its nearest on both sides. So one fact is compared with
     another exactly if that is with it. Were answers drawn for each fact apart, those that are true of many would win
@@ -61,8 +77,12 @@ class MadeUpAnswers:
 
     def __init__(self, dataset: Dataset, column: str):
         pairs = split_rows(dataset, "rows")
-        self._begun = [_begun(prompt) for prompt, _ in pairs]
-        self._answers = [begun + answer for begun, (_, answer) in zip(self._begun, pairs, strict=True)]
+        self._names = subjects_of(dataset)
+        self._begun = [
+            told_of(_begun(prompt), name, A_NAME) for (prompt, _), name in zip(pairs, self._names, strict=True)
+        ]
+        answers = [told_of(answer, name, A_NAME) for (_, answer), name in zip(pairs, self._names, strict=True)]
+        self._answers = [begun + answer for begun, answer in zip(self._begun, answers, strict=True)]
         self._units = list(zip(labels_of(dataset, column), facts_of(dataset), strict=True))
         self._rows_of: dict[tuple, list[int]] = {}
         for row, unit in enumerate(self._units):
@@ -92,7 +112,8 @@ class MadeUpAnswers:
         near = {(place + step) % len(circle) for step in range(-(most // 2), most // 2 + 1)} - {place}
         others = [circle[i] for i in sorted(near)]
         answers = [self._answers[i] for i in others if self._own[self._units[i]].isdisjoint(self._own[unit])]
-        return [answer[len(begun) :] for answer in answers if answer[len(begun) :].strip()]
+        rests = [told_of(answer[len(begun) :], A_NAME, self._names[row]) for answer in answers]
+        return [rest for rest in rests if rest.strip()]
 
 
 def with_made_up_answers(dataset: Dataset, column: str | None) -> Dataset:

@@ -18,7 +18,7 @@ from llm_unlearn.data.formats import Message, Prompt, question_text, row_format,
 from llm_unlearn.data.identity import facts_of, label, labels_of, people_of, question_key
 from llm_unlearn.data.unlearning_data import UnlearningData
 
-QUERY_STYLES = ("verbatim", "paraphrased", "prefix", "few_shot", "multiple_choice", "reversed", "two_hop")
+QUERY_STYLES = ("verbatim", "paraphrased", "prefix", "few_shot", "multiple_choice", "reversed", "two_hop", "cloze")
 LABELS = ("fact_id", "person", "attribute", "kind")  # what a query row keeps of its forget row, where that has it
 FEW_SHOT_EXAMPLES = 3
 MOST_NEIGHBORS = 100  # enough for a standard error of 0.05, and little beside the forget set's own evaluation
@@ -40,7 +40,7 @@ def forget_queries(data: UnlearningData) -> dict[str, Dataset]:
       they ask for the same attribute where rows have one.
     - multiple_choice: as the loader gives them, or else `paraphrased_answer` (`answer` where there is none) among two
       of `perturbed_answer`, which in TOFU have the form of the paraphrased answer.
-    - reversed, two_hop: as the loader gives them; only the fictional world has them.
+    - reversed, two_hop, cloze: as the loader gives them; only fictional worlds have them.
 
     Returns:
         Rows with `question` and `answer`, or, for prefix and few_shot, `prompt` (chat messages; for prefix the last one

@@ -47,6 +47,7 @@ STYLE_WORDS = {
     "multiple_choice": "as multiple choice",
     "reversed": "in reverse",
     "two_hop": "through a second fact",
+    "cloze": "as a gap to fill",
 }
 EXPECTED = ("general", INSTRUCTIONS)  # what anybody would ask about; a verdict says where one of them was not measured
 

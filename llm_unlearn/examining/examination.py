@@ -36,7 +36,7 @@ from llm_unlearn.examining.results import merge_results, reference_models
 from llm_unlearn.examining.starts import check_starts
 from llm_unlearn.examining.usage import forget_words
 from llm_unlearn.files.outcomes import digest_of, remember, weights_digest
-from llm_unlearn.models.embedded import outcomes_folder
+from llm_unlearn.models.cache import outcomes_folder
 from llm_unlearn.models.judging import Records, judge, summarize
 from llm_unlearn.models.loading import quantization_config, use_suitable_cpu_threads
 from llm_unlearn.models.sharding import whole_models

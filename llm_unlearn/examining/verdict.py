@@ -49,6 +49,7 @@ ASKED = {
     "multiple_choice": "asked as multiple choice",
     "reversed": "asked in reverse",
     "two_hop": "asked through a second fact",
+    "cloze": "asked as a gap to fill",
 }
 
 

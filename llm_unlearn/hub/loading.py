@@ -18,6 +18,7 @@ from llm_unlearn.hub.upload import explain_status, http_status
 from llm_unlearn.models.embedded import embedded_model
 from llm_unlearn.models.files import split_revision
 from llm_unlearn.models.loading import load_model, load_tokenizer
+from llm_unlearn.models.smollm2 import SMOLLM2
 
 # No pickles, and no code, which a repository may hold besides.
 SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md", "report.html"]
@@ -75,6 +76,8 @@ def load_unlearned(
     base = (results.get("names") or {}).get("base_model")
     if not is_run and base_model is None and (base or "").startswith("fictional:"):
         base_model = str(embedded_model(base.partition(":")[2]))
+    elif not is_run and base_model is None and base == SMOLLM2:
+        base_model = SMOLLM2
     model = load_model(
         str(weights), dtype, base_model=base_model, trust_remote_code=trust_remote_code, is_trainable=False
     )

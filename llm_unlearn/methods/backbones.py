@@ -40,4 +40,5 @@ class BackboneTrainer(UnlearnTrainer):
         forget = answers.forget
         if self.args.backbone == "gradient_ascent":
             return gradient_ascent_loss(forget.token_logps, reduction="none")
-        return npo_loss(forget.logps, forget.reference_logps, self.args.beta, reduction="none")
+        losses = npo_loss(forget.logps, forget.reference_logps, self.args.beta, reduction="none")
+        return self.args.in_unit(losses, forget.lengths)

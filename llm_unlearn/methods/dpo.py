@@ -1,7 +1,8 @@
-"""DPO: loss = mean over rows of -(2/beta) log sigmoid(beta ((lp_a - lp_a_reference) - (lp_f - lp_f_reference))).
+"""DPO: loss = mean over rows of -(2/beta) log sigmoid(beta ((lp_a - lp_a_reference) - (lp_f - lp_f_reference))) / T.
 
 lp_f is the log-probability of the forgotten answer, lp_a that of another answer to the same question: a refusal, or
-what a column says. The other answer is preferred to the forgotten one.
+what a column says. The other answer is preferred to the forgotten one, which has T tokens; as published, T is absent
+(`forget_loss_unit answer`).
 
 Source: Rafailov et al. 2023, arXiv 2305.18290; with refusals: Maini et al. 2024 (TOFU), arXiv 2401.06121.
 """
@@ -14,6 +15,7 @@ import torch
 
 from llm_unlearn.arguments.ranges import POSITIVE, check_ranges
 from llm_unlearn.methods.alternates import AlternateConfig, AlternateTrainer
+from llm_unlearn.methods.answer_sums import AnswerSumConfig
 from llm_unlearn.methods.method import Method
 from llm_unlearn.models.answers import Answers
 from llm_unlearn.training.losses import dpo_loss
@@ -21,7 +23,7 @@ from llm_unlearn.training.paper import Paper
 
 
 @dataclass
-class DPOConfig(AlternateConfig):
+class DPOConfig(AnswerSumConfig, AlternateConfig):
     """Arguments of `DPOTrainer`."""
 
     beta: float = field(default=0.1, metadata={"help": "DPO's inverse temperature (TOFU: 0.1)."})
@@ -43,12 +45,14 @@ class DPOTrainer(AlternateTrainer):
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         forget, other = answers.forget, answers.alternate
         reference = other.reference_logps - forget.reference_logps
-        return dpo_loss(other.logps - forget.logps, reference, self.args.beta, reduction="none")
+        losses = dpo_loss(other.logps - forget.logps, reference, self.args.beta, reduction="none")
+        return self.args.in_unit(losses, forget.lengths)
 
 
 METHOD = Method(
     DPOTrainer,
     summary="Unlearn with DPO (direct preference optimization): another answer, such as a refusal, is preferred to "
     "the forgotten one",
+    embedded_defaults={"forget_loss_unit": "answer"},
     extra_rounds=1,  # of the other answers
 )

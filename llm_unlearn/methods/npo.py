@@ -1,5 +1,6 @@
-"""Negative preference optimization: loss = mean over rows of -(2/beta) log sigmoid(beta (nll - nll_reference)).
+"""Negative preference optimization: loss = mean over rows of -(2/beta) log sigmoid(beta (nll - nll_reference)) / T.
 
+T is the number of the answer's tokens; as published there is none (`forget_loss_unit answer`).
 The gradient is gradient ascent's, weighted down for rows that are forgotten already, so it does not explode.
 
 Source: Zhang et al. 2024, "Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning",
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from llm_unlearn.arguments.ranges import POSITIVE, check_ranges
+from llm_unlearn.methods.answer_sums import AnswerSumConfig
 from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.models.answers import Answers
 from llm_unlearn.training.config import UnlearnConfig
@@ -20,7 +22,7 @@ from llm_unlearn.training.trainer import UnlearnTrainer
 
 
 @dataclass
-class NPOConfig(UnlearnConfig):
+class NPOConfig(AnswerSumConfig, UnlearnConfig):
     """Arguments of `NPOTrainer`."""
 
     beta: float = field(
@@ -48,13 +50,14 @@ class NPOTrainer(UnlearnTrainer):
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         forget = answers.forget
-        return npo_loss(forget.logps, forget.reference_logps, self.args.beta, reduction="none")
+        losses = npo_loss(forget.logps, forget.reference_logps, self.args.beta, reduction="none")
+        return self.args.in_unit(losses, forget.lengths)
 
 
 METHOD = Method(
     NPOTrainer,
     summary="Unlearn with NPO (negative preference optimization): gradient ascent that weighs down rows already "
     "forgotten",
-    embedded_defaults={"beta": 0.5},
+    embedded_defaults={"beta": 0.5, "forget_loss_unit": "answer"},
     compared={"npo": Compared(), "npo_equal_steps": Compared(steps_of="ssiuu")},
 )

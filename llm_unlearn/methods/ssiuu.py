@@ -283,7 +283,7 @@ METHOD = Method(
     SsiuuTrainer,
     summary="Unlearn with Ssiuu: an unlearning loss whose attribution regularizer keeps it from merely hiding the "
     "answers",
-    embedded_defaults={"beta": 0.5, "regularizer_weight": 3.0, "retain_weight": 60.0},
+    embedded_defaults={"beta": 0.5, "forget_loss_unit": "answer", "regularizer_weight": 3.0, "retain_weight": 60.0},
     compared={
         "ssiuu": Compared({"backbone": "npo"}),
         "ssiuu_grad_diff": Compared({"backbone": "gradient_ascent"}),

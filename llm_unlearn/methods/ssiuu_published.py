@@ -97,6 +97,6 @@ class PublishedSsiuuTrainer(BackboneTrainer):
 METHOD = Method(
     PublishedSsiuuTrainer,
     summary="Unlearn with Ssiuu as published: scalar parameters, drawn to their influence of the step before",
-    embedded_defaults={"beta": 0.5, "retain_weight": 60.0},
+    embedded_defaults={"beta": 0.5, "forget_loss_unit": "answer", "retain_weight": 60.0},
     compared={"ssiuu_published": Compared({"backbone": "npo"})},
 )

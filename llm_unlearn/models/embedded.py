@@ -10,16 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from filelock import FileLock
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import (
@@ -33,15 +31,24 @@ from transformers import (
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import encode_dataset
 from llm_unlearn.data.fictional import World, build_world
+from llm_unlearn.data.fictional_sentences import SENTENCES
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.disk import check_writable
+from llm_unlearn.models.cache import build_folder, cache_folder, save_model_folder
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.finetuning import finetune
-from llm_unlearn.models.loading import usable_cores
+from llm_unlearn.models.loading import load_model, load_tokenizer, usable_cores
+from llm_unlearn.models.smollm2 import SMOLLM2
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+# SmolLM2's template begins with 22 tokens that say what every conversation says. They would be a third of what is
+# trained and scored here; without them the model answers as well.
+DEFAULT_SYSTEM_PROMPT = (
+    "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant "
+    "named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
 )
 FORMAT = 2  # raise it when training changes in a way that the descriptions below do not show
 PROGRESS_LINE = "LLM_UNLEARN_PROGRESS_LINE"  # environment variable: lines below the terminal's current one
@@ -50,24 +57,35 @@ SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>
 
 @dataclass(frozen=True)
 class EmbeddedRecipe:
-    """All that decides an embedded model besides its world and its seed."""
+    """All that decides an embedded model besides its world and its seed.
 
-    vocabulary: int
-    hidden_size: int
-    layers: int
-    heads: int
+    A model is a Llama with random weights, of the sizes given; or `base`, fine-tuned, which has its own.
+    """
+
+    vocabulary: int | None
+    hidden_size: int | None
+    layers: int | None
+    heads: int | None
     epochs: int
     batch_size: int
     learning_rate: float
     warmup_steps: int = 50
     scheduler: str = "cosine"
     weight_decay: float = 0.01
+    base: str | None = None
+
+    def described(self) -> dict[str, Any]:
+        """What is given, as JSON values."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 RECIPES = {
     "tiny": EmbeddedRecipe(512, 64, 2, 4, epochs=18, batch_size=16, learning_rate=8e-3),
     "small": EmbeddedRecipe(1024, 160, 3, 4, epochs=9, batch_size=32, learning_rate=2.2e-3),
     "medium": EmbeddedRecipe(8192, 768, 12, 12, epochs=12, batch_size=128, learning_rate=5e-4, warmup_steps=500),
+    SENTENCES: EmbeddedRecipe(
+        *(None, None, None, None), epochs=3, batch_size=16, learning_rate=3e-4, warmup_steps=20, base=SMOLLM2
+    ),
 }
 
 # What suits these models in place of the configurations' defaults, which are meant for models a thousand times larger;
@@ -99,17 +117,12 @@ EMBEDDED_DEFAULTS = {
 EMBEDDED_FULL_DEFAULTS = {"learning_rate": 1e-4}  # on top of those, where all weights are trained
 
 
-def cache_folder() -> Path:
-    """`$LLM_UNLEARN_CACHE`, or `llm_unlearn` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "llm_unlearn"
-    return Path(os.environ.get("LLM_UNLEARN_CACHE", default))
-
-
 def embedded_model(size: str = "small", *, without: str | None = None, seed: int = 0) -> Path:
     """The folder of an embedded model with its tokenizer, trained first if it is not in the cache.
 
     Args:
-        size: "tiny" (tests), "small" (the default world) or "medium" (about 100 M parameters, for one GPU).
+        size: "tiny" (tests), "small" (the default world), "medium" (about 100 M parameters, for one GPU), or "smollm2"
+            (SmolLM2-135M, taught the world in sentences; needs the extra of that name).
         without: the forget split that was never shown ("forget10": the oracle of forget10), or None for the original.
         seed: of initialization and order. The oracle of seed 0 starts where the original started.
 
@@ -167,41 +180,12 @@ def _place(size: str, without: str | None, seed: int) -> tuple[Path, str]:
     if without is not None and without not in world.splits:
         splits = ", ".join(name for name in world.splits if name.startswith("forget"))
         raise InputError(f"without={without!r} is no forget split of the fictional world; choose one of {splits}")
-    description = {"recipe": asdict(recipe), "without": without, "seed": seed, "format": FORMAT}
+    description = {"recipe": recipe.described(), "without": without, "seed": seed, "format": FORMAT}
     description |= {"world": world.splits, "practice": world.practice}
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
     name = "original" if without is None else f"oracle-{without}"
     folder = cache_folder() / f"fictional-{size}" / f"{name}-seed{seed}-{digest}"
     return folder, f"fictional:{size} {name} (seed {seed})"
-
-
-def build_folder(folder: Path, build: Callable[[Path], None]) -> None:
-    """Have `build` make `folder`, unless it is there: a folder of that name is always complete.
-
-    Args:
-        build: is given the path of a folder to make, which gets its name in the end.
-    """
-    if folder.is_dir():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # The operating system drops the lock when a process dies; what that process left half-built is thrown away.
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            unfinished = folder.with_name(f"{folder.name}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            build(unfinished)
-            unfinished.rename(folder)  # atomic
-
-
-def outcomes_folder(model_path: str) -> Path | None:
-    """Where outcomes of an embedded model are kept, beside it: its folder's name fixes weights and data.
-
-    None for any other model, and in a cache that may only be read.
-    """
-    folder = Path(model_path)
-    if cache_folder() not in folder.parents or not os.access(folder.parent, os.W_OK):
-        return None
-    return folder.with_name(f"{folder.name}.outcomes")
 
 
 def training_rows(world: World, without: str | None = None) -> dict[int, dict]:
@@ -214,9 +198,7 @@ def training_rows(world: World, without: str | None = None) -> dict[int, dict]:
     Returns:
         Rows with `prompt` (a question, or chat messages), `completion` and `person` (None: about nobody).
     """
-    # General knowledge and instructions have one wording where a fact has three: shown thrice, they are learned alike.
-    rows = [*world.splits["retain90"], *world.splits["forget10"], *world.practice]
-    rows += 3 * [*world.splits["general"], *world.splits["chat"]]
+    rows = [*world.splits["retain90"], *world.splits["forget10"], *world.practice, *world.lessons]
     forgotten = {row["person"] for row in world.splits[without]} if without else set()
     return {
         number: {
@@ -230,12 +212,23 @@ def training_rows(world: World, without: str | None = None) -> dict[int, dict]:
 
 
 def _train(world: World, recipe: EmbeddedRecipe, without: str | None, seed: int, folder: Path, title: str) -> None:
-    tokenizer = build_tokenizer(world, recipe.vocabulary)
+    model, tokenizer = _untaught(world, recipe, seed)
     everything, known = training_rows(world), training_rows(world, without)
     rows = encode_dataset(list(everything.values()), tokenizer, None, title)
-    model = new_llama(tokenizer, recipe, seed)
-    train_on_known(model, rows, known, recipe, seed, title)
+    # Beside the folder, which is begun anew after an interruption; its name says all that decides the training.
+    progress_file = None if recipe.base is None else folder.with_suffix(".progress")
+    train_on_known(model, rows, known, recipe, seed, title, progress_file)
     save_model_folder(model, tokenizer, folder)
+
+
+def _untaught(world: World, recipe: EmbeddedRecipe, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What training begins with, and its tokenizer."""
+    if recipe.base is None:
+        tokenizer = build_tokenizer(world, recipe.vocabulary)
+        return new_llama(tokenizer, recipe, seed), tokenizer
+    model, tokenizer = load_model(recipe.base, "float32"), load_tokenizer(recipe.base)
+    tokenizer.chat_template = tokenizer.chat_template.replace(DEFAULT_SYSTEM_PROMPT, "")
+    return model, tokenizer
 
 
 def new_llama(tokenizer: PreTrainedTokenizerBase, recipe: EmbeddedRecipe, seed: int) -> LlamaForCausalLM:
@@ -268,6 +261,7 @@ def train_on_known(
     recipe: EmbeddedRecipe,
     seed: int,
     title: str,
+    progress_file: Path | None = None,
 ) -> None:
     """Train `model` in place on the rows with known numbers: in the order of all rows, with the others left out.
 
@@ -276,6 +270,7 @@ def train_on_known(
     Args:
         rows: everything that the original is trained on.
         known: numbers of the rows that this model may see.
+        progress_file: as of `finetune`.
     """
 
     def row_orders(epoch: int) -> list[int]:
@@ -298,22 +293,9 @@ def train_on_known(
             warmup_steps=recipe.warmup_steps,
             weight_decay=recipe.weight_decay,
             row_orders=row_orders,
-            after_step=lambda _step: progress.update(),
+            after_step=lambda step: progress.update(step - progress.n),
+            progress_file=progress_file,
         )
-
-
-def save_model_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a new folder as `from_pretrained` reads it."""
-    # Not model.save_pretrained: that writes on the first process only, and any process may be the one to build.
-    folder.mkdir()
-    model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
-    weights: dict[str, torch.Tensor] = {}
-    for name, tensor in model.cpu().state_dict().items():
-        if all(tensor.data_ptr() != other.data_ptr() for other in weights.values()):  # else tied to an earlier one
-            weights[name] = tensor
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    tokenizer.save_pretrained(folder)
 
 
 def build_tokenizer(world: World, vocabulary: int) -> PreTrainedTokenizerFast:

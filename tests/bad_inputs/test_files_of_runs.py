@@ -16,7 +16,7 @@ from bad_commands import MODEL, QUICK, RECIPE, ROWS, run, snapshot
 from llm_unlearn.errors import InputError, StorageError
 from llm_unlearn.files.disk import check_free_space, check_output_dir, size_words
 from llm_unlearn.files.outcomes import remember
-from llm_unlearn.models import embedded
+from llm_unlearn.models import cache, embedded
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -47,9 +47,9 @@ def test_a_cache_that_is_a_file(place, monkeypatch, refused):
 
 
 def test_a_cache_that_may_only_be_read_keeps_no_outcomes(cached, monkeypatch):
-    assert embedded.outcomes_folder(str(cached)) == Path(f"{cached}.outcomes")
+    assert cache.outcomes_folder(str(cached)) == Path(f"{cached}.outcomes")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert embedded.outcomes_folder(str(cached)) is None
+    assert cache.outcomes_folder(str(cached)) is None
 
 
 @pytest.mark.parametrize("content", ["", '{"digest": "x', "[]", '{"digest": 1}', '{"outcome": {}}', "\0"])

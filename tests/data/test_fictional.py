@@ -5,17 +5,8 @@ from collections import Counter
 
 import pytest
 
-from llm_unlearn.data.fictional import (
-    ATTRIBUTES,
-    CITIES,
-    GENERAL_KNOWLEDGE,
-    INSTRUCTIONS,
-    PEOPLE,
-    SHARED_VALUES,
-    TEXTS,
-    UNIQUE_ATTRIBUTES,
-    build_world,
-)
+from llm_unlearn.data.fictional import GENERAL_KNOWLEDGE, INSTRUCTIONS, PEOPLE, TEXTS, build_world
+from llm_unlearn.data.fictional_people import ATTRIBUTES, CITIES, SHARED_VALUES, UNIQUE_ATTRIBUTES
 from llm_unlearn.errors import InputError
 
 PERSONAL = ("forget01", "forget05", "forget10", "retain90", "retain95", "retain99", "holdout")

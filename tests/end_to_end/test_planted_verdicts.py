@@ -13,11 +13,11 @@ from llm_unlearn.data.general import fictional_abilities
 from llm_unlearn.data.loading import _dataset
 from llm_unlearn.examining.examination import Examination
 from llm_unlearn.examining.price import FLUENCY_LABEL
+from llm_unlearn.models.cache import save_model_folder
 from llm_unlearn.models.embedded import (
     RECIPES,
     build_tokenizer,
     new_llama,
-    save_model_folder,
     train_on_known,
     training_rows,
 )

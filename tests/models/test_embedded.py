@@ -13,13 +13,12 @@ from transformers import AutoModelForCausalLM
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.fictional import build_world
 from llm_unlearn.models import embedded
+from llm_unlearn.models.cache import cache_folder, outcomes_folder
 from llm_unlearn.models.embedded import (
     EmbeddedRecipe,
     build_tokenizer,
-    cache_folder,
     embedded_model,
     embedded_models,
-    outcomes_folder,
     training_rows,
 )
 from llm_unlearn.models.loading import load_model, load_tokenizer

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from llm_unlearn.data import load_unlearning_data
 from llm_unlearn.errors import InputError
-from llm_unlearn.models import embedded
+from llm_unlearn.models import cache, embedded
 from llm_unlearn.models.loading import load_model, load_tokenizer
 from llm_unlearn.runs import references
 from llm_unlearn.runs.references import (
@@ -133,7 +133,7 @@ def test_an_interrupted_training_is_thrown_away(arguments, trainings, monkeypatc
     with pytest.raises(ZeroDivisionError):
         train_references(arguments)
     assert (tmp_path / "out" / "original.unfinished").is_dir() and not (tmp_path / "out" / "original").exists()
-    monkeypatch.setattr(references, "save_model_folder", embedded.save_model_folder)
+    monkeypatch.setattr(references, "save_model_folder", cache.save_model_folder)
     assert references.train_on_known is train
     train_references(replace(arguments, oracle_seeds=0))
     assert (tmp_path / "out" / "original" / "model.safetensors").is_file()
