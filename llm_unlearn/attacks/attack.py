@@ -41,7 +41,7 @@ class Attack:
         taught: of an attack that teaches forget rows, the numbers of those that each of its runs teaches and scores;
             None: it teaches none and scores all of them.
         needs: what decides its outcome beside model, rows and budget: "pool" (of rows that take part), "groups" (the
-            column that is left out by), "instructions", "adapter" (whether the model has one).
+            column that is left out by), "instructions", "holdout", "adapter" (whether the model has one).
     """
 
     name: str

@@ -38,7 +38,7 @@ TOFU_EVALUATION = {  # name -> file or config; without the perturbed answers the
 }
 ROWS_OF_AUTHOR, AUTHORS = 20, 200  # of TOFU's `full`, whose parts the forget and retain splits are
 ACCEPTED_DATA = (
-    "'fictional', 'fictional:tiny|small|medium', 'locuslab/TOFU' or another hub id with its configs, "
+    "'fictional', 'fictional:tiny|small|medium|smollm2', 'locuslab/TOFU' or another hub id with its configs, "
     "a folder with TOFU's files, or a file"
 )
 
@@ -60,9 +60,9 @@ def load_unlearning_data(
     """Load and validate the data of an unlearning task.
 
     Args:
-        spec: "fictional" (the default) or "fictional:tiny", ":small", ":medium"; "locuslab/TOFU" or another hub id with
-            TOFU's configs; a local folder with TOFU's files (`forget10.json`, ...: JSON arrays or JSON lines); a file
-            or Dataset with forget rows only; or a (forget, retain) tuple of Datasets.
+        spec: "fictional" (the default) or "fictional:tiny", ":small", ":medium", ":smollm2"; "locuslab/TOFU" or another
+            hub id with TOFU's configs; a local folder with TOFU's files (`forget10.json`, ...: JSON arrays or JSON
+            lines); a file or Dataset with forget rows only; or a (forget, retain) tuple of Datasets.
         forget_split: forget01, forget05 or forget10 (the default), of the fictional world or of TOFU.
         retain_split: retain90, retain95 or retain99; default: the complement of `forget_split`.
         forget_file: forget rows instead of `spec`: a Dataset, or the path of a .json (array or lines), .jsonl, .csv or

@@ -435,6 +435,7 @@ class Examination:
 
             used = (self.data.forget, self.data.retain)
             used += (self.instructions,) if "instructions" in record.needs else ()
+            used += (self.data.holdout,) if "holdout" in record.needs else ()
             has_adapter = isinstance(load(), PeftModel) if "adapter" in record.needs else None
             settings = self._settings(attack, pool) | {"has_adapter": has_adapter}
         # The rows themselves, not where they came from: a file may have changed since.

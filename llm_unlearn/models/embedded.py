@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,44 @@ EMBEDDED_DEFAULTS = {
     "benign_lora_learning_rates": [1e-3, 3e-3],
 }
 EMBEDDED_FULL_DEFAULTS = {"learning_rate": 1e-4}  # on top of those, where all weights are trained
+
+# In the world in sentences, in place of those: for a model of 100 M parameters, whose runs take a quarter of an hour.
+SENTENCE_DEFAULTS = {
+    "learning_rate": 2e-4,
+    "learning_rates": [1e-4, 2e-4, 5e-4],
+    "lora_r": 16,
+    "lora_alpha": 32,
+    "retain_weight": 1.0,
+    "general_weight": 1.0,
+    "forget_loss_unit": "token",
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 32,
+    "num_train_epochs": 10,
+    "stop_at_forget_probability": 0.5,
+    "forget_check_steps": 4,
+    "attack_steps": 30,
+    "attack_score_every": 10,
+    "attack_retain_rows": 20,
+    "attack_seeds": [0],
+    "derangement_seeds": [0],
+    "reinjection_learning_rates": [1e-4],
+    "benign_learning_rates": [1e-4],
+    "reinjection_lora_learning_rates": [1e-3],
+    "benign_lora_learning_rates": [1e-3],
+    "attack_learning_rate": 1e-4,
+}
+SENTENCE_FULL_DEFAULTS = {"learning_rate": 2e-5, "learning_rates": [1e-5, 2e-5, 5e-5]}
+
+
+def defaults_of_world(size: str, own: Mapping[str, Any], taken: Collection[str], full: bool = False) -> dict[str, Any]:
+    """What suits the model of a world in place of `own`, the defaults that suit those trained from scratch.
+
+    Args:
+        taken: names that the arguments at hand have.
+        full: all weights are trained.
+    """
+    suited = SENTENCE_DEFAULTS | (SENTENCE_FULL_DEFAULTS if full else {}) if size == SENTENCES else {}
+    return {**own, **{name: value for name, value in suited.items() if name in taken}}
 
 
 def embedded_model(size: str = "small", *, without: str | None = None, seed: int = 0) -> Path:

@@ -1,5 +1,6 @@
 """From data sets as they were loaded to one attack: what each record runs, and with what."""
 
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -67,6 +68,13 @@ def test_retain_tuning_gets_the_whole_retain_set_and_scores_a_part(calls):
     name, (_, training, forget, retain, _, title), _ = calls[0]
     assert (name, title) == ("retain_relearning", "retain relearning")
     assert (len(training), len(retain)) == (40, 10) and training[::4] == retain and forget == encoded_rows(6)
+
+
+def test_template_tuning_gets_the_holdout_set(calls):
+    attack("template_relearning", replace(data(), holdout=qa_rows(4, 30)))
+    name, (_, training, forget, _, _, title), _ = calls[0]
+    assert (name, title) == ("template_relearning", "template relearning")
+    assert training == encoded_rows(4, 30) and forget == encoded_rows(6)
 
 
 def test_direct_attacks_get_what_they_need(calls):

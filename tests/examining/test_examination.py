@@ -253,6 +253,7 @@ def test_processes_share_the_models_and_the_main_one_has_all(models, ran, tmp_pa
     ("attack", "changes", "message"),
     [
         ("retain_relearning", {"retain": False}, "retain_relearning needs retain rows; give --retain_file"),
+        ("template_relearning", {}, "template_relearning needs rows about people that no model was trained on"),
         ("leave_one_group_out", {"forget": qa_rows(1)}, "at least two groups of forget rows .+ got 1"),
         ("leave_one_group_out", {"leave_out_column": "city"}, "leave_out_column='city' is no column"),
         ("adversarial_reinjection", {"forget": qa_rows(1)}, "at least two forget facts"),

