@@ -40,6 +40,7 @@ Start here (no GPU, no model and no data needed; a few minutes):
 
   llm-unlearn run ssiuu                                  unlearn, attack and judge in a small fictional world
   llm-unlearn run ssiuu --data fictional:tiny            quicker, in a world too small for conclusions
+  llm-unlearn run npo --data fictional:smollm2           a real model, sentences: slower (extra smollm2)
 
 Your own model and rows (question/answer as JSON lines, CSV or Parquet):
 

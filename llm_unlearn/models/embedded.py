@@ -255,7 +255,7 @@ def _train(world: World, recipe: EmbeddedRecipe, without: str | None, seed: int,
     rows = encode_dataset(list(everything.values()), tokenizer, None, title)
     # Beside the folder, which is begun anew after an interruption; its name says all that decides the training.
     progress_file = None if recipe.base is None else folder.with_suffix(".progress")
-    train_on_known(model, rows, known, recipe, seed, title, progress_file)
+    train_on_known(model, rows, known, recipe, seed, title, progress_file=progress_file)
     save_model_folder(model, tokenizer, folder)
 
 
@@ -299,7 +299,7 @@ def train_on_known(
     recipe: EmbeddedRecipe,
     seed: int,
     title: str,
-    progress_file: Path | None = None,
+    **settings: Any,
 ) -> None:
     """Train `model` in place on the rows with known numbers: in the order of all rows, with the others left out.
 
@@ -308,7 +308,7 @@ def train_on_known(
     Args:
         rows: everything that the original is trained on.
         known: numbers of the rows that this model may see.
-        progress_file: as of `finetune`.
+        settings: of `finetune`: what spares memory, and the file that an interrupted training goes on from.
     """
 
     def row_orders(epoch: int) -> list[int]:
@@ -332,7 +332,7 @@ def train_on_known(
             weight_decay=recipe.weight_decay,
             row_orders=row_orders,
             after_step=lambda step: progress.update(step - progress.n),
-            progress_file=progress_file,
+            **settings,
         )
 
 

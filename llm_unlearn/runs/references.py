@@ -86,6 +86,14 @@ class ReferenceTrainingArguments(DataArguments):
         default=4e-3, metadata={"help": "At its peak; falls along a cosine (from a base model: 2e-5)."}
     )
     batch_size: int = field(default=8, metadata={"help": "Rows per step (from a base model: 32)."})
+    micro_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "So many of them are run at once: less memory, the same training. Default: all."},
+    )
+    activation_checkpointing: bool = field(
+        default=False,
+        metadata={"help": "Compute blocks again in the backward instead of keeping them: less memory, slower."},
+    )
     max_length: int | None = field(
         default=512, metadata={"help": "Rows are cut to this many tokens (from a base model: 1024)."}
     )
@@ -95,7 +103,9 @@ class ReferenceTrainingArguments(DataArguments):
     )
 
     def __post_init__(self):
-        check_ranges(self, dict.fromkeys(("epochs", "batch_size", "retain_rows", *FROM_SCRATCH), COUNT))
+        check_ranges(
+            self, dict.fromkeys(("epochs", "batch_size", "micro_batch_size", "retain_rows", *FROM_SCRATCH), COUNT)
+        )
         check_ranges(self, {"learning_rate": POSITIVE, "max_length": LENGTH})
         check_ranges(self, {"seed": SEED, "oracle_seeds": COUNT_OR_NONE})
         if self.hidden_size % (2 * self.heads):
@@ -259,7 +269,17 @@ def _train_once(
             torch.manual_seed(seed)  # of dropout, which some base models have
             model, stored = _base_model(arguments, tokenizer, recipe, seed)
             progress_file = None if arguments.model_name_or_path is None else progress
-            train_on_known(model, rows, known, recipe, seed, f"{name} (seed {seed})", progress_file)
+            train_on_known(
+                model,
+                rows,
+                known,
+                recipe,
+                seed,
+                f"{name} (seed {seed})",
+                progress_file=progress_file,
+                micro_batch_size=arguments.micro_batch_size,
+                activation_checkpointing=arguments.activation_checkpointing,
+            )
         if stored in HALVES:
             model.to(stored)
             model.config.dtype = stored

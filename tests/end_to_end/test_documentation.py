@@ -40,6 +40,7 @@ UNCHECKED = {  # beginning of a command or a Python block -> why nothing of it i
     "git clone": "needs the network",
     "python -m venv": "is Python's own",
     "llm-unlearn report": "needs the folder of a finished run; tests/reporting runs it",
+    "llm-unlearn run npo --data fictional:smollm2": "trains a real model for half an hour first; tests/real has it",
     "llm-unlearn push": "needs a finished run, and a hub; tests/hub runs it",
     "llm-unlearn verify": "the same",
     "from llm_unlearn import load_unlearned": "the same",

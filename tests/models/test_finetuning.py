@@ -188,3 +188,29 @@ def test_updates_smaller_than_half_a_last_digit_are_lost():
     still = torch.nn.Parameter(torch.ones(3))
     still.grad = torch.zeros(3)
     assert finetuning._lost_updates(torch.optim.AdamW([still, torch.nn.Parameter(torch.ones(2))])) == 0.0
+
+
+class Killed(BaseException):
+    """Stands in for the end of a process."""
+
+
+@pytest.mark.parametrize("killed_after", [1, 3, 6])
+def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, monkeypatch, killed_after):
+    monkeypatch.setattr(finetuning, "SAVE_SECONDS", 0)
+    model = tiny_model()
+    options = {"steps": 7, "scheduler": "cosine", "warmup_steps": 2, "weight_decay": 0.1, **OPTIONS}
+    file = tmp_path / "training.progress"
+    whole = copy.deepcopy(model)
+    finetune(whole, encoded_rows(5), **options)
+
+    def die(step):
+        if step == killed_after + 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        finetune(copy.deepcopy(model), encoded_rows(5), **options, progress_file=file, after_step=die)
+    assert file.is_file() and [path.name for path in tmp_path.iterdir()] == [file.name]
+    steps, resumed = [], copy.deepcopy(model)
+    finetune(resumed, encoded_rows(5), **options, progress_file=file, after_step=steps.append)
+    assert steps == list(range(killed_after, 8)) and not file.exists()
+    assert all(torch.equal(one, other) for one, other in zip(resumed.parameters(), whole.parameters(), strict=True))

@@ -23,7 +23,7 @@ def run(attacker, rate, taught, retained, **other):
 def test_the_rate_that_teaches_most_and_breaks_little_is_chosen():
     runs = [
         run("full", 1e-5, 0.3, 0.8),
-        run("full", 1e-4, 0.7, 0.72),
+        run("full", 1e-4, 0.7, 0.73),
         run("full", 1e-3, 0.9, 0.71),  # more than a tenth of 0.8 is gone
         run("full", 1e-2, 0.95, 0.8, error="diverged"),
         run("lora", 1e-2, 0.9, 0.1),
