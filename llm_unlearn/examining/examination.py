@@ -35,6 +35,7 @@ from llm_unlearn.examining.preflight import LongestRow, longest_rows
 from llm_unlearn.examining.results import merge_results, reference_models
 from llm_unlearn.examining.starts import check_starts
 from llm_unlearn.examining.usage import forget_words
+from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.files.outcomes import digest_of, remember, weights_digest
 from llm_unlearn.models.cache import outcomes_folder
 from llm_unlearn.models.judging import Records, judge, summarize
@@ -382,15 +383,9 @@ class Examination:
 
     def judge(self, model: PreTrainedModel) -> Records:
         """Per-row records on everything that models are judged on (`examining.abilities`), in one pass."""
-        return judge(
-            model,
-            self.processing_class,
-            self.judged.sets,
-            generate=self.judged.generated,
-            **self._generation,
-            batch_size=self.batch_size,
-            max_length=self.max_length,
-        )
+        settings = {"batch_size": self.batch_size, "max_length": self.max_length, **self._generation}
+        what, runner = (model, self.processing_class, self.judged.sets), BatchRunner(show_progress=is_main_process())
+        return judge(*what, generate=self.judged.generated, **settings, runner=runner)
 
     def attack(
         self,

@@ -13,6 +13,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
+SHOWN_AFTER = 3.0  # seconds until a bar is there
+
 
 @dataclass
 class BatchRunner:
@@ -23,7 +25,7 @@ class BatchRunner:
             are handed out, so that what is computed does not depend on the number of processes.
         journal: folder where every finished batch is noted at once; batches that are noted there are not run again. It
             must belong to one model: what a batch is called says what is asked, not of whom.
-        show_progress: a bar on the main process.
+        show_progress: a bar on the main process, where it takes more than a few seconds.
     """
 
     state: PartialState | None = None
@@ -50,7 +52,7 @@ class BatchRunner:
         done = self._read_journal(set(names))
         mine = self._share([i for i, name in enumerate(names) if name not in done], costs)
         hidden = not self.show_progress or not (self.state is None or self.state.is_main_process)
-        for i in tqdm(mine, desc=title, unit="batch", disable=hidden, dynamic_ncols=True):
+        for i in tqdm(mine, desc=title, unit="batch", disable=hidden, delay=SHOWN_AFTER, dynamic_ncols=True):
             done[names[i]] = outcome = compute(i)
             self._note(names[i], outcome)
         if self.state is not None and self.state.num_processes > 1:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from operator import truediv
 
 import pytest
 import torch
@@ -238,15 +239,18 @@ def test_the_reference_is_kept_by_weights_and_rows(lora, tmp_path, monkeypatch):
     assert not torch.allclose(first, adapted, atol=1e-3) and len(scored) == 4
 
 
-def test_npo_loss_is_that_of_the_formula_along_the_run(tmp_path):
-    trainer = build("npo", tmp_path, forget=4, num_train_epochs=3, beta=0.3)
+@pytest.mark.parametrize("unit", ["answer", "token"])
+def test_npo_loss_is_that_of_the_formula_along_the_run(unit, tmp_path):
+    trainer = build("npo", tmp_path, forget=4, num_train_epochs=3, beta=0.3, forget_loss_unit=unit)
     rows, expected = trainer.forget_rows, []
+    lengths = [sum(label != -100 for label in row["labels"]) if unit == "token" else 1 for row in rows]
     reference = [score.nll for score in score_answers(trainer.model, rows)]
     compute = trainer.compute_loss
 
     def watched(*args, **kwargs):
         values = [0.3 * (s.nll - r) for s, r in zip(score_answers(trainer.model, rows), reference, strict=True)]
-        expected.append(sum(2 / 0.3 * math.log1p(math.exp(-value)) for value in values) / len(values))
+        losses = [2 / 0.3 * math.log1p(math.exp(-value)) for value in values]
+        expected.append(sum(map(truediv, losses, lengths)) / len(losses))
         return compute(*args, **kwargs)
 
     trainer.compute_loss = watched
