@@ -107,8 +107,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             return pyarrow.parquet.read_table(path).to_pylist()
         text = path.read_text(encoding=_encoding_of(path))
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"file {str(path)!r} line {line} is not UTF-8 text; save the file as UTF-8") from error
+        line = error.object[: error.start].decode(error.encoding).count("\n") + 1
+        kind = error.encoding[:6].rstrip("-").upper()  # utf-8, or utf-16-le
+        raise InputError(f"file {str(path)!r} line {line} is not {kind} text; save the file as UTF-8") from error
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"file {str(path)!r} cannot be read as {path.suffix[1:]}: {reason}") from error
