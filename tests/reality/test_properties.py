@@ -142,10 +142,10 @@ def page_of(question: str, answer: str, said: str) -> Tags:
     return Tags(render_page(results, verdict, records, forget, []))
 
 
-@settings(max_examples=30)
+@settings(max_examples=8)  # a page takes some 0.2 s
 @given(*[st.one_of(TEXT, st.sampled_from(["</td><script>", "&lt;b&gt;", "{{ 7 * 7 }}", "-->", "'\"><img src=x>"]))] * 3)
 def test_a_text_is_no_markup_of_the_page(question, answer, said):
-    page, plain = page_of(*(f"{text} x" for text in (question, answer, said))), page_of("a x", "b x", "c x")
+    page, plain = page_of(f"{question} a", f"{answer} b", f"{said} c"), page_of("x a", "x b", "x c")
     assert page.tags == plain.tags
     for text in (question, answer, said):
         assert "".join(text.split()) in "".join(page.text.split())
