@@ -1,6 +1,7 @@
 """What every command finds out before its heavy part: that a folder is another run's, and what models cannot do."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from builders import qa_rows, tiny_model, tiny_tokenizer
@@ -90,25 +91,23 @@ def test_influence_scores_the_longest_row_before_it_audits(home, tmp_path, monke
     assert "(GPT2LMHeadModel) cannot score forget answers row 2 (12 tokens): RuntimeError: no such kernel; " in words
 
 
-@pytest.mark.parametrize("partitioned", [True, False])
-def test_a_sharded_run_asks_a_whole_model_before_it_trains(partitioned, home, tmp_path, monkeypatch):
+def test_a_sharded_run_asks_a_whole_model_before_it_trains(home, tmp_path, monkeypatch):
     """Of a model that ZeRO 3 has taken apart, another copy; else the one that will be trained."""
-    monkeypatch.setattr(recipe, "is_partitioned", lambda model: partitioned)
-    record, loaded, of_sets = load_method("npo"), [], preflight.Asked.of_sets
+    record, loaded = load_method("npo"), []
+    flags = ["--attacks=prompting", "--counterfactual=false", f"--output_dir={tmp_path}", "--use_cpu"]
+    made = Recipe.from_command_line(record, [*judged(home), *flags, "--report_to=none"])
+    trainer, asked = record.trainer(**made.trainer_arguments()), made.examination.asked
 
-    def with_notes(*arguments, load_model, max_new_tokens, **settings):
-        noting = {"load_model": lambda path: loaded.append(path) or load_model(path), "max_new_tokens": room}
-        return of_sets(*arguments, **settings, **noting)
+    def load(path):
+        loaded.append(path)
+        return asked.load_model(path)
 
-    monkeypatch.setattr(preflight.Asked, "of_sets", with_notes)
-    flags = [*judged(home), f"--output_dir={tmp_path}", "--use_cpu", "--dry_run", "--report_to=none"]
-    for room in (107, 108):  # the longest prompt, of the instructions that are judged, has 22 tokens
-        asked = Recipe.from_command_line(record, flags)
-        trainer = record.trainer(**asked.trainer_arguments())
-        if room == 107:
-            asked.run(trainer)
-        else:
-            with pytest.raises(InputError, match=r"base' has 128 positions, too few for the prompt .* up to 108 new"):
-                asked.run(trainer)
-        assert loaded == ([str(home / "base")] if partitioned else [])
+    for partitioned in (True, False):
+        monkeypatch.setattr(recipe, "is_partitioned", lambda model, answer=partitioned: answer)
         loaded.clear()
+        made.examination.asked = replace(asked, load_model=load, max_new_tokens=121)  # the longest prompt has 8 tokens
+        made.preflight(trainer)
+        assert loaded == ([str(home / "base")] if partitioned else [])
+        made.examination.asked = replace(asked, load_model=load, max_new_tokens=122)
+        with pytest.raises(InputError, match=r"base' has 128 positions, too few for the prompt .* up to 122 new"):
+            made.preflight(trainer)
