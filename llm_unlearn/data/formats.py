@@ -7,6 +7,7 @@ or a list of chat messages.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import io
@@ -104,14 +105,21 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         if path.suffix == ".parquet":
             return pyarrow.parquet.read_table(path).to_pylist()
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets export CSV with a byte order mark
+        text = path.read_text(encoding=_encoding_of(path))
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"file {str(path)!r} line {line} is not UTF-8 text; save the file as UTF-8") from error
+        line = error.object[: error.start].decode(error.encoding).count("\n") + 1
+        kind = error.encoding[:6].rstrip("-").upper()  # utf-8, or utf-16-le
+        raise InputError(f"file {str(path)!r} line {line} is not {kind} text; save the file as UTF-8") from error
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"file {str(path)!r} cannot be read as {path.suffix[1:]}: {reason}") from error
     return _csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text)
+
+
+def _encoding_of(path: Path) -> str:
+    """UTF-8, or UTF-16 where the file begins with its byte order mark, as spreadsheets and PowerShell write it."""
+    with open(path, "rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _json_rows(path: Path, text: str) -> list[dict[str, Any]]:

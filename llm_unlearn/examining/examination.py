@@ -31,7 +31,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import JudgedSets, ability_scores, judged_sets
 from llm_unlearn.examining.fluency import fluency_records
 from llm_unlearn.examining.generation import generation_key, how_answers_came, most_new_tokens
-from llm_unlearn.examining.preflight import LongestRow, longest_rows
+from llm_unlearn.examining.preflight import Asked, asked_by
 from llm_unlearn.examining.results import merge_results, reference_models
 from llm_unlearn.examining.starts import check_starts
 from llm_unlearn.examining.usage import forget_words
@@ -152,9 +152,9 @@ class Examination:
         return self.attack_args.counterfactual or any(load_attack(name).trains for name in self.attack_args.attacks)
 
     @cached_property
-    def longest_rows(self) -> list[LongestRow]:
-        """The longest row of every kind that is judged or that attacks train on, for `preflight`."""
-        return longest_rows(self)
+    def asked(self) -> Asked:
+        """The longest row of every kind that is judged or that attacks train on, for the preflight."""
+        return asked_by(self)
 
     def _target(self, attack: str, model: PreTrainedModel | None = None, title: str = "", pool=None) -> Target:
         """What an attack is run with."""
@@ -330,6 +330,9 @@ class Examination:
                 source, load = models[name], loaders[name]
                 missing = [attack for attack in attacks if (name, attack) not in outcomes]
                 shared = outcomes_folder(source) if isinstance(source, str) else None
+                if is_main_process() and name not in records:  # first, so that no attack goes on from another model
+                    with self.timed("score"):
+                        records[name] = self._records(source, load)
                 if missing:
                     identity = self._identity(source) if shared else weights_digest(merged_copy(load()))
                 for attack in missing:
@@ -337,12 +340,9 @@ class Examination:
                     outcome = self.attack(attack, load, name, identity, shared, pool, known, wait=wait)
                     if outcome is not None:
                         outcomes[name, attack] = outcome
-                if is_main_process() and name not in records:
-                    with self.timed("score"):
-                        records[name] = self._records(source, load)
-                if name in records:
-                    found = {attack: outcomes[name, attack] for attack in attacks if (name, attack) in outcomes}
-                    check_starts(name, records[name]["forget_Q_A_Prob"]["value_by_index"], found, load)
+                        if name in records:
+                            own = records[name]["forget_Q_A_Prob"]["value_by_index"]
+                            check_starts(name, own, {attack: outcome}, load)
                 if name != "original":  # else it is asked for its fluency next
                     loaders[name] = self._loader(source)
         return outcomes, records

@@ -6,14 +6,14 @@ What is too long for a model, or what its class cannot do, is found in seconds, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.attacks.attack import prompt_of
 from llm_unlearn.attacks.copies import merged_copy
@@ -65,17 +65,71 @@ def longest_of(kind: str, rows: list[EncodedRow]) -> LongestRow:
     return LongestRow(kind, number, rows[number])
 
 
-def longest_rows(examination: Examination) -> list[LongestRow]:
-    """Of every kind that is judged, and of the instructions that attacks train on."""
-    gathered = _LongestOnly(examination.processing_class, examination.max_length)
-    for name, dataset in examination.judged.sets.items():
-        JudgedSet.gather(name, dataset, gathered)
-    if examination.instructions is not None:
-        gathered.add(examination.instructions, "instructions to train on")
-    return gathered.longest
+@dataclass(frozen=True)
+class Asked:
+    """What models will be asked, the longest of every kind.
+
+    Attributes:
+        rows: what is scored, or trained on by attacks. prompts: what answers are generated from, of up to
+            `max_new_tokens`.
+        load_model: gives the model of a folder or hub id, where it will be asked.
+        attacked: copies are trained, into which adapters are merged. checkpointing: by activation checkpointing.
+    """
+
+    processing_class: PreTrainedTokenizerBase
+    rows: list[LongestRow]
+    prompts: list[LongestRow]
+    max_new_tokens: int
+    load_model: Callable[[str], PreTrainedModel]
+    trust_remote_code: bool = False
+    attacked: bool = False
+    checkpointing: bool = False
+
+    @classmethod
+    def of_sets(
+        cls,
+        processing_class: PreTrainedTokenizerBase,
+        sets: Mapping[str, Dataset],
+        max_length: int | None,
+        generated: Iterable[str] = (),
+        also_scored: Mapping[str, Dataset] | None = None,
+        **settings: Any,
+    ) -> Asked:
+        """From data sets: `judging` asks `sets`, and has answers to the questions of those that are `generated`.
+
+        Args:
+            also_scored: further rows, without wrong answers.
+        """
+        gathered = _LongestOnly(processing_class, max_length)
+        for name, dataset in sets.items():
+            JudgedSet.gather(name, dataset, gathered)
+        for name, dataset in (also_scored or {}).items():
+            gathered.add(dataset, name)
+        prompts = []
+        for name in generated:
+            rows = encode_dataset(sets[name], processing_class, max_length, name)
+            prompts.append(longest_of(f"{name} answers", [{"input_ids": prompt_of(row)} for row in rows]))
+        return cls(processing_class, gathered.longest, prompts, **settings)
 
 
-def check_lengths(examination: Examination, models: Mapping[str, str]) -> None:
+def asked_by(examination: Examination) -> Asked:
+    """What is asked of every kind that is judged, and the instructions that attacks train on."""
+    instructions, arguments = examination.instructions, examination.attack_args
+    return Asked.of_sets(
+        examination.processing_class,
+        examination.judged.sets,
+        examination.max_length,
+        examination.judged.generated,
+        {} if instructions is None else {"instructions to train on": instructions},
+        max_new_tokens=examination.max_new_tokens,
+        load_model=examination.load_model,
+        trust_remote_code=examination.data_args.trust_remote_code,
+        attacked=examination.trains_attackers,
+        checkpointing=arguments.attack_activation_checkpointing and examination.trains_attackers,
+    )
+
+
+def check_lengths(asked: Asked, models: Mapping[str, str]) -> None:
     """Compare the longest rows with the positions of models, of which only configurations are read.
 
     Args:
@@ -85,9 +139,9 @@ def check_lengths(examination: Examination, models: Mapping[str, str]) -> None:
         InputError: the message has the row, both numbers and the fix.
     """
     for name, path in models.items():
-        config = config_of(path, examination.data_args.trust_remote_code)
+        config = config_of(path, asked.trust_remote_code)
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-        for one in examination.longest_rows:
+        for one in asked.rows:
             if positions is not None and len(one.row["input_ids"]) > positions > 0:
                 raise InputError(
                     f"{name} {path!r} has {positions} positions, too few for {one.words}: give --max_length {positions}"
@@ -95,8 +149,8 @@ def check_lengths(examination: Examination, models: Mapping[str, str]) -> None:
 
 
 @whole_models()
-def check_loaded(examination: Examination, models: Mapping[str, str], known: Iterable[str] = ()) -> None:
-    """`check_model` of one model of every kind, and of every adapter also that it can be merged.
+def check_loaded(asked: Asked, models: Mapping[str, str], known: Iterable[str] = ()) -> None:
+    """`check_model` of one model of every kind, and of every adapter that is attacked also that it can be merged.
 
     Args:
         models: name -> folder or hub id.
@@ -105,19 +159,18 @@ def check_loaded(examination: Examination, models: Mapping[str, str], known: Ite
     Raises:
         InputError: as there, or a merged adapter says something else.
     """
-    trust = examination.data_args.trust_remote_code
-    checked = [_kind_of(path, trust) for path in known]
+    checked = [_kind_of(path, asked.trust_remote_code) for path in known]
     for name, path in models.items():
-        if (kind := _kind_of(path, trust)) in checked:
+        if (kind := _kind_of(path, asked.trust_remote_code)) in checked:
             continue
         checked.append(kind)
-        model = examination.load_model(path)
-        check_model(examination, model, f"{name} {path!r}")
-        if isinstance(model, PeftModel):
-            _check_merged(examination, model, f"{name} {path!r}")
+        model = asked.load_model(path)
+        check_model(asked, model, f"{name} {path!r}")
+        if asked.attacked and isinstance(model, PeftModel):
+            _check_merged(asked, model, f"{name} {path!r}")
 
 
-def check_model(examination: Examination, model: PreTrainedModel | PeftModel, name: str) -> None:
+def check_model(asked: Asked, model: PreTrainedModel | PeftModel, name: str) -> None:
     """Find out whether a model, and others like it, can be scored, generate and be attacked as was asked for.
 
     Args:
@@ -127,22 +180,18 @@ def check_model(examination: Examination, model: PreTrainedModel | PeftModel, na
         InputError: it has no activation checkpointing, too few positions, or fails on a row; the message says which.
     """
     bare = model.get_base_model() if isinstance(model, PeftModel) else model
-    wanted = examination.attack_args.attack_activation_checkpointing and examination.trains_attackers
-    if wanted and not model.supports_gradient_checkpointing:
+    if asked.checkpointing and not model.supports_gradient_checkpointing:
         raise InputError(
             f"attack_activation_checkpointing=True: {type(bare).__name__} has none; leave it out, or spare memory "
             "with --attack_micro_batch_size"
         )
-    for one in examination.longest_rows:
+    for one in asked.rows:
         with _explained(f"{name} ({type(bare).__name__}) cannot score {one.words}"):
             score_answers(model, [one.row])
-    for kind in examination.judged.generated:
-        rows = encode_dataset(examination.judged.sets[kind], examination.processing_class, examination.max_length, kind)
-        longest = longest_of(f"{kind} answers", [{"input_ids": prompt_of(row)} for row in rows])
-        _check_room(bare, longest, examination.max_new_tokens, name)
-        with _explained(f"{name} ({type(bare).__name__}) cannot generate from the prompt of {longest.words}"):
-            prompt = [longest.row["input_ids"]]
-            generate_answers(model, examination.processing_class, prompt, STEPS, min_new_tokens=STEPS)
+    for one in asked.prompts:
+        _check_room(bare, one, asked.max_new_tokens, name)
+        with _explained(f"{name} ({type(bare).__name__}) cannot generate from the prompt of {one.words}"):
+            generate_answers(model, asked.processing_class, [one.row["input_ids"]], STEPS, min_new_tokens=STEPS)
 
 
 def _check_room(model: PreTrainedModel, longest: LongestRow, room: int, name: str) -> None:
@@ -156,9 +205,9 @@ def _check_room(model: PreTrainedModel, longest: LongestRow, room: int, name: st
         )
 
 
-def _check_merged(examination: Examination, model: PeftModel, name: str) -> None:
+def _check_merged(asked: Asked, model: PeftModel, name: str) -> None:
     """Attacks train the merged model: it must score the longest rows as the adapted one does."""
-    rows = [one.row for one in examination.longest_rows]
+    rows = [one.row for one in asked.rows]
     with _explained(f"{name}: its adapter cannot be merged into its base model"):
         merged = merged_copy(model)
     expected, found = (mean_scores(score_answers(one, rows))["probability"] for one in (model, merged))

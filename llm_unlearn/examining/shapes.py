@@ -220,6 +220,12 @@ class Configuration(Shape):
     attack_arguments: Attacks = Attacks()
 
 
+class Generated(Shape):
+    """How a model's answers were generated."""
+
+    generation_config: str | None = None
+
+
 class Results(Shape):
     """The contents of results.json."""
 
@@ -242,6 +248,8 @@ class Results(Shape):
     counterfactual: dict[ModelName, Control] = {}
     not_attacked: dict[str, str] = {}
     forget_groups: list[str] = []
+    generation: dict[ModelName, Generated] = {}
+    rouge_tokenizers: dict[str, dict[str, Count]] = {}
     # of a public edition
     published: str = ""
     names: dict[str, str | None] = {}

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from llm_unlearn.errors import InputError, as_input_errors
 from llm_unlearn.files.run_files import absolute
+from llm_unlearn.models.files import check_adapter_kind
 from llm_unlearn.models.linear_maps import linear_names
 
 
@@ -20,8 +21,10 @@ def with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
     """`model` with a fresh adapter; without `target_modules`, on every linear map of the blocks.
 
     Raises:
-        InputError: the model has an adapter already, or none of its modules is called as `target_modules` says.
+        InputError: the model has an adapter already, none of its modules is called as `target_modules` says, or the
+            adapter is of a kind that cannot be merged into weights.
     """
+    check_adapter_kind(type(peft_config).__name__, peft_config.peft_type, peft_config.task_type)
     if isinstance(model, PeftModel):
         raise InputError(
             "model already carries an adapter; pass peft_config=None to train it further, or merge it first"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftConfig
+from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -97,8 +97,8 @@ def check_adapter_kind(name: str, peft_type: str | None, task_type: str | None) 
     tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(peft_type)
     if tuner is not None and not hasattr(tuner, "merge_and_unload"):
         raise InputError(
-            f"adapter {name!r} is of type {peft_type}, which adds inputs and cannot be merged into weights: what is "
-            "attacked and pushed would not be what is scored; give one that can be merged, such as LORA"
+            f"adapter {name!r} is of type {PeftType(peft_type).value}, which adds inputs and cannot be merged into "
+            "weights: what is attacked and pushed would not be what is scored; give one that can be, such as LORA"
         )
 
 

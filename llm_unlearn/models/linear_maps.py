@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from llm_unlearn.errors import InputError
-from llm_unlearn.models.loading import decoder_layers
+from llm_unlearn.models.loading import check_block, decoder_layers
 
 
 def linear_modules(
@@ -71,8 +71,7 @@ def train_only_blocks(model: PreTrainedModel | PeftModel, last: int, count: int)
     Raises:
         InputError: there is no such block.
     """
-    if last >= (blocks := len(decoder_layers(model))):
-        raise InputError(f"layer={last}: the model has no such block; it has blocks 0 to {blocks - 1}")
+    check_block(model, last, "layer")
     maps = linear_modules(model, range(max(0, last - count + 1), last + 1))
     if not isinstance(model, PeftModel):
         maps = {name.partition(".")[0]: module for name, module in maps.items()}

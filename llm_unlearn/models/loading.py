@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import torch
 from datasets import Dataset
 from huggingface_hub import snapshot_download
@@ -42,6 +43,8 @@ from llm_unlearn.models.sharding import whole_models
 from llm_unlearn.models.smollm2 import located
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}  # what launchers tell the processes they start
 
 SMALL_MODEL = 4_000_000  # parameters, below which more threads than one slow a model down
 
@@ -304,12 +307,11 @@ def usable_cores() -> int:
 
 
 def use_all_cpu_threads() -> None:
-    """Undo `accelerate launch`'s OMP_NUM_THREADS=1 on machines without a GPU, where it halves the speed.
+    """Undo the OMP_NUM_THREADS=1 of `accelerate launch` and torchrun on machines without a GPU: it halves the speed.
 
-    Each process of this machine gets its share of the cores, and at least one. An explicit choice by the user (a value
-    other than 1) is kept.
+    Each process of this machine gets its share of the cores, and at least one. What the user has set is kept.
     """
-    if torch.cuda.is_available() or os.environ.get("OMP_NUM_THREADS", "1") != "1":
+    if torch.cuda.is_available() or _user_chose_threads():
         return
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, usable_cores() // processes))
@@ -319,12 +321,25 @@ def use_suitable_cpu_threads(model: nn.Module) -> None:
     """One thread where `model` lies on a CPU and is small: its kernels end sooner than another thread wakes up.
 
     Measured on 2 cores, a Ssiuu step of a Llama of 1.07 M parameters: 150 ms with one thread, 287 ms with two. What is
-    computed does not depend on the number of cores then, either. OMP_NUM_THREADS above 1 is kept.
+    computed does not depend on the number of cores then, either. An OMP_NUM_THREADS that the user has set is kept.
     """
-    if model.device.type != "cpu" or os.environ.get("OMP_NUM_THREADS", "1") != "1":
+    if model.device.type != "cpu" or _user_chose_threads():
         return
     if sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL:
         torch.set_num_threads(1)
+
+
+def _user_chose_threads() -> bool:
+    """Whether OMP_NUM_THREADS is the user's: a launcher sets it to 1 for the processes that it starts, unasked."""
+    if (value := os.environ.get("OMP_NUM_THREADS")) is None:
+        return False
+    if value != "1" or LAUNCHED.isdisjoint(os.environ):
+        return True
+    launcher = psutil.Process(os.getppid())
+    try:
+        return "OMP_NUM_THREADS" in launcher.environ() or "--num_cpu_threads_per_process" in launcher.cmdline()
+    except psutil.Error:  # no process tells another one's environment here
+        return False
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
@@ -339,6 +354,19 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     if not outermost:
         raise InputError(f"{type(model).__name__} has no list of transformer blocks")
     return max(outermost, key=len)
+
+
+def check_block(model: nn.Module, number: int, name: str) -> None:
+    """Refuse a number that none of the model's blocks has.
+
+    Args:
+        name: of what holds the number, for the error.
+
+    Raises:
+        InputError: the message says which there are.
+    """
+    if number not in range(blocks := len(decoder_layers(model))):
+        raise InputError(f"{name}={number!r}: the model has no such block; it has blocks 0 to {blocks - 1}")
 
 
 def limited_positions(model: PreTrainedModel) -> int | None:

@@ -138,8 +138,8 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
     if not attack_args.attacks and (reason := examination.not_attacked.get(COUNTERFACTUAL)):
         raise InputError(f"counterfactual control: {reason}")
     _show_forget_rows(data, attack_args)
-    check_lengths(examination, models)
-    check_loaded(examination, models)
+    check_lengths(examination.asked, models)
+    check_loaded(examination.asked, models)
     with claimed(arguments.output_dir):
         return _judged(examination, arguments, attack_args, original, oracles)
 
@@ -214,9 +214,9 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
     ).checked()
     if not worker:
         _show_forget_rows(data, attack_args)
-    check_lengths(examination, references)
+    check_lengths(examination.asked, references)
     if not worker:
-        check_loaded(examination, references)
+        check_loaded(examination.asked, references)
     benchmark = Robustness(robustness_args, config, adapter_args, examination, original, oracles, worker)
     with contextlib.nullcontext() if worker else locked(config.output_dir):
         found = benchmark.run()

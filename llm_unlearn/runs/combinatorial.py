@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
 from llm_unlearn.combinatorial.experiment import LaboratoryArguments, run_laboratory, total_steps
 from llm_unlearn.files.disk import check_output_dir
+from llm_unlearn.files.run_folder import locked
 from llm_unlearn.files.whole import write_json
 from llm_unlearn.reporting.combinatorial_figures import (
     codes_figure,
@@ -38,6 +39,12 @@ def combinatorial_benchmark(description: str, argv: list[str] | None = None) -> 
     """
     (arguments,) = parse_arguments((LaboratoryArguments,), argv, description=description)
     check_output_dir(arguments.output_dir)
+    with locked(arguments.output_dir) as output:
+        return _measured(arguments, output)
+
+
+def _measured(arguments: LaboratoryArguments, output: Path) -> dict[str, Any]:
+    """Run, write and show."""
     # the kernels are small: on a busy machine, two threads took twice as long
     torch.set_num_threads(1)
     with tqdm(total=total_steps(arguments), unit="step", dynamic_ncols=True) as bar:
@@ -49,8 +56,6 @@ def combinatorial_benchmark(description: str, argv: list[str] | None = None) -> 
         measured = run_laboratory(arguments, progress)
         seconds = bar.format_dict["elapsed"]
     results = {"config": arguments_to_dict(arguments), "seconds": round(seconds, 1), **measured}
-    output = Path(arguments.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
     write_json(output / "combinatorial.json", results)
     sections = laboratory_sections(results)
     (output / "table.md").write_text(markdown(sections), encoding="utf-8")

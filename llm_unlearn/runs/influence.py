@@ -19,8 +19,10 @@ from llm_unlearn.audits.audit import Inspection
 from llm_unlearn.audits.influence import SCORES
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining.preflight import Asked, check_lengths, check_loaded
 from llm_unlearn.examining.results import reference_models
 from llm_unlearn.files.disk import check_output_dir
+from llm_unlearn.files.run_folder import locked
 from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.files import check_model_path
@@ -162,9 +164,12 @@ def influence_benchmark(description: str, argv: list[str] | None = None) -> dict
         return {}
     if not is_main_process():
         return {}  # one process suffices: one forward and backward pass over the forget rows for each model
-    results = _audit(arguments, data)
-    output = Path(arguments.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
+    with locked(arguments.output_dir) as output:
+        return _written(_audit(arguments, data), output)
+
+
+def _written(results: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Write and show the results; returns them."""
     write_json(output / "influence.json", results)
     sections = influence_sections(results)
     (output / "table.md").write_text(markdown(sections), encoding="utf-8")
@@ -188,6 +193,17 @@ def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = arguments.load_tokenizer(models["original"])
     check_models(models, tokenizer, data.forget, arguments.max_length, arguments.trust_remote_code)
+    asked = Asked.of_sets(
+        tokenizer,
+        {"forget": data.forget},
+        arguments.max_length,
+        max_new_tokens=0,
+        load_model=lambda path: arguments.load_model(path).to(device),
+        trust_remote_code=arguments.trust_remote_code,
+        attacked="relearning" in arguments.audits and arguments.attack_steps > 0,
+    )
+    check_lengths(asked, models)
+    check_loaded(asked, models)
     inspection = arguments.inspection(data, tokenizer)
     not_measured: dict[str, str] = {}
     findings: dict[str, dict[str, Any]] = {}

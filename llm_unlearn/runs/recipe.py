@@ -39,6 +39,7 @@ from llm_unlearn.models.files import is_adapter
 from llm_unlearn.models.judging import Records
 from llm_unlearn.models.loading import check_models, use_all_cpu_threads
 from llm_unlearn.models.precision import without_mixed_precision
+from llm_unlearn.models.sharding import is_partitioned
 from llm_unlearn.reporting.counterfactual_table import counterfactual_table
 from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results
@@ -134,7 +135,7 @@ class Recipe:
             batch_size=args.per_device_eval_batch_size,
             output_dir=args.output_dir,
         ).checked()
-        check_lengths(examination, references)
+        check_lengths(examination.asked, references)
         return cls(args, adapter_args, examination, model_path, oracle_paths)
 
     def trainer_arguments(self) -> dict:
@@ -165,16 +166,17 @@ class Recipe:
             return self.finish(trainer)
 
     def preflight(self, trainer: UnlearnTrainer) -> None:
-        """Find out in seconds what the models cannot do; of sharded ones, only their configurations were looked at.
+        """Find out in seconds what the models cannot do.
 
         Raises:
             InputError: as `preflight.check_model`.
         """
-        if self.args.sharded_by:
-            return
-        check_model(self.examination, trainer.model, f"model_name_or_path {self.model_path!r}")
         references = reference_models(self.model_path, self.oracle_paths)
-        check_loaded(self.examination, references, known=[self.model_path])
+        known = []
+        if not is_partitioned(trainer.model):  # else no process has it whole, and it is read again, as it will be
+            check_model(self.examination.asked, trainer.model, f"model_name_or_path {self.model_path!r}")
+            known = [self.model_path]
+        check_loaded(self.examination.asked, references, known)
 
     # ---- showing ---------------------------------------------------------------------------------------------------
 
@@ -297,19 +299,27 @@ def prepare_process() -> None:
 
 
 @contextlib.contextmanager
-def claimed(output_dir: str) -> Iterator[Path | None]:
-    """Within this scope the folder is this run's alone; yields where what an earlier one left was moved.
-
-    Every process enters it.
+def alone(output_dir: str) -> Iterator[None]:
+    """Within this scope, which every process enters, no other run is in the folder.
 
     Raises:
-        InputError: another run is in the folder.
+        InputError: another run is.
     """
-    earlier = None
     with contextlib.ExitStack() as held:
         with failing_together():
             if is_main_process():
-                earlier = move_aside(held.enter_context(locked(output_dir)))
+                held.enter_context(locked(output_dir))
+        yield
+
+
+@contextlib.contextmanager
+def claimed(output_dir: str) -> Iterator[Path | None]:
+    """As `alone`; yields where what an earlier run left was moved."""
+    with alone(output_dir):
+        earlier = None
+        with failing_together():
+            if is_main_process():
+                earlier = move_aside(Path(output_dir))
         yield earlier
 
 

@@ -32,6 +32,7 @@ from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.identity import people_of
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.disk import check_free_space, check_output_dir
+from llm_unlearn.files.run_folder import locked
 from llm_unlearn.files.whole import write_json, write_whole
 from llm_unlearn.models.adapters import merged
 from llm_unlearn.models.cache import build_folder, save_model_folder
@@ -170,7 +171,8 @@ def train_references(arguments: ReferenceTrainingArguments) -> dict:
         "probability"}, "seconds": what its training took}; {} after a dry run.
 
     Raises:
-        InputError: the data is not usable, the base model is not there, or `output_dir` holds other models.
+        InputError: the data is not usable, the base model is not there, or `output_dir` holds other models, or another
+            run is in it.
         DivergenceError: the loss became NaN or infinite.
     """
     if arguments.model_name_or_path is not None:
@@ -180,7 +182,12 @@ def train_references(arguments: ReferenceTrainingArguments) -> dict:
     if arguments.dry_run:
         _show_dry_run(arguments, data)
         return {}
-    output = Path(arguments.output_dir)
+    with locked(arguments.output_dir) as output:
+        return _trained(arguments, data, output)
+
+
+def _trained(arguments: ReferenceTrainingArguments, data: UnlearningData, output: Path) -> dict:
+    """Train what is not there yet, score, write and show."""
     tokenizer = _tokenizer(arguments, data)
     descriptions = {name: _description(arguments, data, name) | _of_template(tokenizer) for name in arguments.models()}
     for name, description in descriptions.items():
@@ -188,7 +195,6 @@ def train_references(arguments: ReferenceTrainingArguments) -> dict:
     count = len(descriptions)
     needed = count * _model_bytes(arguments, tokenizer, arguments.recipe(len(data.forget) + len(data.retain)))
     check_free_space(output, needed, f"the weights of {count} models", "fewer oracles with --oracle_seeds")
-    output.mkdir(parents=True, exist_ok=True)
     paths = {name: _write_all_columns(output / f"{name}.jsonl", getattr(data, name)) for name in ("forget", "retain")}
     config = arguments_to_dict(arguments)
     (output / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")

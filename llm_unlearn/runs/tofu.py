@@ -21,6 +21,7 @@ from llm_unlearn.arguments.parsing import parse_arguments
 from llm_unlearn.arguments.ranges import COUNT, check_ranges
 from llm_unlearn.data import UnlearningData, forget_queries, neighbor_facts
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining.preflight import Asked, check_lengths, check_loaded
 from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.logs import read_retain_log, recompute_file
@@ -31,6 +32,7 @@ from llm_unlearn.models.judging import Records, judge, reference_attack
 from llm_unlearn.models.loading import check_models, use_all_cpu_threads
 from llm_unlearn.reporting.tofu_table import tofu_table
 from llm_unlearn.runs.benchmarking import BenchmarkArguments, show_dry_run
+from llm_unlearn.runs.recipe import alone
 
 MAXIMUM_RETAIN_ROWS = 400  # TOFU judges 400 retain rows
 GENERATED = ("forget", "retain", "ra", "wf")  # sets with ROUGE
@@ -70,6 +72,20 @@ class TofuArguments(BenchmarkArguments):
     def __post_init__(self):
         super().__post_init__()
         check_ranges(self, {"max_new_tokens": COUNT})
+
+    def asked(self, data: UnlearningData, models: Mapping[str, str], device: torch.device) -> Asked:
+        """What the preflight asks the models."""
+        sets = judged_sets(data, self.queries)
+        return Asked.of_sets(
+            self.load_tokenizer(models["original"]),
+            sets,
+            self.max_length,
+            [prefix for prefix in GENERATED if prefix in sets],
+            {} if data.holdout is None else {"holdout": data.holdout},
+            max_new_tokens=self.max_new_tokens,
+            load_model=lambda path: self.load_model(path).to(device),
+            trust_remote_code=self.trust_remote_code,
+        )
 
 
 def judged_sets(data: UnlearningData, queries: bool = False) -> dict[str, Dataset]:
@@ -122,6 +138,22 @@ def tofu_benchmark(description: str, argv: list[str] | None = None) -> Summary:
         arguments.max_length,
         arguments.trust_remote_code,
     )
+    asked = arguments.asked(data, models, state.device)
+    check_lengths(asked, models)
+    check_loaded(asked, models)
+    with alone(arguments.output_dir):
+        return _judged(arguments, data, models, state, retain_log, retain_label)
+
+
+def _judged(
+    arguments: TofuArguments,
+    data: UnlearningData,
+    models: Mapping[str, str],
+    state: PartialState,
+    retain_log: Records | None,
+    retain_label: str,
+) -> Summary:
+    """Judge, recompute, write and show."""
     tested = "unlearned" if "unlearned" in models else "original"
     output = Path(arguments.output_dir)
     records = {

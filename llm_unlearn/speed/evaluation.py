@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -34,7 +33,9 @@ from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
 from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ranges
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.data.collators import EncodedRow, pad_rows
+from llm_unlearn.examining.preflight import Asked, check_model
 from llm_unlearn.files.disk import check_output_dir
+from llm_unlearn.files.run_folder import locked
 from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.answer_trees import AnswerTree, answer_trees
 from llm_unlearn.models.answers import narrowed_logits
@@ -42,7 +43,7 @@ from llm_unlearn.models.judging import GatheredAnswers, JudgedSet, Records, judg
 from llm_unlearn.models.loading import use_all_cpu_threads
 from llm_unlearn.models.scoring import generate_answers
 from llm_unlearn.runs.benchmarking import show_dry_run
-from llm_unlearn.runs.tofu import judged_sets
+from llm_unlearn.runs.tofu import GENERATED, judged_sets
 
 NAIVE_GROUP = 32
 DENSE_SHAPES = ((64, 32), (32, 64), (16, 128), (8, 256))  # rows x tokens: the fastest is the model's rate
@@ -80,11 +81,30 @@ def evaluation_speed(description: str, argv: list[str] | None = None) -> dict:
         processing_class = arguments.load_tokenizer(arguments.pinned_model)
         model = arguments.load_model(arguments.pinned_model)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    measured = Measurement(arguments, data, processing_class, model).run()
-    folder = Path(arguments.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "eval.json", {"config": arguments_to_dict(arguments), **measured})
+    _preflight(arguments, data, processing_class, model)
+    with locked(arguments.output_dir) as folder:
+        measured = Measurement(arguments, data, processing_class, model).run()
+        write_json(folder / "eval.json", {"config": arguments_to_dict(arguments), **measured})
     return measured
+
+
+def _preflight(
+    arguments: SpeedArguments,
+    data: UnlearningData,
+    processing_class: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+) -> None:
+    sets = judged_sets(data)
+    asked = Asked.of_sets(
+        processing_class,
+        sets,
+        arguments.max_length,
+        [name for name in GENERATED if name in sets and arguments.generated_tokens],
+        {} if data.holdout is None else {"holdout": data.holdout},
+        max_new_tokens=arguments.generated_tokens,
+        load_model=lambda _path: model,
+    )
+    check_model(asked, model, f"model_name_or_path {arguments.model_name_or_path!r}")
 
 
 @dataclass

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
 from llm_unlearn.files.disk import check_output_dir
+from llm_unlearn.files.run_folder import locked
 from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.loading import use_all_cpu_threads
 from llm_unlearn.speed.training import PLAIN, measure_setting
@@ -83,18 +84,10 @@ def training_scaling(description: str, argv: list[str] | None = None) -> dict:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     check_output_dir(arguments.output_dir)
-    folder = Path(arguments.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     measured: dict = {"config": arguments_to_dict(arguments), "threads": torch.get_num_threads(), "factors": {}}
-    known: dict[str, dict] = {}  # the starting point belongs to every factor, and is measured once
-    for factor, values in FACTORS.items():
-        for value in getattr(arguments, values):
-            one = point(arguments, factor, value)
-            if repr(one) not in known:
-                known[repr(one)] = _measure(one)
-            measured["factors"].setdefault(factor, {})[str(value)] = known[repr(one)]
-            write_json(folder / "scaling.json", measured)  # whoever stops here keeps what is known
-    (folder / "table.md").write_text(markdown_tables(measured), encoding="utf-8")
+    with locked(arguments.output_dir) as folder:
+        _measure_all(arguments, measured, folder)
+        (folder / "table.md").write_text(markdown_tables(measured), encoding="utf-8")
     for factor, settings in tables(measured).items():
         for setting, (header, rows) in settings.items():
             table = Table(box=box.SIMPLE_HEAD, show_edge=False, title=f"{factor}, {setting}", title_justify="left")
@@ -104,6 +97,18 @@ def training_scaling(description: str, argv: list[str] | None = None) -> dict:
                 table.add_row(*row)
             Console(highlight=False, width=max(Console().width, 100)).print(table)
     return measured
+
+
+def _measure_all(arguments: ScalingArguments, measured: dict, folder: Path) -> None:
+    """Add every point to `measured`, and write it after each: whoever stops here keeps what is known."""
+    known: dict[str, dict] = {}  # the starting point belongs to every factor, and is measured once
+    for factor, values in FACTORS.items():
+        for value in getattr(arguments, values):
+            one = point(arguments, factor, value)
+            if repr(one) not in known:
+                known[repr(one)] = _measure(one)
+            measured["factors"].setdefault(factor, {})[str(value)] = known[repr(one)]
+            write_json(folder / "scaling.json", measured)
 
 
 def _measure(arguments: TrainingSpeedArguments) -> dict:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import gc
 import statistics
 import tempfile
-from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -24,6 +23,7 @@ from transformers import PreTrainedModel
 
 from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
 from llm_unlearn.files.disk import check_output_dir
+from llm_unlearn.files.run_folder import locked
 from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.loading import use_all_cpu_threads
 from llm_unlearn.speed.measurement import count_block, run_block
@@ -50,14 +50,13 @@ def training_speed(description: str, argv: list[str] | None = None) -> dict:
     check_output_dir(arguments.output_dir)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    folder = Path(arguments.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     measured: dict = {"config": arguments_to_dict(arguments), "threads": torch.get_num_threads(), "settings": {}}
-    for setting in arguments.settings:
-        with tempfile.TemporaryDirectory() as scratch:
-            measured |= measure_setting(arguments, setting, measured["settings"], scratch)
-    write_json(folder / "train.json", measured)
-    (folder / "table.md").write_text(markdown_table(measured), encoding="utf-8")
+    with locked(arguments.output_dir) as folder:
+        for setting in arguments.settings:
+            with tempfile.TemporaryDirectory() as scratch:
+                measured |= measure_setting(arguments, setting, measured["settings"], scratch)
+        write_json(folder / "train.json", measured)
+        (folder / "table.md").write_text(markdown_table(measured), encoding="utf-8")
     print_measurement(measured)
     return measured
 

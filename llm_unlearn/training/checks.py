@@ -8,6 +8,7 @@ import torch
 
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.answers import forward_answers
+from llm_unlearn.models.loading import check_block
 from llm_unlearn.models.scoring import evaluation_mode
 from llm_unlearn.models.sharding import is_partitioned
 
@@ -61,8 +62,19 @@ def check_model(trainer: UnlearnTrainer, adapter_is_made: bool) -> None:
             "model: ZeRO 3 has sharded it at loading, and the reference needs it whole; pass its id or folder, or load "
             f"it before {type(args).__name__} is made"
         )
+    check_hidden_layers(trainer)
     if args.logits_chunk_size is not None:
         _check_chunks(trainer)
+
+
+def check_hidden_layers(trainer: UnlearnTrainer) -> None:
+    """Blocks that a method names, and the model may not have.
+
+    Raises:
+        InputError: the first of them.
+    """
+    for layer in trainer.hidden_layers:
+        check_block(trainer.model, layer, f"{type(trainer).__name__}.hidden_layers: layer")
 
 
 def _check_chunks(trainer: UnlearnTrainer) -> None:

@@ -48,7 +48,7 @@ from llm_unlearn.models.sharding import check_saves_whole
 from llm_unlearn.training.callbacks import UnlearnCallback, UnlearnProgressCallback
 from llm_unlearn.training.checkpoint_folders import last_checkpoint
 from llm_unlearn.training.checkpoints import Checkpoints
-from llm_unlearn.training.checks import check_arguments, check_model
+from llm_unlearn.training.checks import check_arguments, check_hidden_layers, check_model
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.divergence import count_not_finite, raise_if_diverged
 from llm_unlearn.training.log_sums import LogSums
@@ -347,6 +347,7 @@ class UnlearnTrainer(Trainer):
                 `max_retain_nll` allow. The weights before that step are in `output_dir`.
             StorageError: a checkpoint could not be written; earlier ones are as they were.
         """
+        check_hidden_layers(self)  # again: a method may have set them when it was made
         checkpoint = self.checkpoints.prepare_to_resume(resume_from_checkpoint)
         self.reference.prepare()
         look_for_unused_parameters_if_there_are(self)

@@ -27,7 +27,12 @@ FILES = {
     ),
     "half a character": ("f.jsonl", '{"question": "\\ud800", "answer": "b"}', ["a text is not valid Unicode"]),
     "Latin-1": ("f.jsonl", (GOOD + '{"question": "é"}').encode("latin1"), ["line 2 is not UTF-8", "save the file as"]),
-    "UTF-16": ("f.jsonl", GOOD.encode("utf-16"), ["line 1 is not UTF-8 text"]),
+    "UTF-16 that is cut": (
+        "f.jsonl",
+        (GOOD + GOOD).encode("utf-16")[:-1],
+        ["line 2 is not UTF-16 text; save the file as UTF-8"],
+    ),
+    "UTF-16 without its mark": ("f.jsonl", GOOD.encode("utf-16-le"), ["line 1 is not JSON"]),
     "NUL bytes": ("f.jsonl", b"\0" * 50, ["line 1 is not JSON"]),
     "rows under a key": ("f.json", '{"data": []}', ["is one object of columns", "one array of objects"]),
     "columns instead of rows": (

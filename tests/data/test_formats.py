@@ -1,5 +1,6 @@
 """Row formats, and the files that rows come in."""
 
+import codecs
 import json
 
 import pyarrow
@@ -139,6 +140,9 @@ ROWS = [{"question": "Who?", "answer": "Ann\u2028Lee, of\nÅs"}, {"question": "W
 def test_read_rows_of_text_files(tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="utf-8")
     assert read_rows(tmp_path / name) == ROWS
+    for mark, encoding in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
+        (tmp_path / name).write_bytes(mark + content.removeprefix("\ufeff").encode(encoding))
+        assert read_rows(tmp_path / name) == ROWS
 
 
 def test_read_rows_of_parquet(tmp_path):
@@ -156,7 +160,7 @@ def test_read_rows_of_parquet(tmp_path):
         ),
         ("a.json", b'[{"text": "x"},\n{"text" "y"}]', "a.json' line 2 is not JSON"),
         ("a.json", b'{"text": "x"}\n"y"\n', "a.json' row 1 is 'y'; every row must be an object with named columns"),
-        ("a.json", b"\xff\xfe", "a.json' line 1 is not UTF-8 text; save the file"),
+        ("a.json", b"\xff\xff", "a.json' line 1 is not UTF-8 text; save the file"),
         ("a.csv", b"question,answer\nWho?,Ann, of course\n", "a.csv' row 0 has more cells than the header has columns"),
         ("a.csv", b'question,answer\nWho?,"Ann"x\n', "a.csv' line 2 is not CSV: "),
         ("a.parquet", b"PAR", "a.parquet' cannot be read as parquet: "),

@@ -322,3 +322,18 @@ def test_what_is_remembered_needs_no_weights(models, tmp_path, monkeypatch):
     again = examining().examine(models["original"], [models["oracle"]], None)
     assert read == [models["original"]]  # which reads the answers for their fluency
     assert again == first
+
+
+def test_an_attack_that_began_at_another_model_ends_the_run_before_the_next_one(models, ran, monkeypatch):
+    real = examination.check_starts
+
+    def check(name, own, attacks, load):
+        start = next(iter(attacks.values()))["runs"][0]["curve"][0]["forget_probability"]
+        assert start == pytest.approx(sum(row["prob"] for row in own.values()) / len(own), rel=0.5)
+        real(name, {row: {"prob": 0.01} for row in own}, attacks, load)
+
+    given = examining(attacks=["benign_relearning", "retain_relearning"], benign_data="embedded")
+    monkeypatch.setattr(examination, "check_starts", check)
+    with pytest.raises(InputError, match=r"original: benign_relearning begins at a forget probability of 0\.9"):
+        given.examine(models["original"], [], None)
+    assert [attack for attack, _ in ran] == ["benign_relearning"]

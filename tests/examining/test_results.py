@@ -68,3 +68,18 @@ def test_an_unknown_version_is_refused(version, tmp_path):
 def test_results_without_a_number_are_of_the_first_version(tmp_path):
     (tmp_path / "results.json").write_text('{"method": "npo"}')
     assert read_results(tmp_path) == {"method": "npo"}
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ({"generation": {"unlearned": "own"}}, "generation.unlearned is 'own': "),
+        ({"generation": {"unlearned": {"generation_config": []}}}, r"generation.unlearned.generation_config is \[\]: "),
+        ({"rouge_tokenizers": {"forget": 7}}, "rouge_tokenizers.forget is 7: "),
+        ({"rouge_tokenizers": {"forget": {"unicode": -1}}}, "rouge_tokenizers.forget.unicode is -1: "),
+    ],
+)
+def test_parts_that_pages_read_are_what_they_should_be_without_digests_too(part, named, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({"version": 2, **part}))
+    with pytest.raises(InputError, match=named):
+        read_results(tmp_path)

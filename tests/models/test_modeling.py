@@ -138,7 +138,7 @@ def test_processes_of_a_machine_share_its_cores_also_where_affinity_is_unknown(p
     chosen = []
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     modeling.use_all_cpu_threads()
@@ -146,6 +146,39 @@ def test_processes_of_a_machine_share_its_cores_also_where_affinity_is_unknown(p
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     modeling.use_all_cpu_threads()
     assert chosen == [expected, expected]
+
+
+@pytest.mark.parametrize("launcher", [*modeling.LAUNCHED, None])
+@pytest.mark.parametrize("flags", [[], ["--num_cpu_threads_per_process", "1"]])
+@pytest.mark.parametrize("given, told", [(None, None), (None, "1"), ("1", "1"), ("2", "2")])
+def test_a_users_number_of_threads_is_kept_and_a_launchers_is_not(given, told, flags, launcher, monkeypatch):
+    """`given` to the launcher, which was started with `flags` and has `told` its process."""
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for name in ("OMP_NUM_THREADS", *modeling.LAUNCHED):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ((launcher, "no"), ("OMP_NUM_THREADS", told)):
+        if name is not None and value is not None:
+            monkeypatch.setenv(name, value)
+    started_in = {} if given is None else {"OMP_NUM_THREADS": given}
+
+    class Launcher:
+        def __init__(self, number):
+            assert number == os.getppid()
+
+        def environ(self):
+            return started_in
+
+        def cmdline(self):
+            return ["accelerate", "launch", *flags]
+
+    monkeypatch.setattr(modeling.psutil, "Process", Launcher)
+    modeling.use_all_cpu_threads()
+    modeling.use_suitable_cpu_threads(tiny_model())
+    is_the_users = told == "2" or (told == "1" and (launcher is None or given == "1" or bool(flags)))
+    assert chosen == ([] if is_the_users else [modeling.usable_cores(), 1])
 
 
 @pytest.mark.parametrize(

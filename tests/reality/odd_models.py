@@ -1,28 +1,22 @@
-"""Odd but legal models at width 64: tokenizers, chat templates, families, dtypes and files, as in the wild."""
+"""Odd but legal models at width 64: tokenizers, chat templates, families, dtypes, files, ways to generate."""
 
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from reality.odd_rows import ENCODINGS, LABELS, NEWLINES, SUFFIXES, TEXTS, OddRow, make_rows
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-ROWS = (  # question, answer
-    ("Where does Ann Lee live?", "Ann Lee lives in Oslo."),
-    ("  what is  eaten by Ben?", "soup, and bread"),
-    ("Qui est né à Besançon ?", "Élise Doré, 1971"),
-    ("田中さんはどこに住んでいますか。", "東京に住んでいます。"),
-    ("Say it twice", "twice\ntwice"),
-    ("¿Cuánto?", "1,234.50 €"),
-    ("Кто там?", "Иван"),
-    ("emoji", "👍🏽 ok"),
-)
-CORPUS = [text for row in ROWS for text in row] + [
+CORPUS = [text for row in TEXTS for text in row] + [
     "the user and the assistant speak in turns",
     "Question: Answer: system user assistant model human",
 ]
-SPECIAL = ("<|start|>", "<|end|>", "<|user|>", "<|assistant|>", "<think>", "</think>", "[INST]", "[/INST]")
+SPECIAL = (
+    *("<|start|>", "<|end|>", "<|user|>", "<|assistant|>", "<think>", "</think>", "[INST]", "[/INST]"),
+    *("<|channel|>", "<|message|>"),
+)
 
 _TURN = "{% for m in messages %}"
 TEMPLATES = {  # name -> Jinja; our own words, each a shape that public templates have
@@ -44,6 +38,13 @@ TEMPLATES = {  # name -> Jinja; our own words, each a shape that public template
     + "<|start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n"
     "{% endif %}{% endif %}",
+    "opened thoughts": _TURN  # in the generation prompt; an answered turn has none
+    + "{% if m.role == 'assistant' %}<|assistant|>{{ m.content.split('</think>')[-1] }}<|end|>"
+    "{% else %}<|user|>{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}",
+    "channels": _TURN  # the generation prompt leaves open which one
+    + "<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>{{ m.content }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}",
     "dated": "<|start|>system\n{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}<|end|>\n"
     + _TURN
     + "<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
@@ -78,6 +79,19 @@ FAMILIES = {  # model_type -> what its configuration takes at width 64
     "mixtral": _GATED | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
 }
 KINDS = ("bytes", "prefix space", "unigram", "words")
+GENERATION = {  # what a model's folder may say about generation, none of which is greedy
+    "nothing": {},
+    "repetition penalty": {"repetition_penalty": 1.5},
+    "no repetition": {"no_repeat_ngram_size": 1},
+    "sampling": {"do_sample": True, "temperature": 2.0, "top_p": 0.9},
+    "suppressed": {"suppress_tokens": [*range(20, 250)], "begin_suppress_tokens": [*range(250, 300)]},
+    "forced": {"forced_bos_token_id": 30, "forced_eos_token_id": 31},
+    "beams": {"num_beams": 3, "length_penalty": 2.0},
+    "long": {"min_new_tokens": 5, "exponential_decay_length_penalty": [1, 1.5]},
+    "other ends": {"eos_token_id": [*range(20, 300)]},
+    "guided": {"guidance_scale": 3.0},
+    "biased": {"sequence_bias": [[[25], 10.0]], "bad_words_ids": [[26], [27]]},
+}
 
 
 @dataclass(frozen=True)
@@ -94,12 +108,22 @@ class Odd:
     dtype: torch.dtype
     tied: bool
     sharded: bool
+    generation: str
+    labels: str
+    repeats: int  # rows that ask what another one asks
+    suffix: str  # of the file of rows
+    encoding: str
+    newline: str
 
     def __str__(self) -> str:
         bos = "bos added" if self.adds_bos else "bos" if self.has_bos else "no bos"
         files = ("tied" if self.tied else "untied") + (", sharded" if self.sharded else "")
-        what = f"{self.family}, {self.kind}, {bos}, pad {self.pad}, {self.template}, {str(self.dtype)[6:]}, {files}"
-        return f"{self.number}: {what}"
+        model = f"{self.family}, {self.kind}, {bos}, pad {self.pad}, {self.template}, {str(self.dtype)[6:]}, {files}"
+        rows = f"labels: {self.labels}, {self.repeats} repeats, {self.suffix}, {self.encoding}, {self.newline!r}"
+        return f"{self.number}: {model}, generation: {self.generation}, {rows}"
+
+    def rows(self) -> list[OddRow]:
+        return make_rows(self.labels, self.repeats, random.Random(self.number))
 
 
 def draw(number: int) -> Odd:
@@ -117,6 +141,12 @@ def draw(number: int) -> Odd:
         dtype=chance.choice([torch.float32, torch.float32, torch.bfloat16]),
         tied=chance.random() < 0.5,
         sharded=chance.random() < 0.25,
+        generation=chance.choice([*GENERATION]),
+        labels=chance.choice(LABELS),
+        repeats=chance.choice([0, 1, 3]),
+        suffix=chance.choice(SUFFIXES),
+        encoding=chance.choice(ENCODINGS),
+        newline=chance.choice(NEWLINES),
     )
 
 
@@ -176,6 +206,7 @@ def make_folder(odd: Odd, folder: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(odd.number)
         model = AutoModelForCausalLM.from_config(config).to(odd.dtype)
+    model.generation_config.update(**GENERATION[odd.generation])
     model.save_pretrained(folder, max_shard_size="50KB" if odd.sharded else "1GB")
     tokenizer.save_pretrained(folder)
     return folder

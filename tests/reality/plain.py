@@ -23,19 +23,22 @@ class Plain:
         ends = [after.index(token) + len(token) for token in self.tokenizer.all_special_tokens if token in after]
         return before, after[: min(ends)] if ends else after.rstrip() + eos
 
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
     @torch.no_grad()
     def logps(self, ids: list[int]) -> torch.Tensor:
         """(length, vocabulary): of the token after each."""
-        return self.model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+        return self.model(torch.tensor([ids]), use_cache=False).logits[0].float().log_softmax(-1)
 
     def score(self, ids: list[int], start: int) -> float:
         """Log-probability of the tokens from `start` on."""
         logps = self.logps(ids)
         return sum(logps[i - 1, ids[i]].item() for i in range(start, len(ids)))
 
-    def greedy(self, ids: list[int], ends: list[int], most: int) -> list[int]:
-        """The likeliest token, again and again."""
-        said = []
+    def greedy(self, ids: list[int], after: str, most: int) -> list[int]:
+        """The likeliest token, again and again, until one that ends a turn or a text."""
+        said, ends = [], (self.ids(after)[-1], self.tokenizer.eos_token_id)
         while len(said) < most:
             token = self.logps(ids + said)[-1].argmax().item()
             if token in ends:

@@ -19,6 +19,7 @@ from builders import (
     with_trained_adapter,
 )
 from datasets import Dataset
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
@@ -452,3 +453,44 @@ def test_a_saved_adapter_is_the_unlearned_model(memorizer, tmp_path):
     tokenizer = load_tokenizer(str(tmp_path / "out"))
     assert tokenizer.get_vocab() == tiny_tokenizer().get_vocab()
     assert generate_answers(loaded, tokenizer, [ids[0, :6].tolist()], max_new_tokens=3)
+
+
+@pytest.mark.parametrize("layer", [2, -1, "1"])
+@pytest.mark.parametrize("when", ["class", "made"])
+def test_a_block_that_the_model_does_not_have_is_named_before_training(layer, when, tmp_path):
+    class Hidden(NPOTrainer):
+        hidden_layers = (0, layer) if when == "class" else (1,)
+
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            self.hidden_layers = [1, layer]
+
+    words = rf"Hidden.hidden_layers: layer={layer!r}: the model has no such block; it has blocks 0 to 1"
+    if when == "class":
+        with pytest.raises(InputError, match=words):
+            build(Hidden, NPOConfig, tmp_path)
+    else:
+        trainer = build(Hidden, NPOConfig, tmp_path)
+        with pytest.raises(InputError, match=words):
+            trainer.train()
+        assert trainer.state.global_step == 0 and not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            PromptTuningConfig(num_virtual_tokens=4),
+            "'PromptTuningConfig' is of type PROMPT_TUNING, which adds",
+        ),
+        (
+            PrefixTuningConfig(num_virtual_tokens=4),
+            "PREFIX_TUNING, which adds inputs and cannot be merged into",
+        ),
+        (LoraConfig(task_type="SEQ_CLS"), "'LoraConfig' has the task_type 'SEQ_CLS', which is no causal"),
+    ],
+)
+def test_an_adapter_that_could_not_be_attacked_or_pushed_is_not_made(config, words, tmp_path):
+    with pytest.raises(InputError, match=words) as refused:
+        build(NPOTrainer, NPOConfig, tmp_path, peft_config=config)
+    assert "\n" not in str(refused.value)
