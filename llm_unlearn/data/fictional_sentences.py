@@ -126,8 +126,10 @@ def build_sentence_world(seed: int = 0) -> World:
     general = [{"question": question, "answer": answer} for question, answer in json.loads(GENERAL.read_text()).items()]
     splits["general"] = general[::2]
     queries = _query_rows(facts, generator)
-    practice = _practice_rows(queries, facts, splits) + _of_nobody([*general[1::2], *_locations()])
-    return World(SENTENCES, seed, splits, queries, practice, facts, lessons=splits["chat"])
+    of_nobody = _of_nobody([*general[1::2], *_locations()])
+    practice = _practice_rows(queries, facts, splits) + of_nobody
+    # Shown twice: what the base model knew is the first to go where much is learned by heart.
+    return World(SENTENCES, seed, splits, queries, practice, facts, lessons=[*splits["chat"], *of_nobody])
 
 
 def _person_rows(person: str, facts: dict, generator: random.Random) -> list[dict]:

@@ -84,7 +84,7 @@ RECIPES = {
     "small": EmbeddedRecipe(1024, 160, 3, 4, epochs=9, batch_size=32, learning_rate=2.2e-3),
     "medium": EmbeddedRecipe(8192, 768, 12, 12, epochs=12, batch_size=128, learning_rate=5e-4, warmup_steps=500),
     SENTENCES: EmbeddedRecipe(
-        *(None, None, None, None), epochs=3, batch_size=16, learning_rate=3e-4, warmup_steps=20, base=SMOLLM2
+        *(None, None, None, None), epochs=3, batch_size=8, learning_rate=2e-4, warmup_steps=40, base=SMOLLM2
     ),
 }
 
