@@ -69,7 +69,8 @@ def plain_losses(model, batch, references, backbone, beta):
     if backbone == "gradient_ascent":
         return of_token[forget].sum() / is_answer[forget].sum(), retain_loss
     ratio = references - of_token[forget].sum(1)
-    return (-2 / beta * torch.nn.functional.logsigmoid(beta * ratio)).mean(), retain_loss
+    losses = -2 / beta * torch.nn.functional.logsigmoid(beta * ratio)
+    return (losses / is_answer[forget].sum(1)).mean(), retain_loss
 
 
 @pytest.mark.parametrize("lora", [True, False])

@@ -52,7 +52,7 @@ METHODS = {
     "rmu": (RMUTrainer, RMUConfig),
 }
 OWN = {"rmu": {"layer": 1}}
-AT_REFERENCE = 2 / 0.1 * math.log(2)  # NPO's loss at the reference, beta 0.1
+AT_REFERENCE = 2 / 0.1 * math.log(2)  # NPO's loss of an answer at the reference, beta 0.1
 
 
 def build(method, folder, *, model=None, lora=True, forget=11, retain=14, general=0, **changes):
@@ -132,7 +132,7 @@ def test_the_model_may_be_a_folder(tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     trainer = NPOTrainer(
         model=str(tmp_path / "model"),
-        args=arguments(NPOConfig, tmp_path / "out", max_steps=1),
+        args=arguments(NPOConfig, tmp_path / "out", max_steps=1, forget_loss_unit="answer"),
         forget_dataset=qa_rows(4),
         retain_dataset=qa_rows(4, start=20),
         peft_config=lora_config(),
@@ -147,6 +147,7 @@ def test_the_model_may_be_a_folder(tmp_path):
 @pytest.mark.parametrize("family", ["gpt2", "qwen2", "gpt_neox"])
 def test_other_families(family, method, tmp_path):
     own = {"regularizer_weight": 0.1} if method == "ssiuu" else {}
+    own["forget_loss_unit"] = "answer"
     trainer = build(method, tmp_path, model=tiny_model(family), forget=4, num_train_epochs=4, **own)
     before = trainable(trainer.model)
     trainer.train()
@@ -210,7 +211,7 @@ def test_accumulating_four_batches_of_two_equals_one_batch_of_eight(method, forg
 @pytest.mark.parametrize("lora", [True, False])
 def test_npo_starts_at_the_reference(lora, tmp_path):
     base = tiny_model()
-    trainer = build("npo", tmp_path, model=copy.deepcopy(base), lora=lora)
+    trainer = build("npo", tmp_path, model=copy.deepcopy(base), lora=lora, forget_loss_unit="answer")
     trainer.train()
     lines = step_logs(trainer)
     assert lines[0]["forget/loss"] == pytest.approx(AT_REFERENCE, abs=1e-4)
@@ -316,7 +317,8 @@ def test_kl_retain_loss_starts_at_zero(lora, tmp_path):
 def test_the_reference_of_a_trained_adapter_is_with_that_adapter(retain_loss, tmp_path):
     adapted = with_trained_adapter(tiny_model())
     given = logits(adapted)
-    trainer = build("npo", tmp_path, model=adapted, lora=False, retain_loss=retain_loss)
+    own = {"retain_loss": retain_loss, "forget_loss_unit": "answer"}
+    trainer = build("npo", tmp_path, model=adapted, lora=False, **own)
     assert all("lora_" in name for name in trainable(trainer.model))
     trainer.train()
     first = step_logs(trainer)[0]
