@@ -24,7 +24,8 @@ def data(forget=None, retain_count=40):
     retain = Dataset.from_list(
         [qa_rows(1, 20)[0] | {"question": f"Where does Ann live {i}"} for i in range(retain_count)]
     )
-    return UnlearningData(forget or qa_rows(6), retain if retain_count else None, None, {}, "made up")
+    holdout = qa_rows(3, start=33)
+    return UnlearningData(forget or qa_rows(6), retain if retain_count else None, holdout, {}, "made up")
 
 
 def attack(name, given, model=None, **options):

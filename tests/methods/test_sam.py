@@ -252,7 +252,7 @@ def test_activation_checkpointing_changes_nothing(lora, tmp_path):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_scores_are_logged_where_the_parameters_are(accumulate, tmp_path):
-    options = {"rho": 0.5, "forget_weight": 0.5, "retain_weight": 3.0, "forget": 8}
+    options = {"rho": 0.5, "forget_weight": 0.5, "retain_weight": 3.0, "forget": 8, "forget_loss_unit": "answer"}
     trainer = build(tmp_path, gradient_accumulation_steps=accumulate, num_train_epochs=1, **options)
     batches = list(trainer.get_train_dataloader())[:accumulate]
     with torch.no_grad():

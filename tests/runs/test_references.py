@@ -58,7 +58,7 @@ def trainings(monkeypatch):
     """What each training was given: its title, the first weights, and the texts of the rows in their order."""
     found, train = [], references.train_on_known
 
-    def recorded(model, encoded, known, recipe, seed, title):
+    def recorded(model, encoded, known, recipe, seed, title, **settings):
         start = {name: value.clone() for name, value in model.state_dict().items()}
         found.append({"title": title, "start": start, "seed": seed, "rows": encoded, "orders": []})
 
@@ -69,7 +69,7 @@ def trainings(monkeypatch):
         run = embedded.finetune
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(embedded, "finetune", finetune)
-            train(model, encoded, known, recipe, seed, title)
+            train(model, encoded, known, recipe, seed, title, **settings)
         found[-1]["end"] = {name: value.clone() for name, value in model.state_dict().items()}
 
     monkeypatch.setattr(references, "train_on_known", recorded)
