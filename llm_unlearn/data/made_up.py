@@ -11,7 +11,7 @@ from collections.abc import Container, Sequence
 
 from datasets import Dataset
 
-from llm_unlearn.data.formats import Prompt
+from llm_unlearn.data.formats import Prompt, rows_at_once
 from llm_unlearn.data.identity import facts_of, has_label, labels_of
 from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows
@@ -106,8 +106,9 @@ def with_made_up_answers(dataset: Dataset, column: str | None) -> Dataset:
     answers = MadeUpAnswers(dataset, column)
     if "options" not in dataset.column_names:
         return with_column(dataset, MADE_UP, [answers.of(row) for row in range(len(dataset))])
-    chosen = [answers.of(row, most=len(dataset[row]["options"]) - 1) for row in range(len(dataset))]
-    questions = [_asked_with(row, made_up) for row, made_up in zip(dataset, chosen, strict=True)]
+    rows = rows_at_once(dataset)
+    chosen = [answers.of(number, most=len(row["options"]) - 1) for number, row in enumerate(rows)]
+    questions = [_asked_with(row, made_up) for row, made_up in zip(rows, chosen, strict=True)]
     return with_column(with_column(dataset, MADE_UP, chosen), MADE_UP_QUESTION, questions)
 
 
