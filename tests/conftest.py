@@ -29,6 +29,25 @@ def environment():
 
 
 @pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """One cache for all tests of all workers, so that the tiny models are trained once a run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    folder = folder / "embedded"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def embedded_models_in_the_cache(cache):
+    """Not in that of the user, where models of another day may lie."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLM_UNLEARN_CACHE", str(cache))
+        yield
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of published data that the project measures itself on; it is not part of the repository."""
     default = Path(__file__).parents[2] / "shared" / "data"

@@ -6,6 +6,7 @@ exactly the same tokens; the answer's ids are those that follow them in the toke
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -65,8 +66,8 @@ def encode_dataset(
 ) -> list[dict[str, list[int]]]:
     """`encode_row` over a whole dataset; rows that `max_length` cuts are counted and reported in one warning.
 
-    A `Dataset` that was encoded before, by this tokenizer with this template, is not tokenized again: the same rows are
-    trained on, attacked and judged.
+    What was encoded before, by this tokenizer with this template, is not tokenized again: the same rows are trained on,
+    attacked and judged.
 
     Args:
         dataset: a datasets.Dataset or a list of rows, in any of the row formats.
@@ -75,16 +76,15 @@ def encode_dataset(
     Raises:
         InputError: as `encode_row` and `validation.split_rows`; the message names the dataset and the row (from 0).
     """
-    key = None
-    if isinstance(dataset, Dataset):
-        tokens = (processing_class.eos_token, *_bos_ids(processing_class))
-        key = (dataset._fingerprint, max_length, encoding_key(processing_class), tokens)
-        if key in (known := _encoded.setdefault(processing_class, {})):
-            return [*known[key]]
-    rows = _encode_rows(dataset, processing_class, max_length, name)
-    if key is not None:
-        _encoded[processing_class][key] = [*rows]
-    return rows
+    if not isinstance(dataset, (Dataset, list)):
+        return _encode_rows(dataset, processing_class, max_length, name)
+    content = dataset._fingerprint if isinstance(dataset, Dataset) else hashlib.sha256(repr(dataset).encode()).digest()
+    tokens = (processing_class.eos_token, *_bos_ids(processing_class))
+    key = (content, max_length, encoding_key(processing_class), tokens)
+    known = _encoded.setdefault(processing_class, {})
+    if key not in known:
+        known[key] = _encode_rows(dataset, processing_class, max_length, name)
+    return [*known[key]]
 
 
 def _encode_rows(

@@ -18,7 +18,7 @@ from datasets import Dataset
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from llm_unlearn.data.formats import Prompt, row_format, split_row
+from llm_unlearn.data.formats import Prompt, row_format, rows_at_once, split_row
 
 # Unicode's Default_Ignorable_Code_Point, beside which format and control characters (Cf, Cc) are removed.
 _INVISIBLE = re.compile(
@@ -60,7 +60,7 @@ def labels_of(rows: Dataset, column: str) -> list[Any | None]:
     """The label of each row; None where it is missing."""
     if column not in rows.column_names:
         return [None] * len(rows)
-    return [label({column: value}, column) for value in rows[column]]
+    return [label({column: value}, column) for value in rows[column][:]]
 
 
 def facts_of(rows: Dataset) -> list[str | int]:
@@ -134,7 +134,7 @@ def _free_name(number: int, taken: Container[Any]) -> str:
 
 def _questions(rows: Dataset) -> list[tuple[tuple[str, str], ...]]:
     form = row_format(rows.column_names)
-    return [question_key(*split_row(row, form)) for row in rows]
+    return [question_key(*split_row(row, form)) for row in rows_at_once(rows)]
 
 
 def _joined(*partners: Sequence[int]) -> list[int]:

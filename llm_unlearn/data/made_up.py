@@ -11,7 +11,7 @@ from collections.abc import Container, Sequence
 
 from datasets import Dataset
 
-from llm_unlearn.data.formats import Prompt, question_text
+from llm_unlearn.data.formats import Prompt, question_text, rows_at_once
 from llm_unlearn.data.identity import facts_of, has_label, labels_of, people_of
 from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows
@@ -46,8 +46,10 @@ def kind_column(dataset: Dataset, chosen: str | None = None) -> str | None:
 def subjects_of(dataset: Dataset) -> list[str | None]:
     """The person whom each row asks about by the name that `person` has; None where the question does not say it."""
     asked = [question_text(prompt) for prompt, _ in split_rows(dataset, "rows")]
-    people = people_of(dataset)
-    return [str(person) if str(person) in question else None for person, question in zip(people, asked, strict=True)]
+    names = [None if person is None else str(person) for person in people_of(dataset)]
+    return [
+        name if name is not None and name in question else None for name, question in zip(names, asked, strict=True)
+    ]
 
 
 def told_of(answer: str, name: str | None, other: str | None) -> str:
@@ -127,8 +129,9 @@ def with_made_up_answers(dataset: Dataset, column: str | None) -> Dataset:
     answers = MadeUpAnswers(dataset, column)
     if "options" not in dataset.column_names:
         return with_column(dataset, MADE_UP, [answers.of(row) for row in range(len(dataset))])
-    chosen = [answers.of(row, most=len(dataset[row]["options"]) - 1) for row in range(len(dataset))]
-    questions = [_asked_with(row, made_up) for row, made_up in zip(dataset, chosen, strict=True)]
+    rows = rows_at_once(dataset)
+    chosen = [answers.of(number, most=len(row["options"]) - 1) for number, row in enumerate(rows)]
+    questions = [_asked_with(row, made_up) for row, made_up in zip(rows, chosen, strict=True)]
     return with_column(with_column(dataset, MADE_UP, chosen), MADE_UP_QUESTION, questions)
 
 

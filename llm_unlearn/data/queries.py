@@ -14,7 +14,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from llm_unlearn.data.formats import Message, Prompt, question_text, row_format, split_row
+from llm_unlearn.data.formats import Message, Prompt, Row, question_text, row_format, rows_at_once, split_row
 from llm_unlearn.data.identity import facts_of, label, labels_of, people_of, question_key
 from llm_unlearn.data.unlearning_data import UnlearningData
 
@@ -24,7 +24,6 @@ FEW_SHOT_EXAMPLES = 3
 MOST_NEIGHBORS = 100  # enough for a standard error of 0.05, and little beside the forget set's own evaluation
 MOST_RETAINED = 105  # retained facts that are asked in every style
 
-Row = Mapping[str, Any]
 Numbered = tuple[int, Row, Prompt, str]  # a row with its number in the data set, its prompt and its answer
 
 
@@ -96,7 +95,7 @@ def _asked_otherwise(
     first_rows = {name: number for number, name in reversed([*enumerate(labels)]) if name is not None}
     for style in QUERY_STYLES[1:]:
         if style in given:
-            found = [{**query, "row": first_rows[label(query, "fact_id")]} for query in given[style]]
+            found = [{**query, "row": first_rows[label(query, "fact_id")]} for query in rows_at_once(given[style])]
         else:
             found = [query for query in built.get(style, ()) if query is not None]
         if found:
@@ -144,7 +143,7 @@ def multiple_choice_question(question: str, options: Sequence[str]) -> str:
 
 def _numbered(dataset: Dataset) -> list[Numbered]:
     form = row_format(dataset.column_names)
-    return [(number, row, *split_row(row, form)) for number, row in enumerate(dataset)]
+    return [(number, row, *split_row(row, form)) for number, row in enumerate(rows_at_once(dataset))]
 
 
 def _first_of_each_fact(dataset: Dataset) -> list[Numbered]:
@@ -263,7 +262,7 @@ def _nearest_questions(forgotten: Sequence[Numbered], others: Sequence[Numbered]
 
 def with_column(rows: Dataset, name: str, values: list) -> Dataset:
     """The rows with one more column; `add_column` shows a progress bar where rows were selected before."""
-    return Dataset.from_dict({column: list(rows[column]) for column in rows.column_names} | {name: values})
+    return Dataset.from_dict(rows.to_dict() | {name: values})
 
 
 def spread(numbers: list[int], most: int) -> list[int]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from datasets import Dataset
 
-from llm_unlearn.data.formats import Prompt, question_text, row_format, split_row
+from llm_unlearn.data.formats import Prompt, Row, question_text, row_format, rows_at_once, split_row
 from llm_unlearn.data.identity import question_key
 from llm_unlearn.errors import InputError, excerpt
 
-Rows = Dataset | Sequence[Mapping[str, Any]]  # rows count from 0, as in `dataset[0]`
+Rows = Dataset | Sequence[Row]  # rows count from 0, as in `dataset[0]`
 NEAR_DUPLICATES = ("refuse", "allow")
 LABELS = ("fact_id", "person", "attribute", "kind")  # what rows are grouped by
 EXCERPT = 80  # characters of a row in a message
@@ -140,7 +140,7 @@ def split_rows(dataset: Rows, name: str) -> list[tuple[Prompt, str]]:
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     pairs = []
-    for number, row in enumerate(dataset):
+    for number, row in enumerate(rows_at_once(dataset)):
         with row_errors(name, number):
             pairs.append(split_row(row, format_name))
             _check_labels(row)

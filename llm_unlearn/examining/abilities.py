@@ -142,7 +142,7 @@ def _with_kinds(rows: Dataset, source: Dataset, kinds: str | None) -> Dataset:
     """Queries keep the usual labels of the row that they come from; a kind column of the user's is added."""
     if kinds is None or kinds in rows.column_names or kinds not in source.column_names:
         return rows
-    values = source[kinds]
+    values = source[kinds][:]
     return rows.add_column(kinds, [values[row] for row in rows["row"]])
 
 

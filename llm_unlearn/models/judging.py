@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row
 from llm_unlearn.data.collators import EncodedRow
+from llm_unlearn.data.formats import rows_at_once
 from llm_unlearn.data.made_up import MADE_UP, MADE_UP_QUESTION
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.batches import BatchRunner
@@ -72,7 +73,7 @@ class GatheredAnswers:
         """
         form, rows, truths, numbers = row_format(dataset.column_names), [], [], []
         start = len(self.rows)
-        for own, row in zip(answers, dataset, strict=True):
+        for own, row in zip(answers, rows_at_once(dataset), strict=True):
             prompt, answer = split_row(row, form)
             given = list(row[MADE_UP])
             if MADE_UP_QUESTION in row:
@@ -96,7 +97,7 @@ class GatheredAnswers:
         """
         if row_format(dataset.column_names) != "question/answer":
             raise InputError(f"{what}: column {column!r} goes with the columns question and answer; rename the others")
-        questions, answers = dataset["question"], dataset[column]
+        questions, answers = dataset["question"][:], dataset[column][:]
         if empty := [number for number, row in enumerate(answers) if not row]:
             raise InputError(f"{what}: row {empty[0]} has none; fill its {column!r}, or drop the column from all rows")
         rows = [{"question": q, "answer": a} for q, row in zip(questions, answers, strict=True) for a in row]
@@ -341,7 +342,7 @@ def _rouge_records(
     runner: BatchRunner | None,
 ) -> Records:
     form = row_format(judged.dataset.column_names)
-    pairs = [split_row(row, form) for row in judged.dataset]
+    pairs = [split_row(row, form) for row in rows_at_once(judged.dataset)]
     answers = [answer for _, answer in pairs]
     texts = generate_answers(
         model,

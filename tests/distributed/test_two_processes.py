@@ -1,11 +1,9 @@
 """Two processes are one process that accumulates two batches: same adapter, same log, on every process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 import torch
 from builders import largest_difference, tiny_model
@@ -17,12 +15,11 @@ pytestmark = pytest.mark.slow
 
 
 def run_two_processes(folder, *arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    finished = subprocess.run(
-        [*command, str(Path(__file__).with_name("two_process_runs.py")), str(folder), *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
+    finished = fork_server.run(
+        [str(Path(__file__).with_name("two_process_runs.py")), str(folder), *arguments],
+        cwd=folder,
+        environment={"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        processes=2,
         timeout=300,
     )
     assert finished.returncode == 0, finished.stderr[-4000:]

@@ -8,53 +8,6 @@ import pytest
 from command_line import run
 
 
-def test_a_saved_configuration_repeats_its_run(cache, tmp_path):
-    flags = ("--data", "fictional:tiny", "--attacks", "none", "--max_steps", "3", "--seed", "7")
-    first = run("recipes/npo.py", *flags, "--output_dir", "first", cache=cache, cwd=tmp_path)
-    assert first.returncode == 0, first.stderr[-2000:]
-    second = run(
-        *("recipes/npo.py", "--config", "first/config.yaml", "--output_dir", "second"), cache=cache, cwd=tmp_path
-    )
-    assert second.returncode == 0, second.stderr[-2000:]
-    first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("first", "second"))
-    assert first["scores"] == second["scores"] and first["training"]["steps"] == 3
-    assert first["abilities"] == second["abilities"]
-    check_abilities_independently(tmp_path / "first", first)
-
-
-def check_abilities_independently(folder: Path, results: dict) -> None:
-    """Score abilities of the saved adapter, row by row, by a plain loop that has nothing of this package but rows."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from llm_unlearn import load_unlearning_data
-
-    data = load_unlearning_data("fictional:tiny")
-    sets = {"general": data.evaluation["general"], "instructions": data.evaluation["chat"]}
-    sets |= {f"retain_{style}": rows for style, rows in data.retain_queries.items()}
-    tokenizer = AutoTokenizer.from_pretrained(folder / "adapter")
-    base = AutoModelForCausalLM.from_pretrained(results["paths"]["original"])
-    model = PeftModel.from_pretrained(base, folder / "adapter").eval()
-    for name, rows in sets.items():
-        probabilities, matches = [], []
-        for row in rows:
-            messages = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
-            prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
-            whole = tokenizer.apply_chat_template(messages, tokenize=False)
-            start = len(tokenizer(prompt, add_special_tokens=False).input_ids)
-            ids = tokenizer(whole, add_special_tokens=False, return_tensors="pt").input_ids
-            with torch.no_grad():
-                logps = model(input_ids=ids).logits[0, start - 1 : -1].log_softmax(-1)
-            answer = ids[0, start:]
-            probabilities.append(logps[range(len(answer)), answer].mean().exp().item())
-            matches.append(float((logps.argmax(-1) == answer).all()))
-        claimed = results["abilities"]["unlearned"][name]
-        assert claimed["rows"] == len(rows)
-        assert claimed["probability"] == pytest.approx(sum(probabilities) / len(rows), abs=1e-4)
-        assert claimed["exact_match"] == pytest.approx(sum(matches) / len(rows), abs=1e-4)
-
-
 def test_dry_run_shows_a_batch_and_trains_nothing(cache, tmp_path):
     done = run("recipes/gradient_ascent.py", "--data", "fictional:tiny", "--dry_run", cache=cache, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -166,6 +119,7 @@ def test_tofu_with_a_local_model_runs_to_the_end(family, recipe, hub_like_models
         *("--data", str(tofu), "--forget_split", "forget01", "--retain_split", "retain99"),
         *("--model_name_or_path", str(hub_like_models[family]), "--max_steps", "2", "--attack_steps", "2"),
         *("--attack_seeds", "0", "--per_device_train_batch_size", "2", "--output_dir", "out"),
+        *("--per_device_eval_batch_size", "128"),  # their answers have no end
         cache=cache,
         cwd=tmp_path,
     )

@@ -47,7 +47,6 @@ ATTACK += (
     "1e-3",
     "--derangement_seeds",
     "0",
-    "1",
     "--attacks",
     "adversarial_reinjection",
     "prompting",

@@ -1,9 +1,8 @@
 """Outcomes in files: computed once for each key, whole or not at all."""
 
 import json
-import subprocess
-import sys
 
+import fork_server
 import pytest
 import torch
 from builders import tiny_model, with_trained_adapter
@@ -51,22 +50,22 @@ def test_who_need_not_wait_leaves_an_outcome_that_another_process_is_at(tmp_path
 
 
 def test_of_two_processes_one_computes_and_the_other_reads(tmp_path):
-    code = """
-import sys, time
+    script = tmp_path / "script.py"
+    script.write_text("""
+import os, time
 from pathlib import Path
 from llm_unlearn.files.outcomes import remember
-folder = Path(sys.argv[1])
+me = os.environ["RANK"]
 def compute():
-    (folder / f"computed-{sys.argv[2]}").touch()
+    Path(f"computed-{me}").touch()
     time.sleep(1.0)
-    return {"by": sys.argv[2]}
-print(remember(folder / "outcome" / "a.json", ["key"], compute)["by"])
-"""
-    commands = [[sys.executable, "-c", code, str(tmp_path), name] for name in "ab"]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    answers = [process.communicate(timeout=60)[0].strip() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert answers[0] == answers[1] and len(list(tmp_path.glob("computed-*"))) == 1
+    return {"by": me}
+Path(f"answer-{me}").write_text(remember(Path("outcome", "a.json"), ["key"], compute)["by"])
+""")
+    done = fork_server.run([str(script)], cwd=tmp_path, processes=2)
+    assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / f"answer-{rank}").read_text() for rank in range(2))
+    assert first == second and len(list(tmp_path.glob("computed-*"))) == 1
 
 
 def test_nothing_is_kept_of_an_outcome_that_is_not_there(tmp_path):

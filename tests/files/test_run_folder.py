@@ -1,10 +1,9 @@
 """The folder of a run: locked, cleared of what an earlier run left, and its evidence about its own weights."""
 
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 
 from llm_unlearn import InputError
@@ -30,10 +29,11 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
 
 
 def test_a_run_that_was_killed_holds_nothing(tmp_path):
-    code = (
-        "import os, sys; from llm_unlearn.files.run_folder import locked; locked(sys.argv[1]).__enter__(); os._exit(9)"
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import os; from llm_unlearn.files.run_folder import locked; locked('out').__enter__(); os._exit(9)"
     )
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")]).returncode == 9
+    assert fork_server.run([str(script)], cwd=tmp_path).returncode == 9
     with locked(tmp_path / "out"):
         pass
 

@@ -1,10 +1,7 @@
 """A recipe with --push_to_hub as a user types it, a hub that refuses, and the command that the error names."""
 
-import os
 import shlex
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from loopback_hub import WRITE
@@ -13,35 +10,28 @@ from llm_unlearn.cli.main import main
 from llm_unlearn.errors import InputError
 from llm_unlearn.hub import push_run
 from llm_unlearn.methods import load_method
-from llm_unlearn.runs.recipe import Recipe
-
-ROOT = Path(__file__).parents[2]
+from llm_unlearn.runs.recipe import Recipe, unlearn
 
 
-def test_a_recipe_pushes_at_its_end_and_loses_nothing_where_the_hub_refuses(hub, finished_run, tmp_path, monkeypatch):
+def test_a_recipe_pushes_at_its_end_and_loses_nothing_where_the_hub_refuses(
+    hub, finished_run, tmp_path, monkeypatch, capsys
+):
     home = finished_run[1].parent
     flags = ["--model_name_or_path", str(home / "base"), "--forget_file", str(home / "forget.jsonl")]
     flags += ["--retain_file", str(home / "retain.jsonl"), "--attacks", "none", "--max_steps", "1", "--use_cpu"]
     flags += ["--output_dir", "out", "--push_to_hub", "--hub_model_id", "me/npo", "--push", "merged", "--disable_tqdm"]
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": WRITE, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
     hub.failures["POST", "/api/repos/create"] = 403
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "recipes" / "npo.py"), *flags],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 5, done.stderr[-2000:]
-    line = done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr and line.startswith("error: the upload to me/npo failed: the token may not")
-    assert "Everything is in out/" in done.stdout and WRITE not in done.stdout + done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["npo.py", *flags])
+    with pytest.raises(SystemExit, match="5"):
+        unlearn("npo")
+    printed = capsys.readouterr()
+    line = printed.err.strip().splitlines()[-1]
+    assert "Traceback" not in printed.err and line.startswith("error: the upload to me/npo failed: the token may not")
+    assert "Everything is in out/" in printed.out and WRITE not in printed.out + printed.err
     command = line.partition("Try again with: ")[2]
     assert command == "llm-unlearn push out --hub_model_id me/npo --push merged"
     hub.failures.clear()
-    monkeypatch.chdir(tmp_path)
     main(shlex.split(command)[1:])
     repository = hub.repositories["me/npo"]
     assert repository.private and "model.safetensors" in repository.files
