@@ -44,7 +44,7 @@ from llm_unlearn.models.smollm2 import located
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}  # what launchers tell the processes they start
+LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # what launchers tell the processes they start
 
 SMALL_MODEL = 4_000_000  # parameters, below which more threads than one slow a model down
 
@@ -333,7 +333,7 @@ def _user_chose_threads() -> bool:
     """Whether OMP_NUM_THREADS is the user's: a launcher sets it to 1 for the processes that it starts, unasked."""
     if (value := os.environ.get("OMP_NUM_THREADS")) is None:
         return False
-    if value != "1" or LAUNCHED.isdisjoint(os.environ):
+    if value != "1" or not any(name in os.environ for name in LAUNCHED):
         return True
     launcher = psutil.Process(os.getppid())
     try:
