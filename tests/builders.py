@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from functools import cache
 
 import torch
 from datasets import Dataset
@@ -56,6 +57,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return with_pad_token(wrapped)
 
 
+@cache
 def qa_rows(count: int, start: int = 0) -> Dataset:
     """Up to 36 distinct questions with answers of one, two or three words; `start` counts rows to leave out."""
     rows = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ _NOT_SHOWN = ("attack_arguments", "data_arguments")
 Json = Mapping[str, Any]
 
 
+@cache
+def _templates() -> Environment:
+    return Environment(loader=PackageLoader("llm_unlearn.reporting", ""), trim_blocks=True, undefined=StrictUndefined)
+
+
 def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) -> Path:
     """Write README.md into `folder`.
 
@@ -50,43 +56,44 @@ def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) 
     embedded = bool(base) and base.startswith("fictional:")
     needs_base = published == "adapter" and base is None
     title, oracles = repo_id.rpartition("/")[2], len(model_entries(results["scores"], "oracle"))
-    environment = Environment(
-        loader=PackageLoader("llm_unlearn.reporting", ""), trim_blocks=True, undefined=StrictUndefined
-    )
-    content = environment.get_template("model_card.md.jinja").render(
-        card_data=_card_data(title, results, paper).to_yaml(),
-        title=title,
-        repo_id=repo_id,
-        version=__version__,
-        method=results.get("method_title", results["method"]),
-        seed=results["seed"],
-        published=published,
-        embedded=embedded,
-        model_words=_model_words(published, base, results.get("base") or {}),
-        forget_words=_data_words(names["data"], data.get("forget_split")),
-        forget_rows=_or_unknown(data["forget_rows"]),
-        retain_rows=_or_unknown(data["retain_rows"]),
-        retain_split=data.get("retain_split"),
-        verdict=(verdict or {}).get("sentence") or "Undecided: the model was not examined.",
-        evidence=evidence_section(verdict or {}),
-        has_knowledge=has_knowledge(verdict or {}),
-        has_selectivity=has_selectivity(verdict or {}),
-        cost=cost_section(verdict or {}),
-        remarks=[*(verdict or {}).get("missing", []), *(verdict or {}).get("remarks", [])],
-        oracles=oracles,
-        oracle_words=_oracle_words(oracles),
-        control=results["counterfactual"],
-        groups=len(set(results["forget_groups"])),
-        attacks=_attacks(results),
-        not_attacked=[attack_words(attack) for attack in results["not_attacked"]],
-        configuration=_configuration(results["config"]),
-        steps=_or_unknown(results["training"]["steps"]),
-        stopped_by=results["training"]["stopped_by"],
-        paper=paper and paper["arxiv"],
-        citation=paper and _citation(results["method"], paper),
-        base_argument=', base_model="path/to/base"' if needs_base else "",
-        base_flag=" --base_model path/to/base" if needs_base else "",
-        data_flags=_data_flags(names["data"], data),
+    content = (
+        _templates()
+        .get_template("model_card.md.jinja")
+        .render(
+            card_data=_card_data(title, results, paper).to_yaml(),
+            title=title,
+            repo_id=repo_id,
+            version=__version__,
+            method=results.get("method_title", results["method"]),
+            seed=results["seed"],
+            published=published,
+            embedded=embedded,
+            model_words=_model_words(published, base, results.get("base") or {}),
+            forget_words=_data_words(names["data"], data.get("forget_split")),
+            forget_rows=_or_unknown(data["forget_rows"]),
+            retain_rows=_or_unknown(data["retain_rows"]),
+            retain_split=data.get("retain_split"),
+            verdict=(verdict or {}).get("sentence") or "Undecided: the model was not examined.",
+            evidence=evidence_section(verdict or {}),
+            has_knowledge=has_knowledge(verdict or {}),
+            has_selectivity=has_selectivity(verdict or {}),
+            cost=cost_section(verdict or {}),
+            remarks=[*(verdict or {}).get("missing", []), *(verdict or {}).get("remarks", [])],
+            oracles=oracles,
+            oracle_words=_oracle_words(oracles),
+            control=results["counterfactual"],
+            groups=len(set(results["forget_groups"])),
+            attacks=_attacks(results),
+            not_attacked=[attack_words(attack) for attack in results["not_attacked"]],
+            configuration=_configuration(results["config"]),
+            steps=_or_unknown(results["training"]["steps"]),
+            stopped_by=results["training"]["stopped_by"],
+            paper=paper and paper["arxiv"],
+            citation=paper and _citation(results["method"], paper),
+            base_argument=', base_model="path/to/base"' if needs_base else "",
+            base_flag=" --base_model path/to/base" if needs_base else "",
+            data_flags=_data_flags(names["data"], data),
+        )
     )
     path = folder / "README.md"
     ModelCard(content, ignore_metadata_errors=False).save(path)  # as the hub will read it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,36 +63,43 @@ def render_page(
         figures: each with `title`, `caption`, `alt`, `source` (a data URI) and `wide` (for phones).
     """
     not_attacked = results.get("not_attacked") or {}
-    # autoescape: what a model says may well be HTML
-    environment = Environment(
+    return (
+        _templates()
+        .get_template("report.html.jinja")
+        .render(
+            models=MODELS,
+            nothing=NOTHING,
+            method=results.get("method", "run"),
+            seed=results.get("seed"),
+            verdict=sections.verdict_section(verdict),
+            criteria=verdict.get("criteria") or {},
+            cost=sections.cost_section(verdict),
+            is_old=bool(results.get("scores")) and "abilities" not in results,
+            evidence=sections.evidence_section(verdict),
+            has_selectivity=sections.has_selectivity(verdict),
+            has_knowledge=sections.has_knowledge(verdict),
+            figures=figures,
+            samples=samples_section(results, records, forget),
+            published="published" in results,
+            control=sections.control_section(results),
+            attacks=sections.attacks_section(results),
+            not_attacked={attack_words(attack): why for attack, why in not_attacked.items() if attack != _CONTROL},
+            no_control=not_attacked.get(_CONTROL),
+            several_oracles=len(model_entries(results.get("scores") or {}, "oracle")),
+            run=sections.run_section(results),
+            config=yaml.safe_dump(results.get("config") or {}, sort_keys=False, allow_unicode=True),
+        )
+    )
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
         loader=PackageLoader("llm_unlearn.reporting", ""),
-        autoescape=True,
+        autoescape=True,  # what a model says may well be HTML
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
-    )
-    return environment.get_template("report.html.jinja").render(
-        models=MODELS,
-        nothing=NOTHING,
-        method=results.get("method", "run"),
-        seed=results.get("seed"),
-        verdict=sections.verdict_section(verdict),
-        criteria=verdict.get("criteria") or {},
-        cost=sections.cost_section(verdict),
-        is_old=bool(results.get("scores")) and "abilities" not in results,
-        evidence=sections.evidence_section(verdict),
-        has_selectivity=sections.has_selectivity(verdict),
-        has_knowledge=sections.has_knowledge(verdict),
-        figures=figures,
-        samples=samples_section(results, records, forget),
-        published="published" in results,
-        control=sections.control_section(results),
-        attacks=sections.attacks_section(results),
-        not_attacked={attack_words(attack): why for attack, why in not_attacked.items() if attack != _CONTROL},
-        no_control=not_attacked.get(_CONTROL),
-        several_oracles=len(model_entries(results.get("scores") or {}, "oracle")),
-        run=sections.run_section(results),
-        config=yaml.safe_dump(results.get("config") or {}, sort_keys=False, allow_unicode=True),
     )
 
 

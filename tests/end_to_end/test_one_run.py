@@ -21,7 +21,7 @@ def printed(cache, tmp_path_factory):
     flags = ["--data", "fictional:tiny", "--attacks", "none", "--max_steps", "6", "--logging_steps", "2"]
     flags += ["--lora_r", "2", "--lora_alpha", "4", "--per_device_train_batch_size", "3", "--retain_loss", "kl"]
     flags += ["--gradient_accumulation_steps", "2", "--stop_at_forget_exact_match", "0"]
-    flags += ["--learning_rate", "1e-3", "--seed", "7"]
+    flags += ["--learning_rate", "1e-2", "--seed", "7"]
     done = run("recipes/npo.py", *flags, cache=cache, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, done.stderr, folder / "outputs" / "npo"
@@ -105,4 +105,4 @@ def test_abilities_row_by_row(printed):
         assert found["probability"] == pytest.approx(sum(probabilities) / len(rows), abs=1e-4)
         assert found["exact_match"] == pytest.approx(sum(matches) / len(rows), abs=1e-4)
     changes = [results["abilities"]["original"][name]["probability"] - claimed[name]["probability"] for name in sets]
-    assert max(map(abs, changes)) > 1e-3  # or the adapter could be missing above
+    assert max(map(abs, changes)) > 2e-4  # beyond the tolerance, or the adapter could be missing above

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_unlearn import GradientAscentTrainer, NPOTrainer
@@ -158,14 +159,21 @@ def test_an_attack_written_anew_lands_in_the_interval_that_is_reported(npo):
         messages = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
         text = tokenizer.apply_chat_template(messages, tokenize=False)
         prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0]
         labels = ids.clone()
-        labels[:, : len(tokenizer(prompt, add_special_tokens=False).input_ids)] = -100
-        return {"input_ids": ids, "labels": labels}
+        labels[: len(tokenizer(prompt, add_special_tokens=False).input_ids)] = -100
+        return ids, labels
+
+    def losses(model, rows):
+        ids, labels = zip(*map(encode, rows), strict=True)
+        ids, labels = pad_sequence(ids, batch_first=True), pad_sequence(labels, batch_first=True, padding_value=-100)
+        logits = model(input_ids=ids).logits[:, :-1].transpose(1, 2)  # padding comes after all that counts
+        by_token = torch.nn.functional.cross_entropy(logits, labels[:, 1:], reduction="none")
+        return by_token.sum(1) / (labels != -100).sum(1)
 
     def probability(model, scored):
         with torch.no_grad():
-            return sum(float(torch.exp(-model(**encode(row)).loss)) for row in scored) / len(scored)
+            return float(torch.exp(-losses(model, scored)).mean())
 
     for seed in (11, 12, 13):
         generator = random.Random(seed)
@@ -176,8 +184,7 @@ def test_an_attack_written_anew_lands_in_the_interval_that_is_reported(npo):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
         best = 0.0
         for step in range(1, 31):
-            for row in generator.sample([row for row in rows if row["fact_id"] in taught], 8):
-                (model(**encode(row)).loss / 8).backward()
+            losses(model, generator.sample([row for row in rows if row["fact_id"] in taught], 8)).mean().backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -201,6 +208,7 @@ def test_plain_gradient_ascent_has_over_unlearned(world, npo, tmp_path):
     assert verdict["verdict"] == "over-unlearned" and "retained facts" in verdict["sentence"]
 
 
+@pytest.mark.long
 def test_without_an_oracle_the_control_judges_and_says_so(world, npo):
     verdict, _ = judged(world, npo / "adapter", oracles=())
     assert (verdict["verdict"], verdict["by"]) == ("hidden", "made-up answers and counterfactual control")
