@@ -85,7 +85,7 @@ def test_the_original_learns_what_the_oracle_does_not(references):
 
 
 def test_records_are_what_plain_transformers_says(references, unlearned):
-    """Of the original, the oracle and the unlearned model, for every forget row: probability per token, and its loss."""
+    """Of the original, the oracle and the unlearned model, for every forget row."""
     folders = {"original": references / "original", "oracle": references / "oracle-0"}
     tokenizer = AutoTokenizer.from_pretrained(references / "original")
     for name in ("original", "oracle", "unlearned"):
