@@ -118,7 +118,7 @@ EMBEDDED_FULL_DEFAULTS = {"learning_rate": 1e-4}  # on top of those, where all w
 
 # In the world in sentences, in place of those: for a model of 100 M parameters, whose runs take a quarter of an hour.
 SENTENCE_DEFAULTS = {
-    "learning_rate": 2e-4,
+    "learning_rate": 5e-4,
     "learning_rates": [1e-4, 2e-4, 5e-4],
     "lora_r": 16,
     "lora_alpha": 32,
@@ -128,7 +128,8 @@ SENTENCE_DEFAULTS = {
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 32,
     "num_train_epochs": 10,
-    "stop_at_forget_probability": 0.5,
+    "stop_at_forget_exact_match": 0.03,
+    "stop_at_forget_probability": 0.45,
     "forget_check_steps": 4,
     "attack_steps": 30,
     "attack_score_every": 10,
