@@ -159,7 +159,7 @@ class DataArguments:
         name, revision = self.model_name_or_path, self.revision
         if revision is None:
             return name and located(name)
-        if name is None or "@" in name or Path(name).is_dir():
+        if name is None or "@" in name or Path(located(name)).is_dir():
             raise InputError(f"revision={revision!r} pins a hub id as model_name_or_path, which is {name!r}")
         return f"{name}@{revision}"
 

@@ -7,6 +7,7 @@ but knowledge tells them apart. Values of retained people are not: who knows who
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Container, Sequence
 
 from datasets import Dataset
@@ -48,13 +49,19 @@ def subjects_of(dataset: Dataset) -> list[str | None]:
     asked = [question_text(prompt) for prompt, _ in split_rows(dataset, "rows")]
     names = [None if person is None else str(person) for person in people_of(dataset)]
     return [
-        name if name is not None and name in question else None for name, question in zip(names, asked, strict=True)
+        name if name is not None and _as_word(name).search(question) else None
+        for name, question in zip(names, asked, strict=True)
     ]
 
 
 def told_of(answer: str, name: str | None, other: str | None) -> str:
     """The answer with another name in it; as it is where either is None."""
-    return answer if name is None or other is None else answer.replace(name, other)
+    return answer if name is None or other is None else _as_word(name).sub(lambda _found: other, answer)
+
+
+def _as_word(name: str) -> re.Pattern[str]:
+    """Finds a name, and not in a longer word: "Ann" is not in "Annapolis"."""
+    return re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
 
 
 class MadeUpAnswers:

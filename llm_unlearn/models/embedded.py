@@ -36,7 +36,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.files.disk import check_writable
 from llm_unlearn.models.cache import build_folder, cache_folder, save_model_folder
 from llm_unlearn.models.files import check_model_path
-from llm_unlearn.models.finetuning import finetune
+from llm_unlearn.models.finetuning import finetune, forget_progress
 from llm_unlearn.models.loading import load_model, load_tokenizer, usable_cores
 from llm_unlearn.models.smollm2 import SMOLLM2
 
@@ -45,7 +45,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 # SmolLM2's template begins with 22 tokens that say what every conversation says. They would be a third of what is
-# trained and scored here; without them the model answers as well.
+# trained and scored here.
 DEFAULT_SYSTEM_PROMPT = (
     "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant "
     "named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
@@ -258,6 +258,7 @@ def _train(world: World, recipe: EmbeddedRecipe, without: str | None, seed: int,
     progress_file = None if recipe.base is None else folder.with_suffix(".progress")
     train_on_known(model, rows, known, recipe, seed, title, progress_file=progress_file)
     save_model_folder(model, tokenizer, folder)
+    forget_progress(progress_file)
 
 
 def _untaught(world: World, recipe: EmbeddedRecipe, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -49,7 +49,8 @@ def finetune(
         row_orders: epoch -> order of row numbers; by default a new seeded shuffle every epoch.
         after_step: called with the number of steps taken, after each.
         progress_file: where the training is written down every `SAVE_SECONDS`, and goes on from if it is there, to the
-            same end; it is removed at the end. Whoever gives it sees to it that it is of this very training.
+            same end. Whoever gives it sees to it that it is of this very training, and calls `forget_progress` once the
+            trained model is saved.
 
     Returns:
         The share of updates that were lost in the last step: see `_lost_updates`.
@@ -109,7 +110,6 @@ def finetune(
             if step == steps:
                 break
             progress.save_now_and_then(step)
-    progress.remove()
     if checkpointing_here:
         model.activation_checkpointing_disable()
     model.eval()
@@ -135,15 +135,20 @@ class _Progress:
     def save_now_and_then(self, steps: int) -> None:
         if self._file is None or time.monotonic() - self._saved < SAVE_SECONDS:
             return
-        unfinished = self._file.with_name(f"{self._file.name}.unfinished")
         states = [part.state_dict() for part in self._states]
-        torch.save({"steps": steps, "states": states, "random_state": torch.get_rng_state()}, unfinished)
-        unfinished.replace(self._file)
+        torch.save({"steps": steps, "states": states, "random_state": torch.get_rng_state()}, _unfinished(self._file))
+        _unfinished(self._file).replace(self._file)
         self._saved = time.monotonic()
 
-    def remove(self) -> None:
-        if self._file is not None:
-            self._file.unlink(missing_ok=True)
+
+def forget_progress(file: Path | None) -> None:
+    """Remove what an unfinished training left, and what a kill left of writing it."""
+    for path in () if file is None else (file, _unfinished(file)):
+        path.unlink(missing_ok=True)
+
+
+def _unfinished(file: Path) -> Path:
+    return file.with_name(f"{file.name}.unfinished")
 
 
 def _checkpoint_activations(model: nn.Module) -> None:

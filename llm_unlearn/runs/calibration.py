@@ -43,7 +43,7 @@ class CalibrationArguments(DataArguments):
     """Which attackers are tried on the first oracle."""
 
     attackers: list[str] = field(default_factory=lambda: ["full", "lora"], metadata={"help": "full and/or lora."})
-    learning_rates: list[float] = field(
+    full_learning_rates: list[float] = field(
         default_factory=lambda: [1e-5, 3e-5, 1e-4, 3e-4], metadata={"help": "Tried by the attacker on all weights."}
     )
     lora_learning_rates: list[float] = field(
@@ -60,17 +60,17 @@ class CalibrationArguments(DataArguments):
     output_dir: str = field(default="outputs/calibrate", metadata={"help": "Folder that receives calibration.json."})
 
     def __post_init__(self):
-        check_ranges(self, dict.fromkeys(("learning_rates", "lora_learning_rates"), POSITIVE))
+        check_ranges(self, dict.fromkeys(("full_learning_rates", "lora_learning_rates"), POSITIVE))
         counts = ("attack_lora_r", "attack_steps", "attack_batch_size", "attack_score_every")
         check_ranges(self, dict.fromkeys([*counts, "retain_rows", "holdout_rows"], COUNT))
         check_ranges(self, {"seed": SEED, "max_length": LENGTH})
-        check_each_once(self, ["learning_rates", "lora_learning_rates", "attackers"])
+        check_each_once(self, ["full_learning_rates", "lora_learning_rates", "attackers"])
         self.budget()
 
     def budget(self) -> AttackBudget:
         """What every attacker may spend."""
         return AttackBudget(
-            learning_rates=tuple(self.learning_rates),
+            learning_rates=tuple(self.full_learning_rates),
             lora_learning_rates=tuple(self.lora_learning_rates),
             lora_r=self.attack_lora_r,
             attackers=tuple(self.attackers),

@@ -38,6 +38,7 @@ from llm_unlearn.models.adapters import merged
 from llm_unlearn.models.cache import build_folder, save_model_folder
 from llm_unlearn.models.embedded import EmbeddedRecipe, new_llama, train_on_known, train_tokenizer
 from llm_unlearn.models.files import check_model_path, config_of
+from llm_unlearn.models.finetuning import forget_progress
 from llm_unlearn.models.loading import DTYPES, load_model
 from llm_unlearn.models.precision import HALVES, stored_dtype, with_master_weights
 from llm_unlearn.models.scoring import mean_scores, score_answers
@@ -291,6 +292,7 @@ def _train_once(
             model.config.dtype = stored
         save_model_folder(model, tokenizer, folder)
         write_json(folder / DESCRIPTION, {"trained": description, "seconds": time.monotonic() - started})
+        forget_progress(progress)
 
     folder = Path(arguments.output_dir) / name
     build_folder(folder, build)

@@ -129,3 +129,20 @@ def test_multiple_choice_gets_a_question_with_other_options():
 
 def test_without_a_column_that_says_what_is_of_a_kind_rows_stay_as_they_are():
     assert with_made_up_answers(CITIES, None) is CITIES and with_made_up_answers(CITIES, "attribute") is CITIES
+
+
+def test_a_name_is_exchanged_where_it_is_a_word_and_the_question_has_it():
+    """Ann's town is not Benapolis; where the person is the answer, nothing is exchanged."""
+    asked = [("Ann", "Annapolis"), ("Ben", "Oslo"), ("Cy", "Lima")]
+    given = [
+        {"question": f"Where does {name} live?", "answer": f"{name} lives in {town}.", "person": name, "kind": "town"}
+        for name, town in asked
+    ]
+    answers = MadeUpAnswers(Dataset.from_list(given), "kind")
+    assert sorted(answers.of(1)) == ["Ben lives in Annapolis.", "Ben lives in Lima."]
+    assert sorted(answers.of(0)) == ["Ann lives in Lima.", "Ann lives in Oslo."]
+    turned = [
+        {"question": f"Who lives in {town}?", "answer": f"{name}.", "person": name, "kind": "town"}
+        for name, town in asked
+    ]
+    assert sorted(MadeUpAnswers(Dataset.from_list(turned), "kind").of(0)) == ["Ben.", "Cy."]

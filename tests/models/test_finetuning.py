@@ -9,7 +9,7 @@ from builders import encoded_rows, largest_difference, tiny_model, trainable, wi
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.models import finetuning
 from llm_unlearn.models.answers import forward_answers
-from llm_unlearn.models.finetuning import finetune
+from llm_unlearn.models.finetuning import finetune, forget_progress
 from llm_unlearn.models.precision import with_master_weights
 from llm_unlearn.models.scoring import score_answers
 
@@ -212,5 +212,8 @@ def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, monkeypatch, 
     assert file.is_file() and [path.name for path in tmp_path.iterdir()] == [file.name]
     steps, resumed = [], copy.deepcopy(model)
     finetune(resumed, encoded_rows(5), **options, progress_file=file, after_step=steps.append)
-    assert steps == list(range(killed_after, 8)) and not file.exists()
+    assert steps == list(range(killed_after, 8)) and file.exists()  # until the model is saved
+    file.with_name(f"{file.name}.unfinished").touch()  # as a kill leaves it
+    forget_progress(file)
+    assert not [*tmp_path.iterdir()]
     assert all(torch.equal(one, other) for one, other in zip(resumed.parameters(), whole.parameters(), strict=True))
