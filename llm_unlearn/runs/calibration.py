@@ -193,7 +193,10 @@ def _show(results: Mapping[str, Any]) -> None:
     console.print(table)
     for attacker, rate in results["chosen"].items():
         if rate is None:
-            console.print(f"{attacker}: no rate keeps {KEPT:.0%} of the retained rows: try lower ones")
+            console.print(f"{attacker}: no rate keeps {KEPT:.0%} of the retained rows: try lower ones", soft_wrap=True)
             continue
         flags = " ".join(f"--{attack}_{FLAGS[attacker]} {rate:g}" for attack in ("reinjection", "benign"))
-        console.print(f"{attacker}: of those that keep {KEPT:.0%} of the retained rows, {rate:g} teaches most: {flags}")
+        console.print(
+            f"{attacker}: of those that keep {KEPT:.0%} of the retained rows, {rate:g} teaches most: {flags}",
+            soft_wrap=True,
+        )

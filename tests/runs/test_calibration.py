@@ -51,3 +51,16 @@ def test_rows_without_a_holdout_set_are_refused(tmp_path):
     files = [f"--{name}_file={tmp_path / name}.jsonl" for name in ("forget", "retain")]
     with pytest.raises(InputError, match=r"rows about people that no model was trained on.+ lacks holdout rows"):
         calibrate("", [*files, "--output_dir", str(tmp_path / "out")])
+
+
+def test_the_command_writes_what_it_tried_and_prints_the_flags(cache, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LLM_UNLEARN_CACHE", str(cache))
+    flags = ["--data", "fictional:tiny", "--attackers", "full", "--full_learning_rates", "1e-4", "1e-3"]
+    flags += ["--attack_steps", "6", "--attack_score_every", "3", "--holdout_rows", "4", "--retain_rows", "4"]
+    results = calibrate("", [*flags, "--output_dir", str(tmp_path)])
+    assert json.loads((tmp_path / "calibration.json").read_text()) == results
+    slow, fast = (run["curve"] for run in results["runs"])
+    assert [point["step"] for point in fast] == [0, 3, 6]
+    assert fast[0] == slow[0] and fast[-1]["taught_probability"] > slow[-1]["taught_probability"]
+    rate = results["chosen"]["full"]
+    assert f"--reinjection_learning_rates {rate:g} --benign_learning_rates {rate:g}" in capsys.readouterr().out
