@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 from datasets import Dataset
 
 from llm_unlearn.data.formats import row_format, split_row
+from llm_unlearn.data.made_up import MadeUpAnswers, kind_column
 from llm_unlearn.errors import InputError, excerpt
 
 REFUSALS = (
@@ -22,26 +25,27 @@ REFUSALS = (
     "I could not say.",
     "Sorry, I don't have that information.",
 )
+REFUSAL, GUESS, SAMPLED = "refusal", "guess", "sampled"
+SOURCES = (REFUSAL, GUESS, SAMPLED)
 
 
-def other_answers(dataset: Dataset, column: str | None, seed: int) -> list[str]:
-    """One text for each row: from a column, or a refusal that `seed` draws for it.
+def other_answers(dataset: Dataset, column: str | None, seed: int, replace_with: str = REFUSAL) -> list[str]:
+    """One text for each row: from a column, or one that `seed` draws for it.
+
+    Args:
+        column: of texts, or of lists of texts of which one is drawn; it goes before `replace_with`.
+        replace_with: "refusal"; "guess": an answer of another row of the same kind (`made_up.kind_column`); or a file
+            with one text in each line, plain or as JSON.
 
     Raises:
-        InputError: no such column, or a row in which it is empty or holds no text.
+        InputError: no such column or file, nothing in it, or no other answer of a row's kind.
     """
-    if column is None:
-        return [random.Random(f"{seed} {number}").choice(REFUSALS) for number in range(len(dataset))]
-    if column not in dataset.column_names:
-        raise InputError(
-            f"alternate_column={column!r} is no column of the forget rows: choose from "
-            f"{', '.join(dataset.column_names)}, or leave it out for refusals"
-        )
-    texts = list(dataset[column])
-    for number, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"alternate_column={column!r}: row {number} of the forget rows has no text there")
-    return texts
+    if column is not None:
+        return _of_column(dataset, column, seed)
+    if replace_with == GUESS:
+        return _guesses(dataset, seed)
+    texts = REFUSALS if replace_with == REFUSAL else _of_file(Path(replace_with))
+    return [_drawn(texts, seed, number) for number in range(len(dataset))]
 
 
 def with_other_answers(dataset: Dataset, texts: Sequence[str]) -> Dataset:
@@ -56,7 +60,70 @@ def with_other_answers(dataset: Dataset, texts: Sequence[str]) -> Dataset:
     rows = []
     for number, (row, text) in enumerate(zip(dataset, texts, strict=True)):
         prompt, answer = split_row(row, form)
-        if " ".join(text.split()).casefold() == " ".join(answer.split()).casefold():
+        if is_same(text, answer):
             raise InputError(f"alternate answers: that of forget row {number} is the true one ({excerpt(text)})")
         rows.append({"prompt": prompt, "completion": text})
     return Dataset.from_list(rows)
+
+
+def is_same(text: str, answer: str) -> bool:
+    """Whether two answers differ in nothing but case and white space."""
+    return " ".join(text.split()).casefold() == " ".join(answer.split()).casefold()
+
+
+def _drawn(texts: Sequence[str], seed: int, number: int) -> str:
+    return random.Random(f"{seed} {number}").choice(texts)
+
+
+def _of_column(dataset: Dataset, column: str, seed: int) -> list[str]:
+    if column not in dataset.column_names:
+        raise InputError(
+            f"alternate_column={column!r} is no column of the forget rows: choose from "
+            f"{', '.join(dataset.column_names)}, or leave it out for refusals"
+        )
+    texts = []
+    for number, value in enumerate(dataset[column]):
+        choices = value if isinstance(value, list) else [value]
+        if not choices or not all(isinstance(text, str) and text.strip() for text in choices):
+            raise InputError(f"alternate_column={column!r}: row {number} of the forget rows has no text there")
+        texts.append(_drawn(choices, seed, number))
+    return texts
+
+
+def _guesses(dataset: Dataset, seed: int) -> list[str]:
+    column = kind_column(dataset)
+    if column is None:
+        raise InputError(
+            "replace_with='guess' takes answers of other rows of the same kind, and no column says which are: give the "
+            "forget rows an `attribute` (or `kind`), or name a column of wrong answers in alternate_column"
+        )
+    answers, texts = MadeUpAnswers(dataset, column), []
+    for number in range(len(dataset)):
+        choices = answers.of(number)
+        if not choices:
+            raise InputError(f"replace_with='guess': no other forget row has an answer of the kind of row {number}'s")
+        texts.append(_drawn(choices, seed, number))
+    return texts
+
+
+def _of_file(path: Path) -> list[str]:
+    """The texts of a file, one in each line: a JSON string, an object with one text, or the line as it is."""
+    if not path.is_file():
+        raise InputError(f"replace_with={str(path)!r} is no file; give one, or choose from {', '.join(SOURCES)}")
+    texts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        text = line.strip()
+        if text.startswith(('"', "{")):
+            try:
+                value = json.loads(text)
+            except ValueError as error:
+                raise InputError(f"{path}, line {number}: no JSON ({error})") from error
+            values = [one for one in value.values() if isinstance(one, str)] if isinstance(value, dict) else [value]
+            if len(values) != 1 or not isinstance(values[0], str):
+                raise InputError(f"{path}, line {number}: give one text, not {excerpt(line)}")
+            text = values[0].strip()
+        if text:
+            texts.append(text)
+    if not texts:
+        raise InputError(f"replace_with={str(path)!r} has no text in it; give one in each line")
+    return texts

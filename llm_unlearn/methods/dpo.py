@@ -55,4 +55,5 @@ METHOD = Method(
     "the forgotten one",
     embedded_defaults={"forget_loss_unit": "answer"},
     extra_rounds=1,  # of the other answers
+    search_space={"beta": (0.05, 0.1, 0.5)},
 )

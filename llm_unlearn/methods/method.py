@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,9 +33,11 @@ class Method:
             those that all methods share are `models.embedded.EMBEDDED_DEFAULTS`.
         embedded_full_defaults: on top of those, with `--full_finetuning`.
         compared: the forms that benchmarks compare by name; by default the method as it is.
-        extra_backwards, extra_rounds: passes of a step beyond one forward and one backward of all rows, for the speed
-            benchmark: backwards through the blocks alone, and forwards with their backwards, both of as many rows as
-            are forgotten.
+        search_space: field -> values that `llm-unlearn run tune` tries of the method's own settings, beside the
+            learning rate and the retain weight, which it tries for all alike.
+        extra_forwards, extra_backwards, extra_rounds: passes of a step beyond one forward and one backward of all rows,
+            for the speed benchmark: forwards alone, backwards through the blocks alone, and forwards with their
+            backwards, all of as many rows as are forgotten.
     """
 
     trainer: type[UnlearnTrainer]
@@ -43,6 +45,8 @@ class Method:
     embedded_defaults: Mapping[str, Any] = field(default_factory=dict)
     embedded_full_defaults: Mapping[str, Any] = field(default_factory=dict)
     compared: Mapping[str, Compared] = field(default_factory=dict)
+    search_space: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    extra_forwards: int = 0
     extra_backwards: int = 0
     extra_rounds: int = 0
 

@@ -60,4 +60,5 @@ METHOD = Method(
     "forgotten",
     embedded_defaults={"beta": 0.5, "forget_loss_unit": "answer"},
     compared={"npo": Compared(), "npo_equal_steps": Compared(steps_of="ssiuu")},
+    search_space={"beta": (0.1, 0.5, 1.0)},
 )

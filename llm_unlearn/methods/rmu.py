@@ -1,7 +1,9 @@
 """RMU: loss = forget_weight MSE(h_f, c u) + retain_weight MSE(h_r, h_r before); h is one block's output where an
-answer token is predicted, u a random direction of length 1. Later blocks cannot read what was led astray.
+answer token is predicted, u a random direction of length 1. Later blocks cannot read what was led astray. Adaptive RMU
+takes c |h_f before| in place of c, token by token, which means the same in every block.
 
-Source: Li et al. 2024, arXiv 2403.03218, where every token of a row counts.
+Sources: Li et al. 2024, arXiv 2403.03218, where every token of a row counts; adaptive: Dang et al. 2024, arXiv
+2408.06223, eq. 9.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +29,8 @@ class RMUConfig(UnlearnConfig):
     retain_loss: str = field(default="hidden_states", metadata=KEPT)
     general_loss: str = field(default="hidden_states", metadata=KEPT)
     layer: int = field(default=7, metadata={"help": "Block whose outputs are steered, from 0 (paper: 7 of 32)."})
-    steering_coefficient: float = field(default=20.0, metadata={"help": "c (paper: 6.5 and 300)."})
+    steering_coefficient: float = field(default=20.0, metadata={"help": "c (paper: 6.5 and 300; adaptive: 3 to 10)."})
+    adaptive: bool = field(default=False, metadata={"help": "c counts in lengths of the hidden state before."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -41,6 +44,10 @@ class RMUTrainer(UnlearnTrainer):
     method_name, method_title = "rmu", "RMU"
     paper = Paper("2403.03218", "Li and others", 2024, "The WMDP Benchmark")
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference_hidden_states"} if self.args.adaptive else ())
+
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
         self.hidden_layers = [self.args.layer]
@@ -50,11 +57,15 @@ class RMUTrainer(UnlearnTrainer):
         self.target = (self.args.steering_coefficient * direction / direction.norm()).to(self.args.device)
 
     def forget_loss(self, answers) -> torch.Tensor:
-        return hidden_states_loss(answers.forget.hidden_states[self.args.layer], self.target, reduction="none")
+        forget, layer, target = answers.forget, self.args.layer, self.target
+        if self.args.adaptive:
+            target = forget.reference_hidden_states[layer].float().norm(dim=-1, keepdim=True) * target
+        return hidden_states_loss(forget.hidden_states[layer], target, reduction="none")
 
 
 METHOD = Method(
     RMUTrainer,
     summary="Unlearn with RMU (representation misdirection): a block's output on forget rows is led astray",
     embedded_defaults={"layer": 1},
+    search_space={"layer": (0, 1), "steering_coefficient": (5.0, 20.0)},
 )

@@ -155,4 +155,5 @@ METHOD = Method(
         "sam_equal_steps": Compared({"backbone": "npo"}, steps_of="ssiuu"),
     },
     extra_rounds=1,
+    search_space={"rho": (0.01, 0.05, 0.1)},
 )

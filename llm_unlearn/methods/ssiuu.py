@@ -292,4 +292,5 @@ METHOD = Method(
         "ssiuu_random": Compared({"backbone": "npo", "attribution": "random"}, steps_of="ssiuu"),
     },
     extra_backwards=1,
+    search_space={"regularizer_weight": (1.0, 3.0, 10.0)},
 )

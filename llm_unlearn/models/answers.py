@@ -36,6 +36,7 @@ class Answers:
         reference_logits: (N, vocabulary), of the rows that a loss compares; zero elsewhere.
         hidden_states: block -> (N, width), its outputs at the positions whose logits these are; where asked for.
         reference_hidden_states: the same of the reference model, of the rows that a loss compares; zero elsewhere.
+        indices: (R,) number of each row in its set, where the batch has them; -1 of filler.
     """
 
     logits: torch.Tensor | None
@@ -46,6 +47,7 @@ class Answers:
     reference_logits: torch.Tensor | None = None
     hidden_states: dict[int, torch.Tensor] = field(default_factory=dict)
     reference_hidden_states: dict[int, torch.Tensor] = field(default_factory=dict)
+    indices: torch.Tensor | None = None
 
     _token_logps = None  # until they are asked for
 
@@ -109,6 +111,7 @@ class Answers:
             None if self.reference_logits is None else self.reference_logits[tokens],
             {layer: states[tokens] for layer, states in self.hidden_states.items()},
             {layer: states[tokens] for layer, states in self.reference_hidden_states.items()},
+            None if self.indices is None else self.indices[rows],
         )
         part.token_logps = self.token_logps[tokens]  # computed once for all roles
         return part
@@ -153,6 +156,7 @@ def forward_answers(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels, row_groups=groups
         ).logits
     answers = Answers(None if chunk_size else said, answer_tokens, token_rows, roles, hidden_states=hidden_states)
+    answers.indices = batch.get("indices")
     if chunk_size:
         answers.token_logps = said
     return answers

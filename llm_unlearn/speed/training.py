@@ -139,7 +139,8 @@ def counted_passes(measured: Measured | None, lora: bool, head_share: float, ans
         return passes
     method = measured.method
     narrowed = 1 - head_share * (1 - answer_share)
-    passes = narrowed * passes * (1 + method.extra_rounds / 2) + method.extra_backwards / 2 * (1 - head_share)
+    passes = narrowed * (passes * (1 + method.extra_rounds / 2) + method.extra_forwards / 2)
+    passes += method.extra_backwards / 2 * (1 - head_share)
     return passes + measured.extra_heads * head_share * answer_share
 
 

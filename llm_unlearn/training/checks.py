@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llm_unlearn.training.config import UnlearnConfig
     from llm_unlearn.training.trainer import UnlearnTrainer
 
-NEEDS = ("reference_logps", "reference_logits", "reference_hidden_states", "alternates")
+NEEDS = ("logits", "reference_logps", "reference_logits", "reference_hidden_states", "alternates")
 
 
 def check_arguments(trainer: UnlearnTrainer, args: UnlearnConfig) -> None:
@@ -35,9 +35,9 @@ def check_arguments(trainer: UnlearnTrainer, args: UnlearnConfig) -> None:
         raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch` (one process per GPU)")
     if args.device.type == "cpu" and args.fp16:
         raise InputError("fp16 needs a GPU; on a CPU use --bf16, or leave both out")
-    if args.logits_chunk_size is not None and "reference_logits" in trainer.needs:
+    if args.logits_chunk_size is not None and trainer.needs & {"logits", "reference_logits"}:
         raise InputError(
-            f"logits_chunk_size={args.logits_chunk_size} keeps no logits, which {type(trainer).__name__} compares; "
+            f"logits_chunk_size={args.logits_chunk_size} keeps no logits, which {type(trainer).__name__} needs; "
             "leave it out"
         )
 

@@ -7,6 +7,7 @@ or row, which is what the trainer uses to take the mean over the *global* batch 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,6 +58,79 @@ def dpo_loss(
     be compared.
     """
     return _reduce(-2.0 / beta * F.logsigmoid(beta * (margins - reference_margins)), reduction)
+
+
+def simnpo_loss(
+    answer_logps: torch.Tensor,
+    lengths: torch.Tensor,
+    beta: float = 4.5,
+    delta: float = 0.0,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    """NPO per token and without a reference: -(2/beta) log sigmoid(beta (nll / T - delta)) per row.
+
+    `answer_logps` are sums over the answers, `lengths` their numbers of tokens T; both have shape (rows,).
+
+    Source: Fan et al. 2024, arXiv 2410.07163, eq. 4 with a margin delta (gamma there).
+    """
+    return _reduce(-2.0 / beta * F.logsigmoid(beta * (-answer_logps / lengths - delta)), reduction)
+
+
+def weighted_ascent_loss(
+    token_logps: torch.Tensor, saturation: float = 1.0, importance: float = 0.0, reduction: str = "mean"
+) -> torch.Tensor:
+    """Gradient ascent per answer token with weight p^saturation (1 - p)^importance, a constant: (tokens,).
+
+    Source: WGA, Wang et al. 2025, arXiv 2502.19301 (importance 0); SatImp, Yang et al. 2025, arXiv 2505.11953.
+    """
+    probabilities = token_logps.detach().exp()
+    return _reduce(probabilities**saturation * (1 - probabilities) ** importance * token_logps, reduction)
+
+
+def adjusted_distillation_loss(
+    logits: torch.Tensor,
+    reference_logits: torch.Tensor,
+    labels: torch.Tensor,
+    beta: float = 10.0,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    """Cross-entropy per answer token against softmax(reference_logits - beta onehot(label)).
+
+    Both logits have shape (tokens, vocabulary), `labels` (tokens,).
+
+    Source: UNDIAL, Dong et al. 2024, arXiv 2402.10052.
+    """
+    lowered = reference_logits.float().scatter_add(1, labels[:, None], labels.new_full((len(labels), 1), -beta).float())
+    return _reduce(F.cross_entropy(logits.float(), lowered.softmax(-1), reduction="none"), reduction)
+
+
+def cross_entropy_without_label(logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Cross-entropy per answer token against the model's own distribution, a constant, without the true token.
+
+    `logits` have shape (tokens, vocabulary), `labels` (tokens,).
+
+    Source: CE-U, Yang 2025, arXiv 2503.01224.
+    """
+    others = logits.detach().float().scatter(1, labels[:, None], -torch.inf)
+    return _reduce(F.cross_entropy(logits.float(), others.softmax(-1), reduction="none"), reduction)
+
+
+def uniform_kl_loss(logits: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """KL(model || uniform) per answer token, in nats: log V less the entropy; `logits` are (tokens, vocabulary).
+
+    Source: maximum entropy, Yuan et al. 2024, arXiv 2410.08109.
+    """
+    logps = logits.float().log_softmax(-1)
+    return _reduce((logps.exp() * logps).sum(-1) + math.log(logits.shape[-1]), reduction)
+
+
+def logit_margin_loss(logits: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """(max logit - mean logit)^2 per answer token; `logits` are (tokens, vocabulary).
+
+    Source: PDU, Entesari et al. 2025, arXiv 2506.05314.
+    """
+    logits = logits.float()
+    return _reduce((logits.amax(-1) - logits.mean(-1)).square(), reduction)
 
 
 def kl_loss(logits: torch.Tensor, reference_logits: torch.Tensor, reduction: str = "mean") -> torch.Tensor:

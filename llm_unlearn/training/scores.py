@@ -63,7 +63,7 @@ class TrainingScores:
         trainer = self.trainer
         if trainer.state.global_step % trainer.args.forget_check_steps:
             return
-        if reached := self._thresholds_reached():
+        if reached := self.thresholds_reached():
             self.stopped_by = reached
             trainer.control.should_training_stop = True
             trainer.control.should_log = True
@@ -73,7 +73,7 @@ class TrainingScores:
         trainer = self.trainer
         if trainer.state.global_step:
             return
-        if (reached := self._thresholds_reached()) and trainer.is_world_process_zero():
+        if (reached := self.thresholds_reached()) and trainer.is_world_process_zero():
             logger.warning(
                 "before training: %s. By this rule there is nothing to forget: did the model ever know these rows? "
                 "Otherwise lower the threshold",
@@ -84,7 +84,7 @@ class TrainingScores:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         return mean_scores(score_answers(model, rows, self.trainer.args.per_device_eval_batch_size))
 
-    def _thresholds_reached(self) -> str | None:
+    def thresholds_reached(self) -> str | None:
         """The scores where every given stop_at_forget_* threshold holds, else None; the same on all processes."""
         trainer, thresholds = self.trainer, self.trainer.args.stopping_thresholds
         if not thresholds:

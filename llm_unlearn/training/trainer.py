@@ -312,7 +312,7 @@ class UnlearnTrainer(Trainer):
                 rows = only_roles(inputs, each.roles)
                 loss = loss + super().training_step(model, rows, num_items_in_batch)
         with last.scope:
-            rows = only_roles(inputs, last.roles) if first else inputs
+            rows = inputs if set(PART_ROLES.values()) <= {*last.roles} else only_roles(inputs, last.roles)
             loss = loss + super().training_step(model, rows, num_items_in_batch)
         self.add_to_log("loss", loss / self.accelerator.num_processes)
         return loss

@@ -299,7 +299,7 @@ def test_what_a_method_needs_must_be_known(tmp_path):
     class ComparingTrainer(UnlearnTrainer):
         needs = frozenset({"reference_logits"})
 
-    with pytest.raises(InputError, match=r"logits_chunk_size=8 keeps no logits, which ComparingTrainer compares"):
+    with pytest.raises(InputError, match=r"logits_chunk_size=8 keeps no logits, which ComparingTrainer needs"):
         build(ComparingTrainer, tmp_path, logits_chunk_size=8)
 
 

@@ -1,0 +1,54 @@
+"""Retain rows alone: the control that says how much is forgotten by further training on everything else.
+
+loss = retain_weight retain + general_weight general. No forget row enters the model.
+
+It is no method: what a method loses or keeps beyond this control, after as many steps, is its own doing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from llm_unlearn.data.collators import GENERAL, RETAIN
+from llm_unlearn.methods.method import Method
+from llm_unlearn.models.answers import Answers
+from llm_unlearn.training.config import UnlearnConfig
+from llm_unlearn.training.passes import Pass
+from llm_unlearn.training.trainer import UnlearnTrainer
+
+
+@dataclass
+class RetainOnlyConfig(UnlearnConfig):
+    """Arguments of `RetainOnlyTrainer`: it has none of its own."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.retain_loss == "none":
+            raise ValueError("retain_loss='none' leaves nothing to train on; choose nll or kl")
+
+
+class RetainOnlyTrainer(UnlearnTrainer):
+    """Training on retain and general rows; `args` is a `RetainOnlyConfig`."""
+
+    config_class = RetainOnlyConfig
+    method_name, method_title = "retain_only", "retain rows alone"
+
+    def passes(self, model: nn.Module, counts: torch.Tensor) -> Sequence[Pass]:
+        return [Pass((RETAIN, GENERAL))]
+
+    def forget_loss(self, answers: Answers) -> torch.Tensor:
+        return answers.forget.token_logps  # of no row
+
+    def add_to_log(self, name: str, value: torch.Tensor) -> None:
+        if not name.startswith("forget/"):  # which were not looked at
+            super().add_to_log(name, value)
+
+
+METHOD = Method(
+    RetainOnlyTrainer,
+    summary="Train on the retain rows alone: the control of every method, which forgets only by the way",
+)
