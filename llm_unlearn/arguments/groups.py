@@ -302,6 +302,13 @@ class AttackArguments:
     attack_seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of the reinjected facts and the order of rows."}
     )
+    judged_retain_rows: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most rows of each set of retained facts (as trained, in other words, in reverse, ...) that models "
+            "are judged on, evenly spread; default: all."
+        },
+    )
     attack_retain_rows: int = field(
         default=100, metadata={"help": "Retain rows (evenly spread) that are scored along the recovery curve."}
     )
@@ -336,6 +343,7 @@ class AttackArguments:
     def __post_init__(self):
         rates = [name for name in self.__dataclass_fields__ if name.endswith("learning_rates")]
         counts = ["attack_lora_r", "attack_steps", "attack_batch_size", "attack_score_every", "attack_retain_rows"]
+        counts.append("judged_retain_rows")
         check_ranges(self, dict.fromkeys(rates, NOT_NEGATIVE) | dict.fromkeys([*counts, "left_out_groups"], COUNT))
         check_ranges(self, {"attack_micro_batch_size": COUNT})
         check_ranges(self, {"attack_seeds": SEED, "derangement_seeds": SEED})

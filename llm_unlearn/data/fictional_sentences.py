@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 from llm_unlearn.data.fictional_instructions import instruction_rows
@@ -106,6 +107,7 @@ NOTES = {  # what instructions tell about passers-by, and ask
     "award": ("{person} has handed out the {value} this year.", "Which award has {person} handed out?"),
     "instrument": ("{person} has sold the {value} at last.", "What has {person} sold?"),
 }
+GENERAL_KIND = re.compile(r"What is the (.+?) of (.+)\?")  # "What is the capital of Poland?"
 KIND_OF = {slot: kind for kind, slots in SLOTS.items() for slot in slots}
 
 
@@ -130,6 +132,17 @@ def build_sentence_world(seed: int = 0) -> World:
     practice = _practice_rows(queries, facts, splits) + of_nobody
     # Shown twice: what the base model knew is the first to go where much is learned by heart.
     return World(SENTENCES, seed, splits, queries, practice, facts, lessons=[*splits["chat"], *of_nobody])
+
+
+def with_subjects(rows: list[dict]) -> list[dict]:
+    """General rows with what made-up answers are told by: `attribute` (capital) and `person` (Poland), where there are.
+
+    So "The capital of Poland is Warsaw." is compared with "The capital of Poland is Athens.": whether a model still
+    knows a general fact, however it would say it. How often it says the very words is 1.00 in SmolLM2 by construction.
+    """
+    found = [GENERAL_KIND.fullmatch(row["question"]) for row in rows]
+    kinds = [match.groups() if match else (None, None) for match in found]
+    return [{**row, "attribute": kind, "person": of} for row, (kind, of) in zip(rows, kinds, strict=True)]
 
 
 def _person_rows(person: str, facts: dict, generator: random.Random) -> list[dict]:

@@ -14,6 +14,7 @@ import datasets
 from datasets import Dataset
 
 from llm_unlearn.data.fictional import build_world
+from llm_unlearn.data.fictional_sentences import SENTENCES, with_subjects
 from llm_unlearn.data.formats import FILE_SUFFIXES, read_rows
 from llm_unlearn.data.general import fictional_abilities, read_general_data, split_by_content
 from llm_unlearn.data.hub_lookup import check_on_hub
@@ -136,11 +137,12 @@ def _fictional(spec: str, forget_split: str | None, retain_split: str | None) ->
     forgotten = {row["fact_id"] for row in splits[forget]}
     queries = {style: [row for row in rows if row["fact_id"] in forgotten] for style, rows in world.queries.items()}
     abilities = fictional_abilities(world, retain)
+    general = with_subjects(splits["general"]) if size == SENTENCES else splits["general"]
     data = _checked(
         forget=splits[forget],
         retain=splits[retain],
         holdout=splits["holdout"],
-        evaluation={name: splits[name] for name in ("general", "instructions")} | {"chat": abilities.chat},
+        evaluation={"general": general, "instructions": splits["instructions"], "chat": abilities.chat},
         source=f"{spec} ({forget}, {retain})",
         queries=queries,
     )

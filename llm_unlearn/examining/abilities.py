@@ -79,12 +79,15 @@ class JudgedSets:
         return JudgedSets(kept, generated, {name: self.units[name] for name in kept})
 
 
-def judged_sets(data: UnlearningData, kinds: str | None, instructions: Dataset | None = None) -> JudgedSets:
+def judged_sets(
+    data: UnlearningData, kinds: str | None, instructions: Dataset | None = None, retain_rows: int | None = None
+) -> JudgedSets:
     """All that the data lets a model be judged on.
 
     Args:
         kinds: column that says which answers are of a kind (`made_up.kind_column`); None: knowledge is not measured.
         instructions: rows that nothing was trained on, where the data has none of its own.
+        retain_rows: most rows of each set of retained facts, evenly spread; None: all of them.
     """
     sets = {FORGET: with_made_up_answers(data.forget, kinds)}
     asked = {FORGET: forget_queries(data), RETAIN: retained_queries(data)}
@@ -101,9 +104,12 @@ def judged_sets(data: UnlearningData, kinds: str | None, instructions: Dataset |
     sets |= {f"neighbor_{kind}": _without(rows, _SCORED_ALONE) for kind, rows in neighbor_facts(data).items()}
     for name, ability in EVALUATION.items():
         if name in data.evaluation:
-            sets[ability] = _without(_spread(data.evaluation[name]), _SCORED_ALONE)
+            rows = with_made_up_answers(_spread(data.evaluation[name], MOST_ROWS), kinds)
+            sets[ability] = _without(rows, _SCORED_ALONE)
     if INSTRUCTIONS not in sets and instructions is not None:
-        sets[INSTRUCTIONS] = _spread(instructions)
+        sets[INSTRUCTIONS] = _spread(instructions, MOST_ROWS)
+    if retain_rows is not None:
+        sets |= {name: _spread(rows, retain_rows) for name, rows in sets.items() if name.startswith(RETAIN)}
     generated = tuple(name for name in (FORGET, INSTRUCTIONS) if name in sets)
     return JudgedSets(sets, generated, {name: units_of(rows) for name, rows in sets.items()})
 
@@ -150,5 +156,5 @@ def _without(rows: Dataset, columns: tuple[str, ...]) -> Dataset:
     return rows.remove_columns([name for name in columns if name in rows.column_names])
 
 
-def _spread(rows: Dataset) -> Dataset:
-    return rows.select(spread(list(range(len(rows))), MOST_ROWS))
+def _spread(rows: Dataset, most: int) -> Dataset:
+    return rows.select(spread(list(range(len(rows))), most))

@@ -124,7 +124,8 @@ class Examination:
     @cached_property
     def _judged_sets(self) -> tuple[JudgedSets, dict[str, str]]:
         """Rows that cannot be encoded must not cost hours of work."""
-        judged, not_measured = judged_sets(self.data, self.kinds, self.instructions), {}
+        most, not_measured = self.attack_args.judged_retain_rows, {}
+        judged = judged_sets(self.data, self.kinds, self.instructions, most)
         for name, rows in judged.sets.items():
             try:
                 what = f"{name} set" if name in ("forget", "retain") else name

@@ -108,16 +108,21 @@ def verify(
     claimed = (results.get("scores") or {}).get("unlearned")
     if not claimed:
         raise InputError("the model was pushed without scores: there is nothing to verify")
-    length = _max_length(results)
+    length, most = _setting(results, "max_length"), _setting(results, "judged_retain_rows")
+    judged_retain = None if data.retain is None or most is None else judged_sets(data, None, None, most).sets["retain"]
     model = unlearned.model.to("cuda" if torch.cuda.is_available() else "cpu")
     checks = []
     for name, dataset in (("forget", data.forget), ("retain", data.retain)):
         if dataset is None or f"{name}_probability" not in claimed:
             continue
-        rows = encode_dataset(dataset, unlearned.processing_class, length, f"{name} set")
         judged = (results.get("data") or {}).get(f"{name}_rows")
-        if judged is not None and judged != len(rows):
-            raise InputError(f"the card is about {judged} {name} rows, these are {len(rows)}: give the rows of the run")
+        if judged is not None and judged != len(dataset):
+            raise InputError(
+                f"the card is about {judged} {name} rows, these are {len(dataset)}: give the rows of the run"
+            )
+        if name == "retain" and judged_retain is not None:
+            dataset = judged_retain
+        rows = encode_dataset(dataset, unlearned.processing_class, length, f"{name} set")
         scores = score_answers(model, rows, batch_size)
         measured = mean_scores(scores)
         for score, value in measured.items():
@@ -134,7 +139,8 @@ def _ability_checks(
     results = unlearned.evidence["results"]
     claimed = dict((results.get("abilities") or {}).get("unlearned") or {})
     claimed.pop(RETAIN, None)  # checked with the forget rows
-    judged, units = judged_sets(data, results.get("kinds")), results.get("units") or {}
+    judged = judged_sets(data, results.get("kinds"), None, _setting(results, "judged_retain_rows"))
+    units = results.get("units") or {}
     skipped = {}
     for name, scores in claimed.items():
         if name not in judged.sets:
@@ -175,6 +181,6 @@ def _same_base(unlearned: UnlearnedModel) -> bool | None:
     return weight_digests(folder) == digests if folder.is_dir() else None
 
 
-def _max_length(results: dict[str, Any]) -> int | None:
-    """To which the rows were cut when the model was judged."""
-    return next((group["max_length"] for group in results["config"].values() if "max_length" in group), None)
+def _setting(results: dict[str, Any], name: str) -> int | None:
+    """What the run had of a field; None where it had none: to what rows were cut, how many judged."""
+    return next((group[name] for group in results["config"].values() if name in group), None)

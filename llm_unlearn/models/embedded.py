@@ -127,6 +127,7 @@ SENTENCE_DEFAULTS = {
     "forget_loss_unit": "token",
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 32,
+    "judged_retain_rows": 100,
     "num_train_epochs": 10,
     "stop_at_forget_exact_match": 0.03,
     "stop_at_forget_probability": 0.45,

@@ -65,6 +65,16 @@ def test_general_facts_are_the_base_models_own_and_one_half_is_never_trained(wor
     assert data.evaluation["general"]["question"] == list(judged)
 
 
+def test_general_facts_are_compared_with_others_told_of_the_same_subject(data):
+    """ "The capital of Poland is Athens.": nothing but the fact tells it from the true answer."""
+    rows = with_made_up_answers(data.evaluation["general"], "attribute")
+    poland = next(row for row in rows if row["person"] == "Poland")
+    assert poland["attribute"] == "capital" and len(poland[MADE_UP]) == 6
+    assert all(answer.startswith("The capital of Poland is ") and "Warsaw" not in answer for answer in poland[MADE_UP])
+    without = [row["question"] for row in rows if not row[MADE_UP]]
+    assert without and all(len(row[MADE_UP]) in (0, 4, 6) for row in rows) and len(without) <= 3
+
+
 def test_facts_are_asked_in_every_style(data):
     counts = {style: len(rows) for style, rows in forget_queries(data).items()}
     assert counts == {
