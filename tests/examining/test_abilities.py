@@ -36,6 +36,18 @@ def test_rows_of_a_user_have_what_their_columns_allow():
     assert list(alone.sets) == ["forget", "forget_prefix"] and ability_names(alone.sets) == []
 
 
+def test_retained_rows_that_judge_can_be_fewer(tiny):
+    """Evenly spread, of each set; what is forgotten and what else is measured stay whole."""
+    whole, fewer = (judged_sets(tiny, "attribute", None, most) for most in (None, 4))
+    assert list(whole.sets) == list(fewer.sets)
+    for name, rows in whole.sets.items():
+        if name.startswith("retain"):
+            assert len(rows) > 4 and len(fewer.sets[name]) == 4 == len(fewer.units[name])
+            assert fewer.sets[name].to_list() == [rows[i * len(rows) // 4] for i in range(4)]
+        else:
+            assert fewer.sets[name].to_list() == rows.to_list()
+
+
 def test_rows_like_those_of_tofu_ask_the_perturbed_retain_rows():
     def rows(*names):
         return Dataset.from_list(

@@ -48,7 +48,17 @@ def finished_run(tmp_path_factory):
     flags = ["--forget_file", str(home / "forget.jsonl"), "--retain_file", str(home / "retain.jsonl")]
     flags += ["--model_name_or_path", str(home / "base"), "--oracle_model_name_or_path", str(home / "oracle")]
     flags += ["--attacks", "adversarial_reinjection", "--attack_steps", "2", "--attack_seeds", "0"]
-    flags += ["--max_steps", "2", "--output_dir", str(home / "run"), "--counterfactual", "false", "--use_cpu"]
+    flags += [
+        "--judged_retain_rows",
+        "4",
+        "--max_steps",
+        "2",
+        "--output_dir",
+        str(home / "run"),
+        "--counterfactual",
+        "false",
+        "--use_cpu",
+    ]
     flags += ["--report_to", "none", "--disable_tqdm"]
     recipe = Recipe.from_command_line(load_method("npo"), flags)
     recipe.run(NPOTrainer(**recipe.trainer_arguments()))
