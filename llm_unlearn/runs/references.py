@@ -42,7 +42,7 @@ from llm_unlearn.models.finetuning import forget_progress
 from llm_unlearn.models.loading import DTYPES, load_model
 from llm_unlearn.models.precision import HALVES, stored_dtype, with_master_weights
 from llm_unlearn.models.scoring import mean_scores, score_answers
-from llm_unlearn.models.smollm2 import located
+from llm_unlearn.models.smollm2 import SMOLLM2, located, write_card
 from llm_unlearn.runs.benchmarking import show_dry_run
 from llm_unlearn.runs.recipe import prepare_process
 
@@ -291,6 +291,8 @@ def _train_once(
             model.to(stored)
             model.config.dtype = stored
         save_model_folder(model, tokenizer, folder)
+        if arguments.model_name_or_path == SMOLLM2:
+            write_card(folder, f"{name}, trained further from")
         write_json(folder / DESCRIPTION, {"trained": description, "seconds": time.monotonic() - started})
         forget_progress(progress)
 
