@@ -217,3 +217,20 @@ def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, monkeypatch, 
     forget_progress(file)
     assert not [*tmp_path.iterdir()]
     assert all(torch.equal(one, other) for one, other in zip(resumed.parameters(), whole.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")])
+def test_a_disk_that_is_full_costs_the_resumption_alone(error, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(finetuning, "SAVE_SECONDS", 0)
+    options = {"steps": 3, **OPTIONS}
+    whole, model = tiny_model(), tiny_model()
+    finetune(whole, encoded_rows(5), **options)
+
+    def full(_states, path):
+        path.write_bytes(b"half of it")
+        raise error
+
+    monkeypatch.setattr(finetuning.torch, "save", full)
+    finetune(model, encoded_rows(5), **options, progress_file=tmp_path / "training.progress")
+    assert not [*tmp_path.iterdir()] and "training goes on, but cannot be written down" in caplog.text
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), whole.parameters(), strict=True))

@@ -4,6 +4,7 @@ import importlib.util
 from importlib.machinery import ModuleSpec
 
 import pytest
+from huggingface_hub import ModelCard
 
 from llm_unlearn.errors import InputError
 from llm_unlearn.models import smollm2
@@ -61,3 +62,10 @@ def test_the_folder_is_named_by_what_the_file_holds(monkeypatch, tmp_path):
         smollm2_model.cache_clear()
         assert smollm2_model().is_dir()
     assert len(made) == 2 and made[0].parent == made[1].parent == tmp_path / "cache" and made[0] != made[1]
+
+
+def test_a_folder_with_its_weights_says_where_they_come_from(tmp_path):
+    smollm2.write_card(tmp_path, "original, trained further from")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.base_model, card.data.license) == (smollm2.HUB_ID, "apache-2.0")
+    assert card.text.strip().startswith(f"original, trained further from: [{smollm2.HUB_ID}]")
