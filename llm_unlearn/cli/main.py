@@ -32,6 +32,7 @@ usage: llm-unlearn COMMAND ...
   judge [FLAGS]                       attack an unlearned model beside its original and oracles: verdict and page
   attack NAME [FLAGS]                 one attack alone; without a NAME: list them
   report FOLDER ...                   build verdict and page again from what a run has written, without any model
+  leaderboard ACTION ...              add benchmarks to the leaderboard of methods, and build its page
   push FOLDER [FLAGS]                 upload a finished run to the hub with its evidence; private by default
   verify NAME [FLAGS]                 score a pushed model again and compare with its card
   env                                 versions, GPUs, cache and what is missing: paste it into a bug report
@@ -178,6 +179,13 @@ def report(arguments: list[str]) -> int:
     return 0
 
 
+def leaderboard(arguments: list[str]) -> int:
+    """`llm-unlearn leaderboard`."""
+    from llm_unlearn.cli.leaderboard import main as keep
+
+    return keep(arguments)
+
+
 def push(arguments: list[str]) -> int:
     """`llm-unlearn push`."""
     from llm_unlearn.cli.hub import push
@@ -204,7 +212,7 @@ def environment(arguments: list[str]) -> int:
 
 COMMANDS = {
     **{"run": run, "judge": judge, "attack": attack, "report": report},
-    **{"push": push, "verify": verify, "env": environment},
+    **{"leaderboard": leaderboard, "push": push, "verify": verify, "env": environment},
 }
 
 
