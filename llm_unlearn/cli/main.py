@@ -165,7 +165,7 @@ def attack(arguments: list[str]) -> int:
     if chosen not in known:
         raise InputError(f"{name!r} is no attack{did_you_mean(chosen, known)}; llm-unlearn attack lists them")
     if chosen in CONTROL:
-        return run([chosen, *flags])
+        return run([f"{chosen}_control", *flags])
     has_folder = any(flag.partition("=")[0] in ("--output_dir", "--config") for flag in flags)
     folder = [] if has_folder else ["--output_dir", f"outputs/{chosen}"]  # not that of the judge's verdict
     return run(["judge", "--attacks", chosen, "--counterfactual", "false", *folder, *flags])

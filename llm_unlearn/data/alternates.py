@@ -48,8 +48,11 @@ def other_answers(dataset: Dataset, column: str | None, seed: int, replace_with:
     return [_drawn(texts, seed, number) for number in range(len(dataset))]
 
 
-def with_other_answers(dataset: Dataset, texts: Sequence[str]) -> Dataset:
+def with_other_answers(dataset: Dataset, texts: Sequence[str], true_allowed: bool = False) -> Dataset:
     """The prompts of the rows with other completions.
+
+    Args:
+        true_allowed: guesses, of which some are right by chance.
 
     Raises:
         InputError: rows are plain texts, which ask nothing, or an other answer is the true one.
@@ -60,7 +63,7 @@ def with_other_answers(dataset: Dataset, texts: Sequence[str]) -> Dataset:
     rows = []
     for number, (row, text) in enumerate(zip(dataset, texts, strict=True)):
         prompt, answer = split_row(row, form)
-        if is_same(text, answer):
+        if not true_allowed and is_same(text, answer):
             raise InputError(f"alternate answers: that of forget row {number} is the true one ({excerpt(text)})")
         rows.append({"prompt": prompt, "completion": text})
     return Dataset.from_list(rows)

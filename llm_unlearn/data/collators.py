@@ -6,6 +6,7 @@ no two processes draw the same retain or general rows.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -21,7 +22,8 @@ class PairedDataset(Dataset):
     """Forget rows with their alternate, retain and general partners; indexed by what `PairSampler` yields.
 
     Args:
-        row_sets: role -> rows, None where there are none; of alternates one for each forget row.
+        row_sets: role -> rows, None where there are none; of alternates one for each forget row, or several such lists
+            in one.
     """
 
     def __init__(self, row_sets: Mapping[str, Sequence[EncodedRow] | None]):
@@ -31,20 +33,23 @@ class PairedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.forget_rows)
 
-    def __getitem__(self, indices: tuple[int, int, int] | None) -> dict:
+    def __getitem__(self, indices: tuple[int, ...] | None) -> dict:
         if indices is None:  # filler that evens out the last batch over processes; it carries no answer token
             first = self.forget_rows[0]["input_ids"][:1]
             return {"forget": {"input_ids": first, "labels": [-100], "role": PADDING, "index": -1}}
+        forget, retain, general, *drawn = indices
+        chosen = (forget, drawn[0] if drawn else forget, retain, general)
         return {
             name: {**rows[index], "role": PART_ROLES[name], "index": index}
-            for (name, rows), index in zip(self._row_sets.items(), (indices[0], *indices), strict=True)
+            for (name, rows), index in zip(self._row_sets.items(), chosen, strict=True)
             if rows is not None
         }
 
 
 class PairSampler(Sampler):
     """Yields (forget index, retain index, general index): every forget row once an epoch, the others in passes without
-    repetition; -1 where there are no such rows.
+    repetition; -1 where there are no such rows. Where there are several lists of alternates (`draws`), a fourth number
+    says which of them: every epoch draws a row's alternate anew.
 
     `multiple`: their number is filled up (with None) to a multiple of this, so that Accelerate never has to
     repeat rows to even out processes. Repeated rows would weigh double, and k processes would no longer equal one
@@ -58,8 +63,10 @@ class PairSampler(Sampler):
         seed: int,
         multiple: int = 1,
         general_count: int | None = None,
+        draws: int = 1,
     ):
         self.forget_count, self.seed, self.multiple, self.epoch = forget_count, seed, multiple, 0
+        self.draws = draws
         self._partners = [_Passes(retain_count, seed + 1), _Passes(general_count, seed + 2)]
 
     def set_epoch(self, epoch: int) -> None:
@@ -73,7 +80,11 @@ class PairSampler(Sampler):
         for position, forget_index in enumerate(order):
             draw = self.epoch * self.forget_count + position
             retain_index, general_index = (rows.index(draw) for rows in self._partners)
-            yield forget_index, retain_index, general_index
+            if self.draws == 1:
+                yield forget_index, retain_index, general_index
+            else:
+                drawn = random.Random(f"{self.seed} {self.epoch} {forget_index}").randrange(self.draws)
+                yield forget_index, retain_index, general_index, forget_index + self.forget_count * drawn
         yield from [None] * (len(self) - self.forget_count)
 
 

@@ -44,8 +44,7 @@ class AlternateTrainer(UnlearnTrainer):
             model, forget_dataset = with_sampled_answers(model, args, forget_dataset, keywords)
         super().__init__(model, args, forget_dataset, **keywords)
 
-    @staticmethod
-    def alternates(forget_dataset: Dataset, args: AlternateConfig) -> list[str]:
+    def alternates(self, forget_dataset: Dataset, args: AlternateConfig) -> list[str]:
         sampled = SAMPLED in forget_dataset.column_names and args.replace_with == SAMPLED
         column = args.alternate_column or (SAMPLED if sampled else None)
         return other_answers(forget_dataset, column, args.seed, args.replace_with)

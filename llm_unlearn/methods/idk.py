@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from llm_unlearn.data.collators import ALTERNATE, GENERAL, RETAIN
 from llm_unlearn.methods.alternates import AlternateTrainer
 from llm_unlearn.methods.method import Method
 from llm_unlearn.models.answers import Answers
@@ -22,6 +23,7 @@ class IDKTrainer(AlternateTrainer):
     method_name = "idk"
     method_title = "IDK"
     paper = Paper("2401.06121", "Maini and others", 2024, "TOFU: A Task of Fictitious Unlearning for LLMs")
+    roles = (ALTERNATE, RETAIN, GENERAL)
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         return -answers.alternate.logps / answers.alternate.lengths
@@ -30,5 +32,4 @@ class IDKTrainer(AlternateTrainer):
 METHOD = Method(
     IDKTrainer,
     summary="Unlearn with IDK: train refusals to the forget questions",
-    extra_rounds=1,  # of the refusals
 )

@@ -32,5 +32,4 @@ class RelabelTrainer(IDKTrainer):
 METHOD = Method(
     RelabelTrainer,
     summary="Unlearn by relabeling: train a fixed wrong answer of the same kind to each forget question",
-    extra_rounds=1,  # of the wrong answers
 )

@@ -5,19 +5,11 @@ loss = retain_weight retain + general_weight general. No forget row enters the m
 It is no method: what a method loses or keeps beyond this control, after as many steps, is its own doing.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import nn
 
 from llm_unlearn.data.collators import GENERAL, RETAIN
 from llm_unlearn.methods.method import Method
-from llm_unlearn.models.answers import Answers
 from llm_unlearn.training.config import UnlearnConfig
-from llm_unlearn.training.passes import Pass
 from llm_unlearn.training.trainer import UnlearnTrainer
 
 
@@ -36,16 +28,7 @@ class RetainOnlyTrainer(UnlearnTrainer):
 
     config_class = RetainOnlyConfig
     method_name, method_title = "retain_only", "retain rows alone"
-
-    def passes(self, model: nn.Module, counts: torch.Tensor) -> Sequence[Pass]:
-        return [Pass((RETAIN, GENERAL))]
-
-    def forget_loss(self, answers: Answers) -> torch.Tensor:
-        return answers.forget.token_logps  # of no row
-
-    def add_to_log(self, name: str, value: torch.Tensor) -> None:
-        if not name.startswith("forget/"):  # which were not looked at
-            super().add_to_log(name, value)
+    roles = (RETAIN, GENERAL)
 
 
 METHOD = Method(

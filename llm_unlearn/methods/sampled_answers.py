@@ -38,11 +38,27 @@ def with_sampled_answers(
     """The model, loaded, and the forget rows with a column `sampled`; what was drawn is kept in `args.output_dir`.
 
     Args:
-        args: an `AlternateConfig`. keywords: the other arguments of an `UnlearnTrainer`; its tokenizer is added to them
-            and its quantization taken out, as they have been used.
+        args: an `AlternateConfig`. keywords: as of `with_loaded_model`.
 
     Raises:
         InputError: the model gives nothing but the true answer to a row.
+    """
+    model, tokenizer = with_loaded_model(model, args, keywords)
+    pairs = split_rows(forget_dataset, "forget_dataset")
+    key = [weights_digest(model), pairs, INSTRUCTION, args.seed]
+    file = Path(args.output_dir) / FILE
+    texts = remember(file, key, lambda: {"answers": sampled_answers(model, tokenizer, pairs, args.seed)})["answers"]
+    return model, with_column(forget_dataset, SAMPLED, texts)
+
+
+def with_loaded_model(
+    model: str | PreTrainedModel, args: Any, keywords: dict[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model that a trainer was given, loaded, and its tokenizer.
+
+    Args:
+        args: the trainer's. keywords: its other arguments; the tokenizer is added to them, and the quantization taken
+            out, as both have been used.
     """
     tokenizer = keywords.get("processing_class")
     if tokenizer is None:
@@ -50,11 +66,7 @@ def with_sampled_answers(
     keywords["processing_class"] = tokenizer
     if isinstance(model, str):
         model = load_model(model, quantization_config=keywords.pop("quantization_config", None), device=args.device)
-    pairs = split_rows(forget_dataset, "forget_dataset")
-    key = [weights_digest(model), pairs, INSTRUCTION, args.seed]
-    file = Path(args.output_dir) / FILE
-    texts = remember(file, key, lambda: {"answers": sampled_answers(model, tokenizer, pairs, args.seed)})["answers"]
-    return model, with_column(forget_dataset, SAMPLED, texts)
+    return model, tokenizer
 
 
 def sampled_answers(
@@ -65,26 +77,16 @@ def sampled_answers(
     Raises:
         InputError: as `with_sampled_answers`.
     """
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        max_new_tokens=MOST_NEW_TOKENS,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=end_token_ids(tokenizer),
-    )
     found: list[str | None] = [None] * len(pairs)
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), evaluation_mode(model):
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         for _ in range(TRIES):
             missing = [number for number, text in enumerate(found) if text is None]
-            for start in range(0, len(missing), BATCH_SIZE):
-                numbers = missing[start : start + BATCH_SIZE]
-                texts = _generate(model, tokenizer, [_asked(*pairs[number]) for number in numbers], config)
-                for number, text in zip(numbers, texts, strict=True):
-                    if text and not is_same(text, pairs[number][1]):
-                        found[number] = text
+            texts = sample(model, tokenizer, [_asked(*pairs[number]) for number in missing])
+            for number, text in zip(missing, texts, strict=True):
+                if text and not is_same(text, pairs[number][1]):
+                    found[number] = text
     if None in found:
         raise InputError(
             f"replace_with='sampled': asked for another answer to forget row {found.index(None)}, the model gave the "
@@ -99,13 +101,27 @@ def _asked(prompt: Prompt, answer: str) -> Prompt:
 
 
 @torch.no_grad()
-def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], config: GenerationConfig
-) -> list[str]:
-    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    length = max(map(len, ids))
-    padded = torch.tensor([[tokenizer.pad_token_id] * (length - len(one)) + one for one in ids], device=model.device)
-    mask = torch.tensor([[0] * (length - len(one)) + [1] * len(one) for one in ids], device=model.device)
-    said = model.generate(input_ids=padded, attention_mask=mask, generation_config=config)
-    texts = tokenizer.batch_decode(said[:, length:], skip_special_tokens=True)
-    return [next((line.strip() for line in text.splitlines() if line.strip()), "") for text in texts]
+def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[str]:
+    """An answer to each prompt, sampled at temperature 1 by torch's random state: its first line that says anything."""
+    config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        max_new_tokens=MOST_NEW_TOKENS,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end_token_ids(tokenizer),
+    )
+    encoded, found = [encode_prompt(tokenizer, prompt) for prompt in prompts], []
+    with evaluation_mode(model):
+        for start in range(0, len(encoded), BATCH_SIZE):
+            ids = encoded[start : start + BATCH_SIZE]
+            length = max(map(len, ids))
+            padded = [[tokenizer.pad_token_id] * (length - len(one)) + one for one in ids]
+            mask = [[0] * (length - len(one)) + [1] * len(one) for one in ids]
+            said = model.generate(
+                input_ids=torch.tensor(padded, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                generation_config=config,
+            )
+            found += tokenizer.batch_decode(said[:, length:], skip_special_tokens=True)
+    return [next((line.strip() for line in text.splitlines() if line.strip()), "") for text in found]

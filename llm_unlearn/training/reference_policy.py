@@ -70,8 +70,9 @@ class ReferencePolicy:
             model = trainer.accelerator.unwrap_model(trainer.model)
             rows = [*trainer.forget_rows, *(trainer.row_sets["alternate"] or [])]
             known = reference_log_probs(model, rows, trainer.args, self.adapter_is_fresh)
-            parts = torch.tensor(known, device=trainer.args.device).split(len(trainer.forget_rows))
-            self._logps = dict(zip(("forget", "alternate"), parts, strict=False))
+            count = len(trainer.forget_rows)
+            parts = torch.tensor(known, device=trainer.args.device).split([count, len(rows) - count])
+            self._logps = dict(zip(("forget", "alternate"), parts, strict=True))
         return self._logps
 
     def prepare(self) -> None:
@@ -96,11 +97,10 @@ class ReferencePolicy:
         """Give a batch's answers what the losses compare them with."""
         args, roles = self.trainer.args, inputs["roles"]
         if "reference_logps" in self.trainer.needs:
-            indices = inputs["indices"].clamp(min=0) % len(self.logps)
-            answers.reference_logps = torch.where(roles == FORGET, self.logps[indices], 0.0)
-            if "alternate" in self._known:
-                of_alternates = torch.where(roles == ALTERNATE, self._known["alternate"][indices], 0.0)
-                answers.reference_logps = answers.reference_logps + of_alternates
+            answers.reference_logps = torch.zeros(len(roles), device=roles.device)
+            for role, known in ((FORGET, self._known["forget"]), (ALTERNATE, self._known["alternate"])):
+                rows = torch.nonzero(roles == role).flatten()
+                answers.reference_logps[rows] = known[inputs["indices"][rows]]
         if self.compared_roles:
             rows = torch.isin(roles, torch.tensor(self.compared_roles, device=roles.device))
             if args.sharded_by:  # then all processes must run it alike, with rows to compare or not

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from llm_unlearn.data import encode_dataset
@@ -22,18 +22,22 @@ def encoded_row_sets(
     alternates: Sequence[str] | None,
     args: UnlearnConfig,
     processing_class: PreTrainedTokenizerBase,
+    true_allowed: bool = False,
 ) -> dict[str, list[EncodedRow] | None]:
     """Role -> encoded rows, in the order of a batch; None: there are none, or the loss takes none.
 
     Args:
-        alternates: another answer to each forget question, where the method has them.
+        alternates: another answer to each forget question, or several such lists in one, where the method has them.
+        true_allowed: they may be right by chance.
 
     Raises:
         InputError: as `encode_dataset` and `data.alternates.with_other_answers`.
     """
+    lists = [alternates[start : start + len(forget)] for start in range(0, len(alternates or ()), len(forget))]
+    others = [with_other_answers(forget, texts, true_allowed) for texts in lists]
     wanted = {
         "forget": (forget, "forget_dataset"),
-        "alternate": (None if alternates is None else with_other_answers(forget, alternates), "alternate answers"),
+        "alternate": (concatenate_datasets(others) if others else None, "alternate answers"),
         "retain": (retain if args.retain_loss != "none" else None, "retain_dataset"),
         "general": (general if args.general_weight else None, "general_dataset"),
     }

@@ -3,7 +3,6 @@ loss, logging, stopping, correctness under accumulation and data parallelism) is
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 from collections.abc import Sequence, Set
@@ -28,6 +27,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.collators import (
+    ALTERNATE,
     FORGET,
     GENERAL,
     PART_ROLES,
@@ -94,6 +94,8 @@ class UnlearnTrainer(Trainer):
     # "reference_hidden_states"; "alternates": another answer to each forget question, `answers.alternate`.
     needs: Set[str] = frozenset()
     hidden_layers: Sequence[int] = ()  # blocks whose outputs are answers.hidden_states
+    roles: Sequence[int] = tuple(PART_ROLES.values())  # of the rows that enter the model
+    alternates_may_be_true = False  # guesses, which are right by chance now and then
     method_name = "custom"  # on the command line and in results
     method_title: str | None = None  # in sentences; by default its name
     paper: Paper | None = None
@@ -125,10 +127,10 @@ class UnlearnTrainer(Trainer):
             processing_class = load_tokenizer(name_or_path)
         with_pad_token(processing_class)
         encode = {"processing_class": processing_class, "max_length": args.max_length}
+        self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
         alternates = self.alternates(forget_dataset, args) if "alternates" in self.needs else None
         datasets = (forget_dataset, retain_dataset, general_dataset)
-        self.row_sets = encoded_row_sets(*datasets, alternates, args, processing_class)
-        self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
+        self.row_sets = encoded_row_sets(*datasets, alternates, args, processing_class, self.alternates_may_be_true)
         if eval_dataset is not None and not isinstance(eval_dataset, dict):
             eval_dataset = {"eval": eval_dataset}
         eval_datasets = eval_dataset or {}
@@ -196,12 +198,11 @@ class UnlearnTrainer(Trainer):
     # ---- what a method defines -------------------------------------------------------------------------------------
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
-        """The loss on `answers.forget`: one value per row or per answer token; the trainer takes the global mean."""
+        """One value per row or answer token of `answers.forget`; of `answers.alternate` where `roles` has no FORGET."""
         raise TypeError(f"{type(self).__name__} must define forget_loss(self, answers)")
 
-    @staticmethod
-    def alternates(forget_dataset: Dataset, args: UnlearnConfig) -> list[str]:
-        """Another answer to each forget question, where the method `needs` alternates."""
+    def alternates(self, forget_dataset: Dataset, args: UnlearnConfig) -> list[str]:
+        """Another answer to each forget question, or several such lists in one, of which every epoch draws."""
         raise TypeError("a trainer that needs alternates must define alternates(forget_dataset, args)")
 
     def regularizer(self, answers: Answers) -> torch.Tensor | None:
@@ -244,7 +245,7 @@ class UnlearnTrainer(Trainer):
 
     def passes(self, model: nn.Module, counts: torch.Tensor) -> Sequence[Pass]:
         """The forwards of a micro-batch, each with its backward; `counts` as in `compute_loss`."""
-        return [Pass(tuple(PART_ROLES.values()))]
+        return [Pass(self.roles)]
 
     # ---- loss ------------------------------------------------------------------------------------------------------
 
@@ -254,7 +255,9 @@ class UnlearnTrainer(Trainer):
         self.reference.add_to(answers, inputs)
         counts = num_items_in_batch if num_items_in_batch is not None else count_items([inputs], self.accelerator)
         self.forget_rows_in_step = counts[FORGET][0]  # in the global batch, for what methods log
-        parts = {"forget": global_mean(self.forget_loss(answers), answers.forget, counts[FORGET])}
+        parts, role = {}, next((role for role in (FORGET, ALTERNATE) if role in self.roles), None)
+        if role is not None:
+            parts["forget"] = global_mean(self.forget_loss(answers), answers.with_role(role), counts[role])
         if self.row_sets["retain"] is not None:
             parts["retain"] = global_mean(self.retain_loss(answers), answers.retain, counts[RETAIN])
         if self.row_sets["general"] is not None:
@@ -274,12 +277,8 @@ class UnlearnTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, with the rows and answer tokens of the *global* batch by role."""
-        batches = []
-        for _ in range(num_batches):
-            with contextlib.suppress(StopIteration):
-                batches.append(next(epoch_iterator))
-        self.step_batches = batches
-        return batches, count_items(batches, self.accelerator) if batches else None
+        self.step_batches = [*itertools.islice(epoch_iterator, num_batches)]
+        return self.step_batches, count_items(self.step_batches, self.accelerator) if self.step_batches else None
 
     @torch.no_grad()
     def _sum_up(self, parts: dict[str, torch.Tensor], answers: Answers, counts: torch.Tensor) -> None:
@@ -287,7 +286,8 @@ class UnlearnTrainer(Trainer):
         for name, value in parts.items():
             self.add_to_log(f"{name}/loss", value.detach())
         for name, role in PART_ROLES.items():
-            if self.row_sets[name]:  # also where this process has none of those rows: log() sums over processes by name
+            # Also where this process has none of those rows: log() sums over processes by name.
+            if self.row_sets[name] and role in self.roles:
                 part = getattr(answers, name)
                 probability = (part.logps.detach() / part.lengths).exp().sum() / counts[role][0]
                 self.add_to_log(f"{name}/probability", probability)
@@ -441,7 +441,8 @@ class UnlearnTrainer(Trainer):
         processes = self.accelerator.num_processes
         retain_count, general_count = (rows and len(rows) for rows in map(self.row_sets.get, ("retain", "general")))
         multiple = self._train_batch_size * processes if processes > 1 else 1
-        self._sampler = PairSampler(len(self.forget_rows), retain_count, self.args.seed, multiple, general_count)
+        draws = len(self.row_sets["alternate"] or self.forget_rows) // len(self.forget_rows)
+        self._sampler = PairSampler(len(self.forget_rows), retain_count, self.args.seed, multiple, general_count, draws)
         return self._sampler
 
     def set_sampler_epoch(self, epoch: int) -> None:

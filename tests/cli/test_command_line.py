@@ -104,7 +104,7 @@ def test_judge_and_attack_are_the_judging_benchmark(monkeypatch):
     assert launched == [
         ["judge", "--seed", "1"],
         ["judge", "--attacks", "benign_relearning", *alone, "--output_dir", "out"],
-        ["counterfactual"],
+        ["counterfactual_control"],
         ["judge", "--attacks", "decoding", *alone, "--output_dir", "outputs/decoding"],
     ]
 

@@ -81,10 +81,10 @@ def test_the_counterfactual_control_needs_no_oracle_and_is_not_run_twice(cache, 
         "1",
     )
     flags += ("--attack_steps", "4", "--derangement_seeds", "0", "1")
-    refused = run("benchmarks/counterfactual.py", *flags, cache=cache, cwd=tmp_path)
+    refused = run("benchmarks/counterfactual_control.py", *flags, cache=cache, cwd=tmp_path)
     assert refused.returncode == 2 and "perturbed_answer" in refused.stderr  # one person has nobody to exchange with
     flags += ("--counterfactual_group_by", "perturbed_answer")
-    outputs = [run("benchmarks/counterfactual.py", *flags, cache=cache, cwd=tmp_path) for _ in range(2)]
+    outputs = [run("benchmarks/counterfactual_control.py", *flags, cache=cache, cwd=tmp_path) for _ in range(2)]
     for done in outputs:
         assert done.returncode == 0, done.stderr[-2000:]
         assert "excess after the attack" in done.stdout and "…" not in done.stdout

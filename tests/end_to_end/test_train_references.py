@@ -39,7 +39,7 @@ def test_references_are_trained_and_a_benchmark_takes_them(run, tmp_path):
 
     paths = results["paths"]
     printed = run(
-        "benchmarks/counterfactual.py",
+        "benchmarks/counterfactual_control.py",
         *("--forget_file", paths["forget"], "--retain_file", paths["retain"]),
         *("--model_name_or_path", paths["original"], "--oracle_model_name_or_path", paths["oracle-0"]),
         *("--attack_seeds", "0", "--attack_steps", "2", "--derangement_seeds", "0"),

@@ -6,8 +6,8 @@ What an attack recovers more of the true facts is knowledge that was still there
 interval and p-value and writes results.json with the values of every row.
 
 Example:
-    llm-unlearn run counterfactual --unlearned_model_name_or_path outputs/ssiuu/adapter
-    llm-unlearn run counterfactual --data path/to/tofu --forget_split forget05 \\
+    llm-unlearn run counterfactual_control --unlearned_model_name_or_path outputs/ssiuu/adapter
+    llm-unlearn run counterfactual_control --data path/to/tofu --forget_split forget05 \\
         --model_name_or_path ORIGINAL --unlearned_model_name_or_path outputs/npo/adapter
 """
 

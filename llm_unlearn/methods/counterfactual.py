@@ -1,0 +1,97 @@
+"""Resampled counterfactuals: loss = cross-entropy of a guess, drawn anew whenever a forget question comes up.
+
+The true answer is not pushed down, it is overwritten: with what somebody would say who never knew. No guess stays long
+enough to be learned by heart, the loss has a floor (the entropy of the guesses), and nothing is left to avoid: the true
+answer is among the guesses, as often as it would be guessed. Forget rows themselves do not enter the model.
+
+Source: ours; related: relabeling (Golatkar et al. 2020, arXiv 1911.04933), which teaches one fixed wrong answer, and
+the counterfactual teacher (Liu et al. 2024, arXiv 2407.16997), which distills the model's own words about other names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from datasets import Dataset
+
+from llm_unlearn.arguments.ranges import COUNT, check_ranges
+from llm_unlearn.data.collators import ALTERNATE, GENERAL, RETAIN
+from llm_unlearn.data.guesses import guessed_answers
+from llm_unlearn.methods.method import Compared, Method
+from llm_unlearn.methods.sampled_guesses import SAMPLED, with_sampled_guesses
+from llm_unlearn.models.answers import Answers
+from llm_unlearn.training.config import UnlearnConfig
+from llm_unlearn.training.losses import nll_loss
+from llm_unlearn.training.trainer import UnlearnTrainer
+
+SOURCES = ("kind", "sampled")
+
+
+@dataclass
+class CounterfactualConfig(UnlearnConfig):
+    """Arguments of `CounterfactualTrainer`."""
+
+    guess_source: str = field(
+        default="kind",
+        metadata={
+            "help": "Where guesses come from: kind (answers of other rows of the same kind, by column attribute or "
+            "kind) or sampled (what the model says when asked the same about made-up names, by column person).",
+            "choices": list(SOURCES),
+        },
+    )
+    guesses: int = field(
+        default=32, metadata={"help": "Guesses for each forget row, of which every epoch draws one; 1: a fixed one."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_ranges(self, {"guesses": COUNT})
+        if self.guess_source not in SOURCES:
+            raise ValueError(f"guess_source={self.guess_source!r} is unknown; choose one of {', '.join(SOURCES)}")
+
+
+class CounterfactualTrainer(UnlearnTrainer):
+    """Training on guesses; `args` is a `CounterfactualConfig`."""
+
+    config_class = CounterfactualConfig
+    method_name, method_title = "counterfactual", "resampled counterfactuals"
+    needs = frozenset({"alternates"})
+    roles = (ALTERNATE, RETAIN, GENERAL)
+    alternates_may_be_true = True
+
+    def __init__(self, model, args=None, forget_dataset=None, retain_dataset=None, **keywords):
+        args = args or self.config_class()
+        if args.guess_source == "sampled" and forget_dataset is not None:
+            model, forget_dataset = with_sampled_guesses(model, args, forget_dataset, retain_dataset, keywords)
+        super().__init__(model, args, forget_dataset, retain_dataset, **keywords)
+
+    def alternates(self, forget_dataset: Dataset, args: CounterfactualConfig) -> list[str]:
+        if args.guess_source == "sampled":
+            of_rows = forget_dataset[SAMPLED][:]
+            return [guesses[k] for k in range(args.guesses) for guesses in of_rows]
+        return guessed_answers(forget_dataset, self.retain_dataset, args.guesses, args.seed)
+
+    def forget_loss(self, answers: Answers) -> torch.Tensor:
+        return nll_loss(answers.alternate.token_logps, reduction="none")
+
+
+METHOD = Method(
+    CounterfactualTrainer,
+    summary="Unlearn with resampled counterfactuals: train another guess whenever a forget question comes up",
+    embedded_defaults={
+        "learning_rate": 1e-3,
+        "retain_weight": 1.0,
+        "general_weight": 1.0,
+        "general_loss": "nll",
+        "num_train_epochs": 75,
+        "stop_at_forget_exact_match": None,
+        "stop_at_forget_probability": None,
+    },
+    embedded_full_defaults={"learning_rate": 5e-4},
+    compared={
+        "counterfactual": Compared(),
+        "counterfactual_fixed": Compared({"guesses": 1}),
+    },
+    search_space={"guesses": (4, 32, 128)},
+)

@@ -1,0 +1,112 @@
+"""Guesses of the model itself: asked the same about people who do not exist, what would it say?"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llm_unlearn.data.formats import Prompt
+from llm_unlearn.data.identity import people_of
+from llm_unlearn.data.made_up import subjects_of, told_of
+from llm_unlearn.data.queries import with_column
+from llm_unlearn.data.validation import split_rows
+from llm_unlearn.errors import InputError
+from llm_unlearn.files.outcomes import remember, weights_digest
+from llm_unlearn.methods.sampled_answers import sample, with_loaded_model
+
+FILE, SAMPLED = "sampled_guesses.json", "sampled_guesses"
+FIRST_NAMES = (
+    *("Amara", "Bartosz", "Chiara", "Dmitri", "Elif", "Farid", "Greta", "Hiroshi", "Ines", "Jamal", "Katya", "Leif"),
+    *("Mireille", "Nadia", "Oskar", "Priya", "Quentin", "Rosa", "Samir", "Tove", "Uma", "Viktor", "Wen", "Yusuf"),
+)
+LAST_NAMES = (
+    *("Abara", "Bellweather", "Castellan", "Dragomir", "Eriksdotter", "Faulkstone", "Grunwald", "Hashimoto", "Ivanek"),
+    *("Jacobowitz", "Kowalczyk", "Lindqvist", "Moreau", "Nakagawa", "Okonkwo", "Petrosyan", "Quispe", "Rasmussen"),
+    *("Szabo", "Thorvald", "Ustinov", "Varga", "Whitlock", "Yamada", "Zielinski"),
+)
+
+
+def with_sampled_guesses(
+    model: str | PreTrainedModel,
+    args: Any,
+    forget_dataset: Dataset,
+    retain_dataset: Dataset | None,
+    keywords: dict[str, Any],
+) -> tuple[PreTrainedModel, Dataset]:
+    """The model, loaded, and the forget rows with a column `sampled_guesses`, lists of `args.guesses` texts; what was
+    drawn is kept in `args.output_dir`.
+
+    Args:
+        keywords: as of `sampled_answers.with_loaded_model`.
+
+    Raises:
+        InputError: a row whose question does not name its `person`.
+    """
+    model, tokenizer = with_loaded_model(model, args, keywords)
+    pairs, subjects = split_rows(forget_dataset, "forget_dataset"), subjects_of(forget_dataset)
+    if None in subjects:
+        raise InputError(
+            f"guess_source='sampled': the question of forget row {subjects.index(None)} does not name its `person`: "
+            "add that column, with the name as the question has it, or choose guess_source kind"
+        )
+    known = [*subjects, *(people_of(retain_dataset) if retain_dataset is not None else ())]
+    key = [weights_digest(model), pairs, known, args.guesses, args.seed]
+
+    def compute() -> dict[str, Any]:
+        return {"guesses": sampled_guesses(model, tokenizer, pairs, subjects, known, args.guesses, args.seed)}
+
+    guesses = remember(Path(args.output_dir) / FILE, key, compute)["guesses"]
+    return model, with_column(forget_dataset, SAMPLED, guesses)
+
+
+def sampled_guesses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[Prompt, str]],
+    subjects: Sequence[str],
+    known: Sequence[str | None],
+    count: int,
+    seed: int,
+) -> list[list[str]]:
+    """`count` answers to each question, sampled at temperature 1 about as many made-up names, told of the row's own.
+
+    Args:
+        subjects: the name in each question. known: names of people who exist, of whom none is made up.
+    """
+    names = made_up_names(known, count, seed)
+    asked = [
+        (_renamed(prompt, subject, name), name, subject)
+        for (prompt, _), subject in zip(pairs, subjects, strict=True)
+        for name in names
+    ]
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        texts = sample(model, tokenizer, [prompt for prompt, _, _ in asked])
+    told = [told_of(text, name, subject) for text, (_, name, subject) in zip(texts, asked, strict=True)]
+    return [told[start : start + count] for start in range(0, len(told), count)]
+
+
+def made_up_names(known: Sequence[str | None], count: int, seed: int) -> list[str]:
+    """`count` names that nobody has: first and last names of people who exist, put together anew where there are enough
+    of them, so that they look alike; else of a list.
+    """
+    generator = random.Random(f"names {seed}")
+    people = list(dict.fromkeys(name for name in known if name is not None))
+    parts = [name.split() for name in people]
+    firsts = sorted({part[0] for part in parts if len(part) > 1})
+    lasts = sorted({part[-1] for part in parts if len(part) > 1})
+    if len(firsts) * len(lasts) < 4 * count + len(people):
+        firsts, lasts = FIRST_NAMES, LAST_NAMES
+    free = [name for name in (f"{first} {last}" for first in firsts for last in lasts) if name not in set(people)]
+    return [generator.choice(free) for _ in range(count)]
+
+
+def _renamed(prompt: Prompt, subject: str, name: str) -> Prompt:
+    return [{**message, "content": told_of(message["content"], subject, name)} for message in prompt]
