@@ -14,10 +14,14 @@ from dataclasses import dataclass, field
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
+from transformers import TrainerCallback
 
 from llm_unlearn.arguments.ranges import COUNT, check_ranges
 from llm_unlearn.data.collators import ALTERNATE, GENERAL, RETAIN
 from llm_unlearn.data.guesses import guessed_answers
+from llm_unlearn.errors import InputError
+from llm_unlearn.methods.damage import SCOPES, damage, influential_neurons, random_neurons
 from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.methods.sampled_guesses import SAMPLED, with_sampled_guesses
 from llm_unlearn.models.answers import Answers
@@ -44,9 +48,32 @@ class CounterfactualConfig(UnlearnConfig):
         default=32, metadata={"help": "Guesses for each forget row, of which every epoch draws one; 1: a fixed one."}
     )
 
+    damage: float = field(
+        default=0.0,
+        metadata={
+            "help": "Shrink and blur matrices by this share (0 to 1) before training: reaches what guesses do not, at "
+            "the price of all that no retain or general row repairs. Only with all weights trained."
+        },
+    )
+    damage_scope: str = field(
+        default="all",
+        metadata={
+            "help": "all matrices, the outputs of linear maps on which forget rows have most influence, or as many at "
+            "random (the control).",
+            "choices": list(SCOPES),
+        },
+    )
+    damage_share: float = field(
+        default=0.1, metadata={"help": "Share of a map's outputs that damage_scope influence or random takes."}
+    )
+
     def __post_init__(self):
         super().__post_init__()
-        check_ranges(self, {"guesses": COUNT})
+        check_ranges(self, {"guesses": COUNT, "damage": (0, 1), "damage_share": (0, 1)})
+        if self.damage:
+            self.refuse_sharding("damage needs its matrices whole")
+        if self.damage_scope not in SCOPES:
+            raise ValueError(f"damage_scope={self.damage_scope!r} is unknown; choose one of {', '.join(SCOPES)}")
         if self.guess_source not in SOURCES:
             raise ValueError(f"guess_source={self.guess_source!r} is unknown; choose one of {', '.join(SOURCES)}")
 
@@ -65,6 +92,10 @@ class CounterfactualTrainer(UnlearnTrainer):
         if args.guess_source == "sampled" and forget_dataset is not None:
             model, forget_dataset = with_sampled_guesses(model, args, forget_dataset, retain_dataset, keywords)
         super().__init__(model, args, forget_dataset, retain_dataset, **keywords)
+        if args.damage:
+            if isinstance(self.model, PeftModel):
+                raise InputError("damage changes weights that an adapter leaves as they are: give --full_finetuning")
+            self.add_callback(_DamageFirst(self))
 
     def alternates(self, forget_dataset: Dataset, args: CounterfactualConfig) -> list[str]:
         if args.guess_source == "sampled":
@@ -74,6 +105,27 @@ class CounterfactualTrainer(UnlearnTrainer):
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         return nll_loss(answers.alternate.token_logps, reduction="none")
+
+    def damage(self) -> None:
+        """Damage the model as `args` say."""
+        args, neurons, model = self.args, None, self.accelerator.unwrap_model(self.model)
+        if args.damage_scope != "all":
+            rows = (self.forget_rows, self.row_sets["retain"] or [])
+            neurons = influential_neurons(model, *rows, args.damage_share, self.processing_class.pad_token_id)
+        if args.damage_scope == "random":
+            neurons = random_neurons(neurons, args.seed)
+        damage(model, args.damage, args.seed, neurons)
+
+
+class _DamageFirst(TrainerCallback):
+    """Before the first step, when the model before unlearning has been taken down; a resumed run has it behind it."""
+
+    def __init__(self, trainer: CounterfactualTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **keywords):
+        if not state.global_step:
+            self.trainer.damage()
 
 
 METHOD = Method(
