@@ -1,0 +1,147 @@
+"""Resampled counterfactuals: what is trained, when it changes, what does not enter the model, and damage first."""
+
+import copy
+
+import pytest
+import torch
+from builders import arguments, lora_config, qa_rows, step_logs, tiny_model, tiny_tokenizer
+from datasets import Dataset
+
+from llm_unlearn.data.collators import ALTERNATE, FORGET
+from llm_unlearn.errors import InputError
+from llm_unlearn.methods.counterfactual import CounterfactualConfig, CounterfactualTrainer
+from llm_unlearn.methods.sampled_guesses import made_up_names
+
+
+def rows(count, start=0):
+    """With a kind, by the topic of the question, and the person it names."""
+    named = [
+        row | {"attribute": row["fact_id"][-1], "person": row["fact_id"].partition("/")[0]}
+        for row in qa_rows(count, start)
+    ]
+    return Dataset.from_list(named)
+
+
+def build(folder, *, model=None, lora=False, forget=9, **changes):
+    return CounterfactualTrainer(
+        model=tiny_model() if model is None else model,
+        args=arguments(CounterfactualConfig, folder, **{"guesses": 5} | changes),
+        forget_dataset=rows(forget) if isinstance(forget, int) else forget,
+        retain_dataset=rows(14, start=20),
+        processing_class=tiny_tokenizer(),
+        peft_config=lora_config() if lora else None,
+    )
+
+
+def drawn_in(trainer, epochs):
+    """Epoch -> forget row -> the guess that stands for it, as text."""
+    found = {}
+    compute = trainer.compute_loss
+
+    def watched(model, inputs, **keywords):
+        epoch = found.setdefault(int(trainer.state.epoch or 0), {})
+        for ids, labels, role, index in zip(
+            *(inputs[k] for k in ("input_ids", "labels", "roles", "indices")), strict=True
+        ):
+            assert role != FORGET
+            if role == ALTERNATE:
+                epoch[int(index) % len(trainer.forget_rows)] = trainer.processing_class.decode(ids[labels != -100])
+        return compute(model, inputs, **keywords)
+
+    trainer.compute_loss = watched
+    trainer.train()
+    assert len(found) == epochs
+    return found
+
+
+def test_every_epoch_draws_a_guess_anew_and_forget_rows_do_not_enter_the_model(tmp_path):
+    trainer = build(tmp_path, num_train_epochs=4)
+    assert len(trainer.row_sets["alternate"]) == 5 * 9
+    found = drawn_in(trainer, 4)
+    assert all(epoch.keys() == set(range(9)) for epoch in found.values())
+    assert all(found[a] != found[b] for a in range(4) for b in range(a))
+    texts = trainer.alternates(trainer.forget_dataset, trainer.args)
+    for epoch in found.values():
+        for row, text in epoch.items():
+            assert text.replace("<end>", "").strip() in {texts[9 * k + row] for k in range(5)}
+    assert "forget/probability" not in step_logs(trainer)[0] and "alternate/probability" in step_logs(trainer)[0]
+
+
+def test_one_guess_stays(tmp_path):
+    found = drawn_in(build(tmp_path, guesses=1, num_train_epochs=3), 3)
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_loss_is_the_cross_entropy_of_the_guesses(tmp_path):
+    trainer = build(tmp_path, num_train_epochs=1, per_device_train_batch_size=9, retain_weight=2.0)
+    base = copy.deepcopy(trainer.model).double()
+    drawn = [trainer.row_sets["alternate"][index] for _, _, _, index in trainer._get_train_sampler()]
+
+    def nll(part):
+        losses = []
+        for row in part:
+            logps = base(input_ids=torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
+            losses += [-logps[i - 1, label] for i, label in enumerate(row["labels"]) if label != -100]
+        return torch.stack(losses).mean().item()
+
+    kept = [trainer.row_sets["retain"][index] for _, index, _, _ in trainer._get_train_sampler()]
+    trainer.train()
+    line = step_logs(trainer)[0]
+    assert line["forget/loss"] == pytest.approx(nll(drawn), rel=1e-5)
+    assert line["loss"] == pytest.approx(nll(drawn) + 2 * nll(kept), rel=1e-5)
+
+
+def test_resuming_draws_the_same_guesses(tmp_path):
+    saves = {"save_strategy": "steps", "save_steps": 4, "num_train_epochs": 3, "damage": 0.2}
+    whole = build(tmp_path / "whole", **saves)
+    whole.train()
+    resumed = build(tmp_path / "whole", **saves)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
+
+
+def test_damage_comes_before_the_first_step_and_after_the_reference(tmp_path):
+    base = tiny_model()
+    trainer = build(tmp_path, model=copy.deepcopy(base), damage=0.5, retain_loss="kl", learning_rate=0.0, max_steps=1)
+    trainer.train()
+    kept = dict(trainer.reference.model.named_parameters())
+    assert all(torch.equal(value, kept[name]) for name, value in base.named_parameters())
+    changed = [name for name, value in trainer.model.named_parameters() if not torch.equal(value, kept[name])]
+    assert changed == [name for name, value in base.named_parameters() if value.dim() == 2]
+    few = build(tmp_path / "few", damage=0.5, damage_scope="influence", learning_rate=0.0, max_steps=1)
+    few.train()
+    changed = {name for name, value in few.model.named_parameters() if not torch.equal(value, kept[name])}
+    assert changed == {name for name in kept if "_proj" in name}
+    with pytest.raises(InputError, match="damage changes weights that an adapter leaves as they are: give --full_fine"):
+        build(tmp_path / "lora", lora=True, damage=0.5)
+
+
+def test_guesses_of_the_model_itself_are_told_of_the_person_and_kept(tmp_path):
+    trainer = build(tmp_path, guess_source="sampled", guesses=3)
+    texts = trainer.alternates(trainer.forget_dataset, trainer.args)
+    assert len(texts) == 27 and (tmp_path / "sampled_guesses.json").is_file()
+    again = build(tmp_path, guess_source="sampled", guesses=3)
+    assert again.alternates(again.forget_dataset, again.args) == texts
+    nameless = Dataset.from_list([row | {"person": "Nobody"} for row in rows(3)])
+    with pytest.raises(InputError, match="the question of forget row 0 does not name its `person`: add that column"):
+        build(tmp_path / "nameless", guess_source="sampled", forget=nameless)
+
+
+def test_made_up_names_look_like_those_of_people_who_exist_and_are_nobodys():
+    known = [f"{first} {last}" for first in ("Ann", "Ben", "Cal", "Dora") for last in ("Reed", "Moss", "Stone", "Lake")]
+    drawn = made_up_names([*known[:3], "Ben Moss", "Cal Stone", "Dora Lake", None], 2, seed=0)
+    assert (
+        len(drawn) == 2
+        and set(drawn) <= set(known)
+        and drawn == made_up_names([*known[:3], "Ben Moss", "Cal Stone", "Dora Lake", None], 2, seed=0)
+    )
+    assert not set(made_up_names(["Ann Reed"], 20, seed=0)) & {"Ann Reed"}  # of a list: one person is no sample
+
+
+def test_settings_that_cannot_be(tmp_path):
+    with pytest.raises(ValueError, match="guess_source='mine' is unknown; choose one of kind, sampled"):
+        CounterfactualConfig(str(tmp_path), guess_source="mine")
+    with pytest.raises(ValueError, match=r"damage=1\.5 must be"):
+        CounterfactualConfig(str(tmp_path), damage=1.5)
+    with pytest.raises(ValueError, match="damage_scope='some' is unknown"):
+        CounterfactualConfig(str(tmp_path), damage_scope="some")
