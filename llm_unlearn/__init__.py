@@ -29,6 +29,32 @@ _HOMES = {
     "DPOConfig": "llm_unlearn.methods.dpo",
     "RMUTrainer": "llm_unlearn.methods.rmu",
     "RMUConfig": "llm_unlearn.methods.rmu",
+    "SimNPOTrainer": "llm_unlearn.methods.simnpo",
+    "SimNPOConfig": "llm_unlearn.methods.simnpo",
+    "UNDIALTrainer": "llm_unlearn.methods.undial",
+    "UNDIALConfig": "llm_unlearn.methods.undial",
+    "WGATrainer": "llm_unlearn.methods.wga",
+    "WGAConfig": "llm_unlearn.methods.wga",
+    "SatImpTrainer": "llm_unlearn.methods.satimp",
+    "SatImpConfig": "llm_unlearn.methods.satimp",
+    "CEUTrainer": "llm_unlearn.methods.ce_u",
+    "CEUConfig": "llm_unlearn.methods.ce_u",
+    "MaxEntTrainer": "llm_unlearn.methods.maxent",
+    "MaxEntConfig": "llm_unlearn.methods.maxent",
+    "PDUTrainer": "llm_unlearn.methods.pdu",
+    "PDUConfig": "llm_unlearn.methods.pdu",
+    "WHPTrainer": "llm_unlearn.methods.whp",
+    "WHPConfig": "llm_unlearn.methods.whp",
+    "AltPOTrainer": "llm_unlearn.methods.altpo",
+    "AltPOConfig": "llm_unlearn.methods.altpo",
+    "RelabelTrainer": "llm_unlearn.methods.relabel",
+    "RelabelConfig": "llm_unlearn.methods.relabel",
+    "TaskVectorTrainer": "llm_unlearn.methods.task_vector",
+    "TaskVectorConfig": "llm_unlearn.methods.task_vector",
+    "RetainOnlyTrainer": "llm_unlearn.methods.retain_only",
+    "RetainOnlyConfig": "llm_unlearn.methods.retain_only",
+    "RewindTrainer": "llm_unlearn.methods.rewind",
+    "RewindConfig": "llm_unlearn.methods.rewind",
     "Method": "llm_unlearn.methods.method",
     "Compared": "llm_unlearn.methods.method",
     "Paper": "llm_unlearn.training.paper",
@@ -50,14 +76,27 @@ if TYPE_CHECKING:  # for editors and type checkers; __all__ names them all
     from llm_unlearn.errors import DivergenceError, InputError  # noqa: F401
     from llm_unlearn.hub import load_unlearned, push_run, verify  # noqa: F401
     from llm_unlearn.methods.alternates import AlternateConfig  # noqa: F401
+    from llm_unlearn.methods.altpo import AltPOConfig, AltPOTrainer  # noqa: F401
+    from llm_unlearn.methods.ce_u import CEUConfig, CEUTrainer  # noqa: F401
     from llm_unlearn.methods.dpo import DPOConfig, DPOTrainer  # noqa: F401
     from llm_unlearn.methods.gradient_ascent import GradientAscentConfig, GradientAscentTrainer  # noqa: F401
     from llm_unlearn.methods.idk import IDKTrainer  # noqa: F401
+    from llm_unlearn.methods.maxent import MaxEntConfig, MaxEntTrainer  # noqa: F401
     from llm_unlearn.methods.method import Compared, Method  # noqa: F401
     from llm_unlearn.methods.npo import NPOConfig, NPOTrainer  # noqa: F401
+    from llm_unlearn.methods.pdu import PDUConfig, PDUTrainer  # noqa: F401
+    from llm_unlearn.methods.relabel import RelabelConfig, RelabelTrainer  # noqa: F401
+    from llm_unlearn.methods.retain_only import RetainOnlyConfig, RetainOnlyTrainer  # noqa: F401
+    from llm_unlearn.methods.rewind import RewindConfig, RewindTrainer  # noqa: F401
     from llm_unlearn.methods.rmu import RMUConfig, RMUTrainer  # noqa: F401
     from llm_unlearn.methods.sam import SAMConfig, SAMTrainer  # noqa: F401
+    from llm_unlearn.methods.satimp import SatImpConfig, SatImpTrainer  # noqa: F401
+    from llm_unlearn.methods.simnpo import SimNPOConfig, SimNPOTrainer  # noqa: F401
     from llm_unlearn.methods.ssiuu import SsiuuConfig, SsiuuTrainer  # noqa: F401
+    from llm_unlearn.methods.task_vector import TaskVectorConfig, TaskVectorTrainer  # noqa: F401
+    from llm_unlearn.methods.undial import UNDIALConfig, UNDIALTrainer  # noqa: F401
+    from llm_unlearn.methods.wga import WGAConfig, WGATrainer  # noqa: F401
+    from llm_unlearn.methods.whp import WHPConfig, WHPTrainer  # noqa: F401
     from llm_unlearn.metrics import evaluate_metric  # noqa: F401
     from llm_unlearn.models.embedded import embedded_model  # noqa: F401
     from llm_unlearn.models.loading import load_model  # noqa: F401

@@ -417,15 +417,20 @@ def parse_for_model(
             embedded one's size.
         embedded_full_defaults: on top of those, with `--full_finetuning`.
     """
-    arguments = parse_arguments(groups, argv, description=description, prog=prog, defaults=defaults)
+
+    def parse(more: Mapping[str, Any]) -> tuple:
+        return parse_arguments(groups, argv, description=description, prog=prog, defaults={**more, **defaults})
+
+    own = {one.name: one.default for group in groups for one in fields(group) if one.init}
+    # What a method cannot do without is missing only where a model is named, which a first look has to find out.
+    required = {name: value for name, value in embedded_defaults.items() if own.get(name, ...) is None}
+    arguments, taken = parse(required), set(own)
     if arguments[0].model_name_or_path is None:
         full = any(getattr(group, "full_finetuning", False) for group in arguments)
-        taken = {one.name for group in groups for one in fields(group) if one.init}
         if full:
             taken -= {*OF_ADAPTERS}
             adapterless = {name: value for name, value in embedded_defaults.items() if name not in OF_ADAPTERS}
             embedded_defaults = {**adapterless, **(embedded_full_defaults or {})}
         embedded_defaults = defaults_of_world(arguments[0].embedded_size, embedded_defaults, taken, full)
-        both = {**embedded_defaults, **defaults}
-        arguments = parse_arguments(groups, argv, description=description, prog=prog, defaults=both)
-    return arguments
+        return parse(embedded_defaults)
+    return parse({}) if required else arguments

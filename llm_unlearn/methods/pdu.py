@@ -84,6 +84,6 @@ class PDUTrainer(UnlearnTrainer):
 METHOD = Method(
     PDUTrainer,
     summary="Unlearn with PDU (primal-dual): flatten forget logits under a limit on the retain loss",
-    embedded_defaults={"epsilon": 0.05},
+    embedded_defaults={"epsilon": 0.05, "forget_weight": 0.01},
     search_space={"epsilon": (0.02, 0.05, 0.1), "dual_step_size": (1.0, 10.0)},
 )

@@ -34,4 +34,10 @@ class RetainOnlyTrainer(UnlearnTrainer):
 METHOD = Method(
     RetainOnlyTrainer,
     summary="Train on the retain rows alone: the control of every method, which forgets only by the way",
+    # It reaches no threshold; it takes as many steps as a method does.
+    embedded_defaults={
+        "num_train_epochs": 35,
+        "stop_at_forget_exact_match": None,
+        "stop_at_forget_probability": None,
+    },
 )

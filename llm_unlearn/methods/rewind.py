@@ -82,6 +82,19 @@ class RewindTrainer(RetainOnlyTrainer):
 METHOD = Method(
     RewindTrainer,
     summary="Rewind: train on the retain rows from a checkpoint before the data, the exact answer where there is one",
-    embedded_defaults={"rewind_to": UNTRAINED, "general_loss": "nll", "retain_weight": 1.0, "general_weight": 1.0},
-    embedded_full_defaults={"learning_rate": 2.2e-3, "num_train_epochs": 120},
+    embedded_defaults={
+        "rewind_to": UNTRAINED,
+        "general_loss": "nll",
+        "retain_weight": 1.0,
+        "general_weight": 1.0,
+        "stop_at_forget_exact_match": None,  # which an untrained model reaches at once
+        "stop_at_forget_probability": None,
+    },
+    # As the small world's own models are trained.
+    embedded_full_defaults={
+        "learning_rate": 2.2e-3,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 50,
+        "num_train_epochs": 120,
+    },
 )

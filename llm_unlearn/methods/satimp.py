@@ -49,6 +49,6 @@ class SatImpTrainer(UnlearnTrainer):
 METHOD = Method(
     SatImpTrainer,
     summary="Unlearn with SatImp: gradient ascent on tokens that are neither forgotten nor certain",
-    embedded_defaults={"forget_weight": 1.0},
+    embedded_defaults={"forget_weight": 100.0},  # certain tokens, which all are there, have a hundredth of the weight
     search_space={"beta1": (1.0, 5.0), "beta2": (0.1, 1.0)},
 )

@@ -51,6 +51,7 @@ class SimNPOTrainer(UnlearnTrainer):
 METHOD = Method(
     SimNPOTrainer,
     summary="Unlearn with SimNPO: NPO on the mean over an answer's tokens, without a reference model",
-    embedded_defaults={"forget_weight": 1.0},
+    # Its unit is a token; the weights there are those of methods whose unit is an answer, of some ten tokens.
+    embedded_defaults={"forget_weight": 10.0, "beta": 1.0},
     search_space={"beta": (0.5, 1.0, 2.5, 4.5)},
 )

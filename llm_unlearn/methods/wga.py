@@ -46,5 +46,7 @@ class WGATrainer(UnlearnTrainer):
 METHOD = Method(
     WGATrainer,
     summary="Unlearn with WGA (weighted gradient ascent): tokens count by their probability, so forgotten ones stop",
+    # Its unit is a token; the weights there are those of methods whose unit is an answer, of some ten tokens.
+    embedded_defaults={"forget_weight": 10.0},
     search_space={"beta": (0.5, 1.0, 2.0)},
 )
