@@ -55,6 +55,8 @@ _HOMES = {
     "RetainOnlyConfig": "llm_unlearn.methods.retain_only",
     "RewindTrainer": "llm_unlearn.methods.rewind",
     "RewindConfig": "llm_unlearn.methods.rewind",
+    "CounterfactualTrainer": "llm_unlearn.methods.counterfactual",
+    "CounterfactualConfig": "llm_unlearn.methods.counterfactual",
     "Method": "llm_unlearn.methods.method",
     "Compared": "llm_unlearn.methods.method",
     "Paper": "llm_unlearn.training.paper",
@@ -78,6 +80,7 @@ if TYPE_CHECKING:  # for editors and type checkers; __all__ names them all
     from llm_unlearn.methods.alternates import AlternateConfig  # noqa: F401
     from llm_unlearn.methods.altpo import AltPOConfig, AltPOTrainer  # noqa: F401
     from llm_unlearn.methods.ce_u import CEUConfig, CEUTrainer  # noqa: F401
+    from llm_unlearn.methods.counterfactual import CounterfactualConfig, CounterfactualTrainer  # noqa: F401
     from llm_unlearn.methods.dpo import DPOConfig, DPOTrainer  # noqa: F401
     from llm_unlearn.methods.gradient_ascent import GradientAscentConfig, GradientAscentTrainer  # noqa: F401
     from llm_unlearn.methods.idk import IDKTrainer  # noqa: F401
