@@ -116,7 +116,8 @@ EMBEDDED_DEFAULTS = {
 }
 EMBEDDED_FULL_DEFAULTS = {"learning_rate": 1e-4}  # on top of those, where all weights are trained
 
-# In the world in sentences, in place of those: for a model of 100 M parameters, whose runs take a quarter of an hour.
+# In the world in sentences, in place of those: for a model of 100 M parameters, whose runs take a quarter of an hour. The
+# thresholds lie at, and just under, what the oracle of seed 0 scores (0.05 and 0.58).
 SENTENCE_DEFAULTS = {
     "learning_rate": 5e-4,
     "learning_rates": [1e-4, 2e-4, 5e-4],
@@ -129,8 +130,8 @@ SENTENCE_DEFAULTS = {
     "per_device_eval_batch_size": 32,
     "judged_retain_rows": 100,
     "num_train_epochs": 10,
-    "stop_at_forget_exact_match": 0.03,
-    "stop_at_forget_probability": 0.45,
+    "stop_at_forget_exact_match": 0.05,
+    "stop_at_forget_probability": 0.55,
     "forget_check_steps": 4,
     "attack_steps": 30,
     "attack_score_every": 10,
