@@ -48,6 +48,18 @@ def other_answers(dataset: Dataset, column: str | None, seed: int, replace_with:
     return [_drawn(texts, seed, number) for number in range(len(dataset))]
 
 
+def own_refusals(replace_with: str, flag: str = "replace_with") -> tuple[str, ...]:
+    """The texts of a user's file: they go with any question, so they answer none. () where it is no file.
+
+    Args:
+        flag: what errors call it.
+
+    Raises:
+        InputError: no such file, or nothing in it.
+    """
+    return () if replace_with in SOURCES else tuple(_of_file(Path(replace_with), flag))
+
+
 def with_other_answers(dataset: Dataset, texts: Sequence[str]) -> Dataset:
     """The prompts of the rows with other completions.
 
@@ -106,10 +118,11 @@ def _guesses(dataset: Dataset, seed: int) -> list[str]:
     return texts
 
 
-def _of_file(path: Path) -> list[str]:
+def _of_file(path: Path, flag: str = "replace_with") -> list[str]:
     """The texts of a file, one in each line: a JSON string, an object with one text, or the line as it is."""
     if not path.is_file():
-        raise InputError(f"replace_with={str(path)!r} is no file; give one, or choose from {', '.join(SOURCES)}")
+        choices = f", or choose from {', '.join(SOURCES)}" if flag == "replace_with" else ""
+        raise InputError(f"{flag}={str(path)!r} is no file; give one{choices}")
     texts = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         text = line.strip()
@@ -125,5 +138,5 @@ def _of_file(path: Path) -> list[str]:
         if text:
             texts.append(text)
     if not texts:
-        raise InputError(f"replace_with={str(path)!r} has no text in it; give one in each line")
+        raise InputError(f"{flag}={str(path)!r} has no text in it; give one in each line")
     return texts
