@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset
 
-from llm_unlearn.data.alternates import SAMPLED, other_answers
+from llm_unlearn.data.alternates import GUESS, SAMPLED, other_answers
+from llm_unlearn.data.queries import with_column
 from llm_unlearn.methods.sampled_answers import with_sampled_answers
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.trainer import UnlearnTrainer
@@ -42,10 +43,13 @@ class AlternateTrainer(UnlearnTrainer):
         args = args or self.config_class()
         if args.replace_with == SAMPLED and args.alternate_column is None and forget_dataset is not None:
             model, forget_dataset = with_sampled_answers(model, args, forget_dataset, keywords)
+        if args.replace_with == GUESS and args.alternate_column is None and forget_dataset is not None:
+            texts = other_answers(forget_dataset, None, args.seed, GUESS, keywords.get("retain_dataset"))
+            forget_dataset = with_column(forget_dataset, GUESS, texts)
         super().__init__(model, args, forget_dataset, **keywords)
 
     @staticmethod
     def alternates(forget_dataset: Dataset, args: AlternateConfig) -> list[str]:
-        sampled = SAMPLED in forget_dataset.column_names and args.replace_with == SAMPLED
-        column = args.alternate_column or (SAMPLED if sampled else None)
+        made = args.replace_with in (GUESS, SAMPLED) and args.replace_with in forget_dataset.column_names
+        column = args.alternate_column or (args.replace_with if made else None)
         return other_answers(forget_dataset, column, args.seed, args.replace_with)
