@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm_unlearn.data import encode_prompt, row_format, split_row
 from llm_unlearn.examining.abilities import FORGET, INSTRUCTIONS, MOST_ROWS, RETAIN
 from llm_unlearn.files.batches import BatchRunner
-from llm_unlearn.metrics.refusals import is_refusal
+from llm_unlearn.metrics.refusal import is_refusal
 from llm_unlearn.models.judging import Records
 from llm_unlearn.models.scoring import generate_answers
 

@@ -3,7 +3,7 @@
 import pytest
 
 from llm_unlearn.data.alternates import REFUSALS
-from llm_unlearn.metrics.refusals import is_refusal
+from llm_unlearn.metrics.refusal import is_refusal
 
 OWN = ("That is private.", "Please ask the press office of the town about all such things.", "この件は答えられません。")
 
