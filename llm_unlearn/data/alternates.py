@@ -29,12 +29,15 @@ REFUSAL, GUESS, SAMPLED = "refusal", "guess", "sampled"
 SOURCES = (REFUSAL, GUESS, SAMPLED)
 
 
-def other_answers(dataset: Dataset, column: str | None, seed: int, replace_with: str = REFUSAL) -> list[str]:
+def other_answers(
+    dataset: Dataset, column: str | None, seed: int, replace_with: str = REFUSAL, retain: Dataset | None = None
+) -> list[str]:
     """One text for each row: from a column, or one that `seed` draws for it.
 
     Args:
         column: of texts, or of lists of texts of which one is drawn; it goes before `replace_with`.
-        replace_with: "refusal"; "guess": an answer of another row of the same kind (`made_up.kind_column`); or a file
+        retain: rows that guesses are taken from where no other row of `dataset` has an answer of the kind.
+        replace_with: "refusal"; "guess": the answer of another row of the same kind (`made_up.kind_column`); or a file
             with one text in each line, plain or as JSON.
 
     Raises:
@@ -43,9 +46,21 @@ def other_answers(dataset: Dataset, column: str | None, seed: int, replace_with:
     if column is not None:
         return _of_column(dataset, column, seed)
     if replace_with == GUESS:
-        return _guesses(dataset, seed)
+        return _guesses(dataset, seed, retain)
     texts = REFUSALS if replace_with == REFUSAL else _of_file(Path(replace_with))
     return [_drawn(texts, seed, number) for number in range(len(dataset))]
+
+
+def own_refusals(replace_with: str, flag: str = "replace_with") -> tuple[str, ...]:
+    """The texts of a user's file: they go with any question, so they answer none. () where it is no file.
+
+    Args:
+        flag: what errors call it.
+
+    Raises:
+        InputError: no such file, or nothing in it.
+    """
+    return () if replace_with in SOURCES else tuple(_of_file(Path(replace_with), flag))
 
 
 def with_other_answers(dataset: Dataset, texts: Sequence[str], true_allowed: bool = False) -> Dataset:
@@ -93,26 +108,41 @@ def _of_column(dataset: Dataset, column: str, seed: int) -> list[str]:
     return texts
 
 
-def _guesses(dataset: Dataset, seed: int) -> list[str]:
+def _guesses(dataset: Dataset, seed: int, retain: Dataset | None) -> list[str]:
     column = kind_column(dataset)
     if column is None:
         raise InputError(
             "replace_with='guess' takes answers of other rows of the same kind, and no column says which are: give the "
             "forget rows an `attribute` (or `kind`), or name a column of wrong answers in alternate_column"
         )
-    answers, texts = MadeUpAnswers(dataset, column), []
-    for number in range(len(dataset)):
-        choices = answers.of(number)
-        if not choices:
-            raise InputError(f"replace_with='guess': no other forget row has an answer of the kind of row {number}'s")
-        texts.append(_drawn(choices, seed, number))
-    return texts
+    answers = MadeUpAnswers(dataset, column)
+    choices = [answers.of(number) for number in range(len(dataset))]
+    if not all(choices) and retain is not None and column in retain.column_names:
+        answers = MadeUpAnswers(_together(dataset, retain), column)
+        choices = [own or answers.of(number) for number, own in enumerate(choices)]
+    if not all(choices):
+        number = next(number for number, found in enumerate(choices) if not found)
+        raise InputError(
+            f"replace_with='guess': no other row has an answer of the kind of forget row {number}'s ({column} "
+            f"{excerpt(str(dataset[number][column]))}); name a column of wrong answers in alternate_column, or take "
+            "refusal or sampled"
+        )
+    return [_drawn(found, seed, number) for number, found in enumerate(choices)]
 
 
-def _of_file(path: Path) -> list[str]:
+def _together(dataset: Dataset, retain: Dataset) -> Dataset:
+    """The rows of both, in the columns that both have; those of the first alone where the two are of other formats."""
+    if row_format(dataset.column_names) != row_format(retain.column_names):
+        return dataset
+    shared = [name for name in dataset.column_names if name in retain.column_names]
+    return Dataset.from_list([{name: row[name] for name in shared} for row in (*dataset, *retain)])
+
+
+def _of_file(path: Path, flag: str = "replace_with") -> list[str]:
     """The texts of a file, one in each line: a JSON string, an object with one text, or the line as it is."""
     if not path.is_file():
-        raise InputError(f"replace_with={str(path)!r} is no file; give one, or choose from {', '.join(SOURCES)}")
+        choices = f", or choose from {', '.join(SOURCES)}" if flag == "replace_with" else ""
+        raise InputError(f"{flag}={str(path)!r} is no file; give one{choices}")
     texts = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         text = line.strip()
@@ -128,5 +158,5 @@ def _of_file(path: Path) -> list[str]:
         if text:
             texts.append(text)
     if not texts:
-        raise InputError(f"replace_with={str(path)!r} has no text in it; give one in each line")
+        raise InputError(f"{flag}={str(path)!r} has no text in it; give one in each line")
     return texts

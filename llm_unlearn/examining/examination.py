@@ -28,10 +28,11 @@ from llm_unlearn.data.identity import facts_of
 from llm_unlearn.data.instructions import load_instructions
 from llm_unlearn.data.made_up import kind_column
 from llm_unlearn.errors import InputError
-from llm_unlearn.examining.abilities import JudgedSets, ability_scores, judged_sets
+from llm_unlearn.examining.abilities import RETAIN, JudgedSets, ability_scores, judged_sets
 from llm_unlearn.examining.fluency import fluency_records
 from llm_unlearn.examining.generation import generation_key, how_answers_came, most_new_tokens
 from llm_unlearn.examining.preflight import Asked, asked_by
+from llm_unlearn.examining.refusals import FIRST_TOKENS, refusal_records, retain_answers
 from llm_unlearn.examining.results import merge_results, reference_models
 from llm_unlearn.examining.starts import check_starts
 from llm_unlearn.examining.usage import forget_words
@@ -54,6 +55,7 @@ class Examination:
             and was decided by the same weights, rows and arguments, is not run again. None: nothing is kept.
         seconds: how long each stage took.
         original: the model before unlearning, which tells well-formed answers from broken ones; `examine` sets it.
+        own_refusals: sentences that count as refusals beside the standard ones.
     """
 
     data_args: DataArguments
@@ -66,6 +68,7 @@ class Examination:
     output_dir: str | Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     original: str | None = None
+    own_refusals: Sequence[str] = ()
 
     def checked(self) -> Examination:
         """Itself, when it is known that the attacks can run: before anything is trained.
@@ -261,7 +264,7 @@ class Examination:
         outcomes, found = self._examined(models, loaders, [*run, *controlled], pool)
         if not is_main_process():
             return {}, {}
-        records = {name: found[name] for name in models}
+        records = {name: found[name] | refusal_records(found[name], self.own_refusals) for name in models}
         scores = {name: summarize(by_metric) for name, by_metric in records.items()}
         with self.timed("fluency"):
             self._add_fluency(records, loaders.get("original"))
@@ -378,15 +381,16 @@ class Examination:
 
         rows = {name: dataset.to_list() for name, dataset in self.judged.sets.items()}
         generation = generation_key(load, self.processing_class, **self._generation)
-        settings = [self.judged.generated, generation, self.max_length]
+        settings = [self.judged.generated, generation, self.max_length, FIRST_TOKENS]
         key = ["scores", self._identity(source), rows, template_key(self.processing_class), settings]
         return remember(shared / f"{digest_of(key)}.json", key, find)
 
     def judge(self, model: PreTrainedModel) -> Records:
         """Per-row records on everything that models are judged on (`examining.abilities`), in one pass."""
-        settings = {"batch_size": self.batch_size, "max_length": self.max_length, **self._generation}
-        what, runner = (model, self.processing_class, self.judged.sets), BatchRunner(show_progress=is_main_process())
-        return judge(*what, generate=self.judged.generated, **settings, runner=runner)
+        settings = {"batch_size": self.batch_size, "runner": BatchRunner(show_progress=is_main_process())}
+        who, settings = (model, self.processing_class), settings | self._generation
+        found = judge(*who, self.judged.sets, generate=self.judged.generated, max_length=self.max_length, **settings)
+        return found | retain_answers(*who, self.judged.sets.get(RETAIN), **settings)
 
     def attack(
         self,

@@ -3,7 +3,7 @@
 A model that never knew makes up something of the right kind; many unlearned ones say "the the the". An answer is well
 formed if the *original* model, asked the same question, finds it no less likely per token than the 5th percentile of
 what the oracle answers there (without an oracle: of what the original itself answers about made-up names), and repeats
-nothing more than thrice in a row.
+nothing more than thrice in a row. A refusal is well formed, however unlikely the original finds it.
 """
 
 from __future__ import annotations
@@ -82,12 +82,21 @@ def fluency_records(
     return found
 
 
-def well_formed(record: Mapping, threshold: float) -> list[float]:
-    """1.0 for each answer of a record that is well formed, 0.0 for the others."""
+def well_formed(record: Mapping, threshold: float, refusals: Mapping | None = None) -> list[float]:
+    """1.0 for each answer of a record that is well formed, 0.0 for the others.
+
+    Args:
+        refusals: which answers refuse (`refusals.refusal_records`): a refusal is an answer however unlikely it was.
+    """
+    refused = {} if refusals is None else {row: value["score"] for row, value in refusals["value_by_index"].items()}
     return [
-        float(not row["repeats"] and row["avg_logp"] is not None and row["avg_logp"] >= threshold)
-        for row in record["value_by_index"].values()
+        float(not row["repeats"] and (bool(refused.get(number)) or _is_likely(row["avg_logp"], threshold)))
+        for number, row in record["value_by_index"].items()
     ]
+
+
+def _is_likely(avg_logp: float | None, threshold: float) -> bool:
+    return avg_logp is not None and avg_logp >= threshold
 
 
 def fluency_threshold(references: Sequence[Mapping]) -> float | None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.examining.abilities import JudgedSets
+from llm_unlearn.examining.refusals import refusal_shares
 from llm_unlearn.models.generation import generation_settings
 
 MOST_NEW_TOKENS = 200  # as TOFU has it
@@ -46,7 +47,8 @@ def how_answers_came(records: Mapping[str, Mapping]) -> dict[str, dict]:
 
     Returns:
         {"generation": {model: {"generation_config": "own" or "model", and all that the configuration set}},
-        "rouge_tokenizers": {set: {tokenizer: number of answers}}}; nothing of a model that generated nothing.
+        "rouge_tokenizers": {set: {tokenizer: number of answers}}, "refusals": {model: {set: share of refusals}}};
+        nothing of a model that generated nothing.
     """
     generation, tokenizers = {}, {}
     for model, by_metric in records.items():
@@ -54,4 +56,4 @@ def how_answers_came(records: Mapping[str, Mapping]) -> dict[str, dict]:
             if metric.endswith(_ROUGE):
                 generation[model] = record["generated_by"]
                 tokenizers[metric.removesuffix(_ROUGE)] = record["tokenizers"]
-    return {"generation": generation, "rouge_tokenizers": tokenizers}
+    return {"generation": generation, "rouge_tokenizers": tokenizers, "refusals": refusal_shares(records)}

@@ -20,6 +20,8 @@ from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining.abilities import RETAIN
+from llm_unlearn.examining.refusals import FIRST_TOKENS, is_asked
 from llm_unlearn.examining.starts import is_same, tolerance_of, words
 from llm_unlearn.models.files import config_of, is_adapter, reason
 from llm_unlearn.models.judging import GatheredAnswers, JudgedSet
@@ -36,11 +38,15 @@ _NAMES = ("_name_or_path", "transformers_version", "architectures", "dtype")  # 
 
 @dataclass(frozen=True)
 class LongestRow:
-    """The longest of its kind, as the model sees it; `number` is that of the row among them."""
+    """The longest of its kind, as the model sees it; `number` is that of the row among them.
+
+    Of a prompt, `new_tokens` is how many are generated, where it is less than usual.
+    """
 
     kind: str
     number: int
     row: EncodedRow
+    new_tokens: int | None = None
 
     @property
     def words(self) -> str:
@@ -59,10 +65,10 @@ class _LongestOnly(GatheredAnswers):
         return numbers
 
 
-def longest_of(kind: str, rows: list[EncodedRow]) -> LongestRow:
+def longest_of(kind: str, rows: list[EncodedRow], new_tokens: int | None = None) -> LongestRow:
     """The longest of some rows (the first of those)."""
     number = max(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
-    return LongestRow(kind, number, rows[number])
+    return LongestRow(kind, number, rows[number], new_tokens)
 
 
 @dataclass(frozen=True)
@@ -92,12 +98,14 @@ class Asked:
         sets: Mapping[str, Dataset],
         max_length: int | None,
         generated: Iterable[str] = (),
+        begun: Iterable[str] = (),
         also_scored: Mapping[str, Dataset] | None = None,
         **settings: Any,
     ) -> Asked:
         """From data sets: `judging` asks `sets`, and has answers to the questions of those that are `generated`.
 
         Args:
+            begun: sets to whose questions only the beginning of an answer is generated.
             also_scored: further rows, without wrong answers.
         """
         gathered = _LongestOnly(processing_class, max_length)
@@ -106,20 +114,22 @@ class Asked:
         for name, dataset in (also_scored or {}).items():
             gathered.add(dataset, name)
         prompts = []
-        for name in generated:
+        for name, most in [*((name, None) for name in generated), *((name, FIRST_TOKENS) for name in begun)]:
             rows = encode_dataset(sets[name], processing_class, max_length, name)
-            prompts.append(longest_of(f"{name} answers", [{"input_ids": prompt_of(row)} for row in rows]))
+            prompts.append(longest_of(f"{name} answers", [{"input_ids": prompt_of(row)} for row in rows], most))
         return cls(processing_class, gathered.longest, prompts, **settings)
 
 
 def asked_by(examination: Examination) -> Asked:
     """What is asked of every kind that is judged, and the instructions that attacks train on."""
     instructions, arguments = examination.instructions, examination.attack_args
+    asked = [name for name in (RETAIN,) if is_asked(examination.judged.sets.get(name))]
     return Asked.of_sets(
         examination.processing_class,
         examination.judged.sets,
         examination.max_length,
         examination.judged.generated,
+        asked,
         {} if instructions is None else {"instructions to train on": instructions},
         max_new_tokens=examination.max_new_tokens,
         load_model=examination.load_model,
@@ -189,7 +199,7 @@ def check_model(asked: Asked, model: PreTrainedModel | PeftModel, name: str) -> 
         with _explained(f"{name} ({type(bare).__name__}) cannot score {one.words}"):
             score_answers(model, [one.row])
     for one in asked.prompts:
-        _check_room(bare, one, asked.max_new_tokens, name)
+        _check_room(bare, one, min(one.new_tokens or asked.max_new_tokens, asked.max_new_tokens), name)
         with _explained(f"{name} ({type(bare).__name__}) cannot generate from the prompt of {one.words}"):
             generate_answers(model, asked.processing_class, [one.row["input_ids"]], STEPS, min_new_tokens=STEPS)
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from llm_unlearn.errors import InputError
-from llm_unlearn.examining.abilities import ability_label, ability_names
+from llm_unlearn.examining.abilities import RETAIN, ability_label, ability_names
 from llm_unlearn.examining.evidence import Evidence, strongest_runs
 from llm_unlearn.examining.fluency import FLUENCY, MADE_UP_NAMES, fluency_threshold, well_formed
+from llm_unlearn.examining.refusals import ANSWERED, ANSWERED_LABEL, FORGET_REFUSALS, RETAIN_REFUSALS
 from llm_unlearn.examining.results import MODELS, model_names
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 
@@ -65,6 +66,9 @@ def abilities(
             if sides["unlearned"] and sides["original"]:
                 drawn = _units(units, name, f"{name}_{metric}", sides)
                 found.append((name, ability_label(name), score, sides, drawn))
+    if (sides := _answered(records, own)) is not None:
+        drawn = _units(_answered_units(units, own[0]), ANSWERED, RETAIN_REFUSALS, sides)
+        found.append((ANSWERED, ANSWERED_LABEL, ANSWERED, sides, drawn))
     if (sides := _fluency(records, own)) is not None:
         found.append((FLUENCY, FLUENCY_LABEL, WELL_FORMED, sides, _units(units, "forget", FLUENCY, sides)))
     return [_ability(*finding, comparisons=len(found)) for finding in found]
@@ -265,11 +269,38 @@ def _fluency(records: Records, own: Sequence[Records]) -> Sides | None:
     threshold = fluency_threshold(references)
     if threshold is None or not all(FLUENCY in finding for finding in own):
         return None
+
+    def values(finding: Mapping[str, Any]) -> np.ndarray:
+        return np.array(well_formed(finding[FLUENCY], threshold, finding.get(FORGET_REFUSALS)))
+
     return {
-        "original": [np.array(well_formed(original[FLUENCY], threshold))] if FLUENCY in original else [],
-        "oracle": [np.array(well_formed(finding[FLUENCY], threshold)) for finding in oracles if FLUENCY in finding],
-        "unlearned": [np.array(well_formed(finding[FLUENCY], threshold)) for finding in own],
+        "original": [values(original)] if FLUENCY in original else [],
+        "oracle": [values(finding) for finding in oracles if FLUENCY in finding],
+        "unlearned": [values(finding) for finding in own],
     }
+
+
+def _answered(records: Records, own: Sequence[Records]) -> Sides | None:
+    """Which retained questions are answered instead of refused."""
+
+    def values(finding: Mapping[str, Any]) -> np.ndarray | None:
+        refused = _values(finding, RETAIN_REFUSALS, "score")
+        return None if refused is None else 1 - refused
+
+    sides = _sides(records, own, values)
+    return sides if sides["original"] and len(sides["unlearned"]) == len(own) else None
+
+
+def _answered_units(units: Mapping[str, Sequence[int]], finding: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Whom the sampled retained rows are about, counted among themselves."""
+    rows, people = [int(row) for row in finding[RETAIN_REFUSALS]["value_by_index"]], units.get(RETAIN)
+    if not people:
+        return {}
+    if max(rows) >= len(people):
+        raise InputError(f"records, {RETAIN_REFUSALS}: row {max(rows)}, and units.{RETAIN} has {len(people)} rows")
+    drawn = [people[row] for row in rows]
+    numbers = {unit: number for number, unit in enumerate(dict.fromkeys(drawn))}
+    return {ANSWERED: [numbers[unit] for unit in drawn]}
 
 
 def _sides(records: Records, own: Sequence[Records], values) -> Sides:

@@ -198,6 +198,6 @@ def merge_results(first: dict, second: dict) -> dict:
         for name, outcome in by_model.items():
             if "curve" in outcome:
                 by_model[name] = outcome | {"steps_to_half": steps_to_half(outcome["curve"], before)}
-    parts = ("scores", "abilities", "counterfactual", "not_attacked", "generation")
-    by_models = {name: first[name] | second.get(name, {}) for name in parts}
+    parts = ("scores", "abilities", "counterfactual", "not_attacked", "generation", "refusals")
+    by_models = {name: first[name] | second.get(name, {}) for name in parts if name in first}
     return first | by_models | {"attacks": attacks}

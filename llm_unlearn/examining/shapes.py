@@ -53,6 +53,10 @@ class Generation(Shape):
     ground_truth: Text | None = None
 
 
+class Said(Shape):
+    generation: Text | None = None
+
+
 class Fluency(Shape):
     avg_logp: Number | None
     repeats: bool
@@ -80,6 +84,8 @@ RECORDS = {  # end of a metric's name -> its rows; others are not looked at
     "_knowledge": Table[Comparisons],
     "_Q_A_ROUGE": Table[Generation],
     "_fluency": Table[Fluency],
+    "_answers": Table[Said],
+    "_refusals": Table[Score],
 }
 
 # ---- results.json ----------------------------------------------------------------------------------------------------
@@ -250,6 +256,7 @@ class Results(Shape):
     forget_groups: list[str] = []
     generation: dict[ModelName, Generated] = {}
     rouge_tokenizers: dict[str, dict[str, Count]] = {}
+    refusals: dict[ModelName, dict[str, Share]] = {}
     # of a public edition
     published: str = ""
     names: dict[str, str | None] = {}

@@ -35,6 +35,7 @@ from llm_unlearn.examining.evidence import (
 )
 from llm_unlearn.examining.fluency import FLUENCY
 from llm_unlearn.examining.price import KEPT, WELL_FORMED, abilities, is_unsure, lost_abilities, selectivity
+from llm_unlearn.examining.refusals import ANSWERED, refusal_words
 from llm_unlearn.examining.results import model_entries, model_names
 
 MARGIN = 0.1  # of the distance between oracle and original: less is no knowledge worth the name
@@ -282,6 +283,7 @@ def _in_words(finding: Evidence) -> str:
         "exact_match": "exact match",
         "rouge_l": "ROUGE-L recall",
         WELL_FORMED: "share of well-formed answers",
+        ANSWERED: "share of retained questions answered",
     }[finding.score]
     if finding.kind == "ability":
         reference = "" if finding.oracle is None else f", an oracle {finding.oracle:.2f}"
@@ -335,6 +337,8 @@ def _remarks(
     removed = [finding for finding in everything if finding.name == "adapter_surgery" and finding.variant == "removed"]
     if any(finding.unlearned is not None for finding in removed):
         remarks.append("whoever removes the adapter has the knowledge back: publish the merged model")
+    if refused := refusal_words(records):
+        remarks.append(refused)
     oracles = len(model_names(results["scores"], "oracle"))
     if 0 < oracles < 3:
         remarks.append(f"only {oracles} of three oracles: how much their seed matters is not known well")

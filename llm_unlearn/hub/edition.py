@@ -47,7 +47,7 @@ _TOKENIZER = (
 _LOCAL_NAMES = ("_name_or_path", "name_or_path")  # where the files were loaded from
 _TEXTS = ("answers", "generation", "ground_truth")  # what models said, and should have said
 _WORDS = ("attacker", "resampled", "generation_config")  # the only strings that outcomes and records keep
-_NUMBERS = ("abilities", "units", "style_rows", "rouge_tokenizers", "generation")  # of what was examined
+_NUMBERS = ("abilities", "units", "style_rows", "rouge_tokenizers", "generation", "refusals")  # of what was examined
 _TRAINING = {  # fields of TrainingArguments that are published: what decided the weights
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm", "optim"),
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"),

@@ -47,4 +47,4 @@ class AlternateTrainer(UnlearnTrainer):
     def alternates(self, forget_dataset: Dataset, args: AlternateConfig) -> list[str]:
         sampled = SAMPLED in forget_dataset.column_names and args.replace_with == SAMPLED
         column = args.alternate_column or (SAMPLED if sampled else None)
-        return other_answers(forget_dataset, column, args.seed, args.replace_with)
+        return other_answers(forget_dataset, column, args.seed, args.replace_with, self.retain_dataset)

@@ -24,8 +24,9 @@ _BESIDE_CAPTION = (
     "original, 1 as the oracle. !: speaks against erasure."
 )
 _COST_CAPTION = (
-    "exact match and mean answer probability (of fluency the share of well-formed answers). kept: of the weakest of "
-    "original and oracles, by the score that kept least. ?: too few rows to tell loss from chance."
+    "exact match and mean answer probability (of fluency and refusing the share of well-formed, or of any, answers). "
+    "kept: of the weakest of original and oracles, by the score that kept least. ?: too few rows to tell loss from "
+    "chance."
 )
 
 

@@ -18,6 +18,7 @@ _SCORES = {
     "retain_probability": "retain: answer probability",
     "retain_knowledge": "retain: knowledge",
     "well_formed": "share well formed",
+    "answered": "share answered",
 }
 _LEAK = "forget_leak_at_"
 NOTHING = "\N{EN DASH}"  # where nothing was measured

@@ -15,6 +15,7 @@ from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, Data
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process
 from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ranges
 from llm_unlearn.data import UnlearningData
+from llm_unlearn.data.alternates import own_refusals
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import COUNTERFACTUAL, Examination
 from llm_unlearn.examining.preflight import check_lengths, check_loaded
@@ -60,6 +61,13 @@ class BenchmarkArguments(ReferenceArguments):
         metadata={"help": "Adapter or model folder, or hub id, to examine; default: only original and oracles."},
     )
     output_dir: str = field(default="outputs/benchmark", metadata={"help": "Folder that receives everything written."})
+    refusals: str | None = field(
+        default=None,
+        metadata={
+            "help": "File with a sentence in each line that counts as a refusal, beside the usual ones: what the model "
+            "was taught to say with --replace_with FILE."
+        },
+    )
     max_length: int | None = field(default=1024, metadata={"help": "Rows are cut to this many tokens."})
     batch_size: int = field(default=64, metadata={"help": "Rows that are scored at once."})
 
@@ -134,6 +142,7 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
         max_length=arguments.max_length,
         batch_size=arguments.batch_size,
         output_dir=arguments.output_dir,
+        own_refusals=own_refusals(arguments.refusals, "refusals") if arguments.refusals else (),
     ).checked()
     if not attack_args.attacks and (reason := examination.not_attacked.get(COUNTERFACTUAL)):
         raise InputError(f"counterfactual control: {reason}")

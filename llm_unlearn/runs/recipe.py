@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, DataArguments, parse_for_model
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process, run_main
+from llm_unlearn.data.alternates import REFUSAL, own_refusals
 from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import Examination
@@ -134,6 +135,7 @@ class Recipe:
             max_length=args.max_length,
             batch_size=args.per_device_eval_batch_size,
             output_dir=args.output_dir,
+            own_refusals=own_refusals(getattr(args, "replace_with", REFUSAL)),
         ).checked()
         check_lengths(examination.asked, references)
         return cls(args, adapter_args, examination, model_path, oracle_paths)

@@ -5,7 +5,7 @@ from builders import qa_rows
 from datasets import Dataset
 
 from llm_unlearn import InputError
-from llm_unlearn.data.alternates import REFUSALS, other_answers, with_other_answers
+from llm_unlearn.data.alternates import REFUSALS, other_answers, own_refusals, with_other_answers
 
 
 def test_refusals_are_drawn_by_the_seed_for_each_row():
@@ -34,3 +34,37 @@ def test_the_question_stays_and_the_true_answer_is_refused():
         with_other_answers(rows, [f" {rows[0]['answer'].upper()} "])
     with pytest.raises(InputError, match="rows with a `text` ask nothing"):
         with_other_answers(Dataset.from_list([{"text": "Ann lives in Paris."}]), ["Nowhere."])
+
+
+def person_rows(*facts) -> Dataset:
+    names = ("person", "attribute", "answer")
+    rows = [dict(zip(names, fact, strict=True)) for fact in facts]
+    return Dataset.from_list([row | {"question": f"{row['attribute']} of {row['person']}?"} for row in rows])
+
+
+def test_a_guess_is_anothers_answer_of_the_same_kind_of_a_retained_one_where_one_person_is_forgotten_alone():
+    rows = person_rows(("Ann", "home", "Ann lives in Oslo."), ("Ann", "pet", "a cat"))
+    retain = person_rows(("Ben", "home", "Ben lives in Rome."), ("Cal", "pet", "a dog"), ("Cal", "job", "a baker"))
+    assert other_answers(rows, None, 0, "guess", retain) == ["Ann lives in Rome.", "a dog"]
+    two = person_rows(("Ann", "home", "in Oslo"), ("Eli", "home", "in Lima"))
+    assert (
+        other_answers(two, None, 0, "guess", retain) == ["in Lima", "in Oslo"] == other_answers(two, None, 0, "guess")
+    )
+    words = r"no other row has an answer of the kind of forget row 1's \(attribute .*pet.*\); name a column of wrong"
+    with pytest.raises(InputError, match=words):
+        other_answers(rows, None, 0, "guess", retain.select([0]))
+    with pytest.raises(InputError, match="forget row 0's"):
+        other_answers(rows, None, 0, "guess")
+
+
+def test_the_sentences_of_a_file_are_refusals_of_ones_own(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text('That is private.\n\n"Ask the press."\n', encoding="utf-8")
+    assert own_refusals(str(path)) == ("That is private.", "Ask the press.")
+    assert [own_refusals(source) for source in ("refusal", "guess", "sampled")] == [(), (), ()]
+    with pytest.raises(
+        InputError, match=r"replace_with='none.txt' is no file; give one, or choose from refusal, guess"
+    ):
+        own_refusals("none.txt")
+    with pytest.raises(InputError, match=r"refusals='none.txt' is no file; give one$"):
+        own_refusals("none.txt", "refusals")

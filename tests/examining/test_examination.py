@@ -150,6 +150,16 @@ def test_a_folders_generation_configuration_changes_nothing_unless_it_is_asked_f
     assert odd[0]["rouge_tokenizers"] == {"forget": {"english": 8}}
 
 
+def test_refusals_of_forget_and_retained_questions_are_in_the_results(models):
+    one = replace(examining(attacks=[]), own_refusals=("In Paris.",))  # what the first row says, and none of the others
+    results, records = one.examine(models["original"], [], None)
+    said = [row["generation"] for row in records["original"]["retain_answers"]["value_by_index"].values()]
+    assert len(said) == 6
+    shares = {"forget": 1 / 8, "retain": sum(text == "in Paris" for text in said) / 6}
+    assert results["refusals"] == {"original": shares}
+    assert records["original"]["forget_refusals"]["value_by_index"]["0"] == {"score": 1.0}
+
+
 def test_what_is_remembered_is_not_of_another_way_to_generate(models, ran, tmp_path, monkeypatch):
     known = {models["original"]: tmp_path / "shared"}
     monkeypatch.setattr(examination, "outcomes_folder", known.get)

@@ -56,6 +56,12 @@ def test_an_answer_is_well_formed_if_it_is_likely_enough_and_says_something_once
     assert well_formed(found, -2.0) == [1.0, 1.0, 0.0, 0.0, 0.0]
 
 
+def test_a_refusal_is_well_formed_however_unlikely_unless_it_repeats():
+    found = record(-1.0, -9.0, -9.0, -9.0, repeated=(3,))
+    refusals = {"value_by_index": {str(i): {"score": score} for i, score in enumerate((0.0, 1.0, 0.0, 1.0))}}
+    assert well_formed(found, -2.0, refusals) == [1.0, 1.0, 0.0, 0.0]
+
+
 @pytest.fixture(scope="module")
 def original():
     model = tiny_model()

@@ -3,6 +3,7 @@
 import pytest
 from made_up_runs import answer_records
 
+from llm_unlearn import InputError
 from llm_unlearn.examining.evidence import Evidence
 from llm_unlearn.examining.price import abilities, is_unsure, lost_abilities, lowest_share, selectivity
 
@@ -61,6 +62,43 @@ def test_a_lost_ability_is_named_once_by_what_is_least_kept():
         ("chat", "probability", pytest.approx(0.7)),
     ]
     assert lowest_share(abilities({}, records)).share == pytest.approx(0.4)
+
+
+def refusing(refused: int, rows: int = 100) -> dict:
+    """Records of a model that refuses so many of the retained questions, which are every other row."""
+    scores = {str(2 * row): {"score": float(row < refused)} for row in range(rows)}
+    return {**answer_records("retain", [1.0] * 200, [1.0] * 200), "retain_refusals": {"value_by_index": scores}}
+
+
+@pytest.mark.parametrize(
+    ("original", "unlearned", "share", "lost"),
+    [
+        (0, 0, 1.0, False),
+        (0, 4, 0.96, False),
+        (0, 30, 0.7, True),
+        (40, 40, 1.0, False),  # as shy as it was before
+        (40, 70, 0.5, True),  # 0.3 / 0.6
+    ],
+)
+def test_refusing_retained_questions_is_an_ability_lost(original, unlearned, share, lost):
+    records = {"original": refusing(original), "unlearned": refusing(unlearned)}
+    people = [row // 4 for row in range(200)]
+    for units in ({}, {"retain": people}):
+        one = next(one for one in abilities({"units": units}, records) if one.name == "answered")
+        assert (one.share, one.flagged, one.rows) == (pytest.approx(share), lost, 100)
+        assert one.label == "answers instead of refusing" and one.original == pytest.approx(1 - original / 100)
+    assert lost is (one in lost_abilities([one]))
+
+
+def test_refusals_that_are_not_measured_everywhere_are_no_ability_and_units_are_those_of_the_rows():
+    records = {"original": refusing(0), "unlearned": refusing(0)}
+    with pytest.raises(InputError, match=r"records, retain_refusals: row 198, and units\.retain has 150 rows"):
+        abilities(
+            {"units": {"retain": [0] * 150, "x": [0]}},
+            records | {"original": refusing(0), "unlearned": {"retain_refusals": refusing(0)["retain_refusals"]}},
+        )
+    del records["original"]["retain_refusals"]
+    assert "answered" not in {one.name for one in abilities({}, records)}
 
 
 def output(forget, retain, decides=True, flagged=False):

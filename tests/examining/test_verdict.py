@@ -300,3 +300,27 @@ def test_abilities_that_were_not_measured_are_listed():
     assert "abilities not measured: general facts, instructions, fluency of what is said instead" in remarks
     assert any("max_length=9 is too short" in remark for remark in remarks)
     assert not any("abilities not measured" in r for r in verdict_of(*run(kinds=True, unlearned={}))["remarks"])
+
+
+def refusing(forget: float, retain: float) -> dict:
+    """Records of a model that refuses such shares of the forget and of twenty retained questions."""
+    counts = {"forget": (forget, ROWS), "retain": (retain, 20)}
+    return {
+        f"{name}_refusals": {"value_by_index": {str(row): {"score": float(row < share * rows)} for row in range(rows)}}
+        for name, (share, rows) in counts.items()
+    }
+
+
+@pytest.mark.parametrize(("retain", "verdict"), [(0.0, "erased"), (0.5, "over-unlearned")])
+def test_refusals_are_said_and_a_model_that_refuses_what_it_should_answer_is_over_unlearned(retain, verdict):
+    results, records = run(unlearned={"fluent": 0.0})
+    shares = {"original": (0, 0), "oracle": (0, 0), "unlearned": (1.0, retain)}
+    records = {name: found | refusing(*shares.get(name, (0, 0))) for name, found in records.items()}
+    found = verdict_of(results, records)
+    words = f"it refuses 1.00 of the forgotten questions (original 0.00), {retain:.2f} of the retained ones"
+    assert found["verdict"] == verdict and f"{words} (original 0.00)" in found["remarks"]
+    if retain:
+        assert found["reasons"][0] == (
+            "answers instead of refusing: share of retained questions answered 0.50 (the original has 1.00, an oracle "
+            "1.00; 50 % kept)"
+        )
