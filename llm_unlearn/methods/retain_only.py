@@ -51,4 +51,5 @@ class RetainOnlyTrainer(UnlearnTrainer):
 METHOD = Method(
     RetainOnlyTrainer,
     summary="Train on the retain rows alone: the control of every method, which forgets only by the way",
+    extra_rounds=-1,  # without the forget rows
 )

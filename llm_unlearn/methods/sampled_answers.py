@@ -18,6 +18,7 @@ from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import remember, weights_digest
+from llm_unlearn.models.generation import generating_by
 from llm_unlearn.models.loading import load_model, load_tokenizer
 from llm_unlearn.models.scoring import evaluation_mode
 
@@ -75,7 +76,7 @@ def sampled_answers(
     )
     found: list[str | None] = [None] * len(pairs)
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), evaluation_mode(model):
+    with torch.random.fork_rng(devices), evaluation_mode(model), generating_by(model, config):
         torch.manual_seed(seed)
         for _ in range(TRIES):
             missing = [number for number, text in enumerate(found) if text is None]
