@@ -11,10 +11,8 @@ import importlib
 import sys
 import types
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +128,7 @@ def _adapted(name: str, folder: str) -> type[Trainer]:
     if "trainer" not in sys.modules:
         sys.modules["trainer"] = types.ModuleType("trainer")
         sys.modules["trainer"].__path__ = [str(package)]
-    with _named_deepspeed():
-        original = getattr(importlib.import_module(f"trainer.unlearn.{name}"), PEERS[name].title)
+    original = getattr(_module(f"trainer.unlearn.{name}"), PEERS[name].title)
 
     class Adapted(original):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -140,18 +137,18 @@ def _adapted(name: str, folder: str) -> type[Trainer]:
     return Adapted
 
 
-@contextmanager
-def _named_deepspeed():
-    """Within this scope there is a module of that name, where none is installed: RMU asks what is its engine."""
-    missing = find_spec("deepspeed") is None
-    if missing:
-        sys.modules["deepspeed"] = types.ModuleType("deepspeed")
-        sys.modules["deepspeed"].DeepSpeedEngine = type("DeepSpeedEngine", (), {})
+def _module(name: str) -> types.ModuleType:
     try:
-        yield
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != "deepspeed":
+            raise
+    sys.modules["deepspeed"] = types.ModuleType("deepspeed")
+    sys.modules["deepspeed"].DeepSpeedEngine = type("DeepSpeedEngine", (), {})
+    try:
+        return importlib.import_module(name)
     finally:
-        if missing:
-            del sys.modules["deepspeed"]
+        del sys.modules["deepspeed"]  # others look whether it is installed
 
 
 def _paired_batch(pairs: list[dict[str, EncodedRow]], moved: Sequence[str]) -> dict[str, Any]:

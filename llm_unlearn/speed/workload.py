@@ -41,8 +41,14 @@ COMMON = {
     "report_to": "none",
     "disable_tqdm": True,
 }
-# Of methods that cannot do without: random rows have no kinds, and a random model nothing to say.
-NEEDED = {"altpo": {"replace_with": "refusal"}, "pdu": {"epsilon": 0.0}, "relabel": {"replace_with": "refusal"}}
+# Of methods that cannot do without: random rows have no kinds, and a random model nothing to say. What WHP does once,
+# before its steps, is not measured.
+NEEDED = {
+    "altpo": {"replace_with": "refusal"},
+    "pdu": {"epsilon": 0.0},
+    "relabel": {"replace_with": "refusal"},
+    "whp": {"reinforce_steps": 1},
+}
 CHANGES_THE_MODEL = ("rewind", "rmu")  # or what of it is trained, when it is made; all trainers share one
 
 

@@ -83,7 +83,7 @@ def simnpo(now, before, other):
 
 
 def undial(now, before, other):
-    target = (before.logits - 3.0 * one_hot(before)).softmax(-1)
+    target = (before.logits - 2.5 * one_hot(before)).softmax(-1)
     return -(target * now.logits.log_softmax(-1)).sum(-1)
 
 
@@ -124,7 +124,7 @@ CASES = {
     "idk": ({}, trained_on_the_other),
     "relabel": ({}, trained_on_the_other),
     "simnpo": ({"beta": BETA, "delta": 0.3}, simnpo),
-    "undial": ({"beta": 3.0, "retain_loss": "kl"}, undial),
+    "undial": ({"beta": 2.5, "retain_loss": "kl"}, undial),
     "wga": ({"beta": 0.5}, wga),
     "satimp": ({"beta1": 2.0, "beta2": 0.5}, satimp),
     "ce_u": ({}, ce_u),

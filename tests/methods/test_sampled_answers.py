@@ -6,7 +6,7 @@ import pytest
 import torch
 from builders import arguments, qa_rows, tiny_model, tiny_tokenizer
 from trainers import METHODS
-from transformers import PreTrainedModel
+from transformers import LlamaForCausalLM
 
 from llm_unlearn import InputError
 from llm_unlearn.data.alternates import is_same
@@ -23,8 +23,8 @@ def short_answers(monkeypatch):
 @pytest.fixture
 def calls(monkeypatch):
     """How often something was generated."""
-    made, generate = [], PreTrainedModel.generate
-    monkeypatch.setattr(PreTrainedModel, "generate", lambda *a, **k: made.append(1) or generate(*a, **k))
+    made, generate = [], LlamaForCausalLM.generate
+    monkeypatch.setattr(LlamaForCausalLM, "generate", lambda *a, **k: made.append(1) or generate(*a, **k))
     return made
 
 
