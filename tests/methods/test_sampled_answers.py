@@ -101,7 +101,7 @@ def test_a_model_that_says_nothing_but_the_truth(monkeypatch, tmp_path):
 
 
 def test_nothing_is_sampled_for_rows_that_are_refused(calls, tmp_path):
-    with pytest.raises(InputError, match="retain_dataset"):
+    with pytest.raises(InputError, match="rows of the forget set that are in the retain set too: 2"):
         RECORD.trainer(
             model=tiny_model(),
             args=arguments(RECORD.config, tmp_path),
