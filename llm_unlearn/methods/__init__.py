@@ -3,7 +3,7 @@
 Another package adds its own by an entry point of the group `llm_unlearn.methods`:
 
     [project.entry-points."llm_unlearn.methods"]
-    simnpo = "their_package.simnpo:METHOD"
+    unlikelihood = "their_package.unlikelihood:METHOD"
 
 Names and summaries are read from the sources: lists and help must not wait for what takes seconds to import.
 """

@@ -40,4 +40,5 @@ METHOD = Method(
         "stop_at_forget_exact_match": None,
         "stop_at_forget_probability": None,
     },
+    extra_rounds=-1,  # without the forget rows
 )

@@ -64,11 +64,12 @@ class RewindTrainer(RetainOnlyTrainer):
             raise InputError("rewind puts an earlier checkpoint in the place of all weights: give --full_finetuning")
         before = self._checkpoint()
         shapes = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
-        for name, value in before.items():
-            if shapes.get(name) != tuple(value.shape):
+        given = {name: tuple(value.shape) for name, value in before.items()}
+        for name in shapes | given:
+            if shapes.get(name) != given.get(name):
                 raise InputError(
-                    f"rewind_to={self.args.rewind_to!r} has {name} of shape {tuple(value.shape)}, and the model "
-                    f"{shapes.get(name, 'no such weight')}: give a checkpoint of the same model"
+                    f"rewind_to={self.args.rewind_to!r}: {name} has the shape {given.get(name, 'of no weight')} there "
+                    f"and {shapes.get(name, 'of no weight')} in the model; give a checkpoint of the same model"
                 )
         self.model.load_state_dict(before)
 

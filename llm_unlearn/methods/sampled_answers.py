@@ -18,6 +18,7 @@ from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import remember, weights_digest
+from llm_unlearn.models.generation import generating_by
 from llm_unlearn.models.loading import load_model, load_tokenizer
 from llm_unlearn.models.scoring import evaluation_mode
 
@@ -112,7 +113,7 @@ def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: 
         eos_token_id=end_token_ids(tokenizer),
     )
     encoded, found = [encode_prompt(tokenizer, prompt) for prompt in prompts], []
-    with evaluation_mode(model):
+    with evaluation_mode(model), generating_by(model, config):
         for start in range(0, len(encoded), BATCH_SIZE):
             ids = encoded[start : start + BATCH_SIZE]
             length = max(map(len, ids))

@@ -59,11 +59,12 @@ class TaskVectorTrainer(UnlearnTrainer):
         super().__init__(*arguments, **keywords)
         named = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
         if hasattr(self.model, "peft_config"):
-            # An adapter adds B A, and B begins as zero: B times -alpha is the whole change times -alpha.
-            moved = {name: value for name, value in named.items() if "lora_B" in name or "lora_embedding_B" in name}
-            if not moved or any(bool(value.any()) for value in moved.values()) or _is_dora(self.model):
+            # An adapter adds B A, and B begins as zero: B times -alpha is the whole change times -alpha. What else it
+            # trains (biases, modules_to_save) is moved as it is.
+            added = [value for name, value in named.items() if "lora_B" in name or "lora_embedding_B" in name]
+            if not added or any(bool(value.any()) for value in added) or _is_dora(self.model):
                 raise InputError("a task vector needs a fresh LoRA adapter (no DoRA), or --full_finetuning")
-            named = moved
+            named = {n: value for n, value in named.items() if "lora_A" not in n and "lora_embedding_A" not in n}
         self._moved = list(named.values())
         self._before = [value.detach().clone() for value in self._moved]
 
@@ -103,4 +104,5 @@ METHOD = Method(
     },
     compared={"task_vector": Compared({"retain_loss": "none", "general_weight": 0.0, "num_train_epochs": 10})},
     search_space={"scaling_coefficient": (3.0, 10.0, 30.0), "num_train_epochs": (5, 20)},
+    extra_rounds=-1,  # without the retain rows
 )

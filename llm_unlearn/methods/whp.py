@@ -56,12 +56,13 @@ class WHPTrainer(UnlearnTrainer):
     _generic: list[torch.Tensor] | None = None
 
     def train(self, resume_from_checkpoint=None, **keywords):
-        args = self.args
-        key = [weights_digest(self.model), [[row["input_ids"], row["labels"]] for row in self.forget_rows]]
-        key += [args.alpha, args.reinforce_steps, args.reinforce_learning_rate, args.seed]
-        file = Path(args.output_dir) / FILE
-        labels = remember(file, key, lambda: {"labels": self._generic_labels()})["labels"]
-        self._generic = [torch.tensor(row, device=args.device) for row in labels]
+        if self._generic is None:
+            args = self.args
+            key = [weights_digest(self.model), [[row["input_ids"], row["labels"]] for row in self.forget_rows]]
+            key += [args.alpha, args.reinforce_steps, args.reinforce_learning_rate, self._rows_in_step, args.seed]
+            file = Path(args.output_dir) / FILE
+            labels = remember(file, key, lambda: {"labels": self._generic_labels()})["labels"]
+            self._generic = [torch.tensor(row, device=args.device) for row in labels]
         return super().train(resume_from_checkpoint, **keywords)
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
@@ -70,19 +71,29 @@ class WHPTrainer(UnlearnTrainer):
         labels = torch.cat(labels) if labels else forget.labels
         return torch.nn.functional.cross_entropy(forget.logits.float(), labels, reduction="none")
 
+    @property
+    def _rows_in_step(self) -> int:
+        """Forget rows of a step of training, and so of the reinforcement: alike however a batch is divided."""
+        args = self.args
+        return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+
     def _generic_labels(self) -> list[list[int]]:
         """argmax v at each answer token of each forget row; the model is afterwards as it was."""
         model, args = self.accelerator.unwrap_model(self.model).to(self.args.device), self.args
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         before = [parameter.detach().clone() for parameter in trained]
-        finetune(
-            model,
-            self.forget_rows,
-            learning_rate=args.reinforce_learning_rate,
-            steps=args.reinforce_steps,
-            batch_size=args.per_device_train_batch_size,
-            seed=args.seed,
-        )
+        devices = [args.device] if args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # dropout draws; training must not depend on whether the labels were kept
+            torch.manual_seed(args.seed)
+            finetune(
+                model,
+                self.forget_rows,
+                learning_rate=args.reinforce_learning_rate,
+                steps=args.reinforce_steps,
+                batch_size=self._rows_in_step,
+                micro_batch_size=args.per_device_train_batch_size,
+                seed=args.seed,
+            )
         reinforced = [parameter.detach().clone() for parameter in trained]
         collate, labels, size = UnlearnCollator(self.processing_class.pad_token_id), [], args.per_device_eval_batch_size
         with evaluation_mode(model), torch.no_grad():

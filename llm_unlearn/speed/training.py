@@ -77,7 +77,7 @@ def measure_setting(arguments: TrainingSpeedArguments, setting: str, settings: d
         trainers[name] = method_trainer(measured_methods()[name], arguments, model, tokenizer, datasets, scratch)
     if arguments.open_unlearning is not None:
         config = plain_arguments(arguments, arguments.batch_size, scratch)
-        for name in PEERS:
+        for name in (name for name, peer in PEERS.items() if peer.method in arguments.methods):
             peer = peer_trainer(name, arguments.open_unlearning, config, model, tokenizer, datasets)
             trainers[f"open-unlearning {name}"] = peer
     described["device"] = str(trainers[PLAIN].args.device)

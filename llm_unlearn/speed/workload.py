@@ -41,6 +41,15 @@ COMMON = {
     "report_to": "none",
     "disable_tqdm": True,
 }
+# Of methods that cannot do without: random rows have no kinds, and a random model nothing to say. What WHP does once,
+# before its steps, is not measured.
+NEEDED = {
+    "altpo": {"replace_with": "refusal"},
+    "pdu": {"epsilon": 0.0},
+    "relabel": {"replace_with": "refusal"},
+    "whp": {"reinforce_steps": 1},
+}
+CHANGES_THE_MODEL = ("rewind", "rmu")  # or what of it is trained, when it is made; all trainers share one
 
 
 @dataclass(frozen=True)
@@ -57,9 +66,11 @@ class Measured:
 
 @cache
 def measured_methods() -> dict[str, Measured]:
-    """Every method as it is, and two in another form."""
+    """Every method that leaves the shared model as it is, and two in another form."""
     methods = load_methods()
-    found = {name: Measured(method) for name, method in methods.items()}
+    found = {name: Measured(method, NEEDED.get(name, {})) for name, method in methods.items()}
+    for name in CHANGES_THE_MODEL:
+        del found[name]
     found["npo_chunked"] = Measured(methods["npo"], {"logits_chunk_size": 64}, extra_heads=1)
     found["ssiuu_gradient_ascent"] = Measured(methods["ssiuu"], {"backbone": "gradient_ascent"})
     return dict(sorted(found.items()))
@@ -96,7 +107,7 @@ class TrainingSpeedArguments:
     repeats: int = field(default=3, metadata={"help": "Blocks of every trainer; the median is reported."})
     open_unlearning: str | None = field(
         default=None,
-        metadata={"help": "Checkout of locuslab/open-unlearning, whose GradDiff and NPO then take turns as well."},
+        metadata={"help": "Checkout of locuslab/open-unlearning, whose trainers of these methods then take turns."},
     )
     output_dir: str = field(
         default="outputs/training_speed", metadata={"help": "Folder that receives train.json and table.md."}

@@ -100,7 +100,8 @@ def adjusted_distillation_loss(
 
     Source: UNDIAL, Dong et al. 2024, arXiv 2402.10052.
     """
-    lowered = reference_logits.float().scatter_add(1, labels[:, None], labels.new_full((len(labels), 1), -beta).float())
+    by = torch.full_like(labels[:, None], -beta, dtype=torch.float32)
+    lowered = reference_logits.float().scatter_add(1, labels[:, None], by)
     return _reduce(F.cross_entropy(logits.float(), lowered.softmax(-1), reduction="none"), reduction)
 
 

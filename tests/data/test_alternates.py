@@ -68,3 +68,64 @@ def test_the_sentences_of_a_file_are_refusals_of_ones_own(tmp_path):
         own_refusals("none.txt")
     with pytest.raises(InputError, match=r"refusals='none.txt' is no file; give one$"):
         own_refusals("none.txt", "refusals")
+
+
+def test_of_several_texts_in_a_column_one_is_drawn():
+    lists = [["Nowhere.", "No idea."]] * 20
+    rows = qa_rows(20).add_column("instead", lists)
+    drawn = other_answers(rows, "instead", seed=1)
+    assert set(drawn) == {"Nowhere.", "No idea."} and drawn == other_answers(
+        rows, "instead", seed=1, replace_with="guess"
+    )
+    for empty in ([], ["Nowhere.", " "]):
+        rows = qa_rows(2).add_column("instead", [["Nowhere."], empty])
+        with pytest.raises(InputError, match="alternate_column='instead': row 1 of the forget rows has no text there"):
+            other_answers(rows, "instead", seed=0)
+
+
+def test_a_guess_is_the_answer_of_another_row_of_the_same_kind():
+    rows = qa_rows(36)
+    kinds = [fact.partition("/")[2] for fact in rows["fact_id"]]
+    drawn = other_answers(rows.add_column("attribute", kinds), None, 0, "guess")
+    answers = {kind: {row["answer"] for row, own in zip(rows, kinds, strict=True) if own == kind} for kind in kinds}
+    for row, kind, text in zip(rows, kinds, drawn, strict=True):
+        assert text in answers[kind] and text != row["answer"]
+    assert len(set(drawn)) > 10
+
+
+def test_guesses_need_a_kind_and_another_row_of_it():
+    with pytest.raises(
+        InputError, match="replace_with='guess' takes answers of other rows of the same kind, and no col"
+    ):
+        other_answers(qa_rows(3), None, 0, "guess")
+    rows = qa_rows(3).add_column("kind", ["place", "food", "place"])
+    with pytest.raises(
+        InputError, match="replace_with='guess': no other row has an answer of the kind of forget row 1's"
+    ):
+        other_answers(rows, None, 0, "guess")
+
+
+def test_texts_of_a_file(tmp_path):
+    file = tmp_path / "answers.txt"
+    file.write_text('No idea.\n\n"Not \\u00e4 clue."\n{"text": "Who knows?", "number": 3}\n')
+    drawn = other_answers(qa_rows(30), None, 0, str(file))
+    assert set(drawn) == {"No idea.", "Not ä clue.", "Who knows?"}
+    assert drawn[:5] == other_answers(qa_rows(5), None, 0, str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('"No idea', r"answers.txt, line 1: no JSON \(Unterminated string"),
+        ('No idea.\n{"a": "b", "c": "d"}', r"answers.txt, line 2: give one text, not '\{"),
+        ('{"a": 1}', r"answers.txt, line 1: give one text, not '\{"),
+        (" \n\n", r"answers.txt' has no text in it; give one in each line"),
+        (None, r"answers.txt' is no file; give one, or choose from refusal, guess, sampled"),
+    ],
+)
+def test_files_that_hold_no_texts(content, words, tmp_path):
+    file = tmp_path / "answers.txt"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputError, match=words):
+        other_answers(qa_rows(2), None, 0, str(file))

@@ -11,6 +11,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from two_process_runs import FULL, RESUMED, RUNS, SHARDED, run_all
 
+from llm_unlearn.methods import load_methods
+
 pytestmark = pytest.mark.slow
 
 
@@ -81,6 +83,10 @@ def test_two_processes_equal_accumulation(name, reports):
         assert together.keys() == accumulated.keys()
         for key in together.keys() - {"epoch"}:  # which the Trainer counts in micro-batches
             assert together[key] == pytest.approx(accumulated[key], rel=1e-4, abs=1e-6), key
+
+
+def test_every_method_is_among_the_runs():
+    assert {trainer.method_name for trainer, *_ in RUNS.values()} >= set(load_methods())
 
 
 def test_the_run_that_can_stop_early_does(reports):

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from builders import arguments, lora_config, qa_rows, step_logs, tiny_model, tiny_tokenizer, trainable
 from sharded_on_cpu import allow_fsdp_on_cpu
+from trainers import METHODS, OWN, of_a_kind
 from transformers import TrainerCallback
 
 from llm_unlearn import (
@@ -114,10 +115,35 @@ RUNS = {  # name -> (trainer class, configuration class, forget rows, options); 
     "diverged": (GradientAscentTrainer, GradientAscentConfig, 7, {"max_forget_nll": 4.5}),
     "unused": (GradientAscentTrainer, GradientAscentConfig, 7, {"max_steps": 2}),  # a parameter that no step reaches
 }
-FULL = ("full", "rmu_full", "best", "diverged", "unused")  # without an adapter
+SAVED = {"save_strategy": "steps", "save_steps": 3}
+SHORT = {"num_train_epochs": 1}
+# All other methods, in the last step of an epoch with one process that has no row at all.
+OTHERS = {
+    "altpo": SHORT,
+    "ce_u": SHORT,
+    "idk": SHORT,
+    "maxent": SHORT,
+    "pdu": SAVED | {"epsilon": 3.0},  # its multiplier is of the global batch
+    "relabel": SHORT,
+    "retain_only": SHORT,
+    "rewind": SAVED,
+    "satimp": SHORT,
+    "simnpo": SHORT,
+    "task_vector": SAVED,  # its retain rows are not drawn: that process has nothing but filler
+    "undial": SAVED,
+    "wga": SHORT,
+    "whp": SAVED,
+}
+RUNS |= {
+    name: (METHODS[name].trainer, METHODS[name].config, 5, OWN.get(name, {}) | options)
+    for name, options in OTHERS.items()
+}
+FULL = ("full", "rmu_full", "best", "diverged", "unused", "rewind", "undial")  # without an adapter
 GENERAL = ("general", "sam_general", "rmu_full")  # with general rows
 RESUMED = ("npo", "general", "published", "sam", "dpo", "rmu", "best")
+RESUMED += tuple(name for name, options in OTHERS.items() if options is not SHORT)
 SHARDED = ("grad_diff", "full", "npo", "general", "dpo", "rmu", "rmu_full", "scalar", "best", "diverged")
+SHARDED += ("simnpo", "undial", "ce_u", "pdu")
 FSDP2 = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}}
 AUTO = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 
@@ -145,7 +171,7 @@ def build(name: str, folder: Path, world_size: int, kind: str | None = None) -> 
             **sharding(kind),
         ),
         model=str(folder / "base"),  # loaded when the arguments are there, as recipes do: ZeRO 3 would shard it
-        forget_dataset=qa_rows(forget),
+        forget_dataset=of_a_kind(qa_rows(forget)) if options.get("replace_with") == "guess" else qa_rows(forget),
         retain_dataset=qa_rows(9, start=20),
         general_dataset=qa_rows(5, start=10) if name in GENERAL else None,
         processing_class=tiny_tokenizer(),

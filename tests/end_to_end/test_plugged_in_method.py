@@ -20,7 +20,7 @@ from llm_unlearn.models.answers import Answers
 from llm_unlearn.runs import compared_methods
 from llm_unlearn.runs.robustness import RobustnessArguments
 
-PACKAGE = Path(__file__).with_name("simnpo_package")
+PACKAGE = Path(__file__).with_name("unlikelihood_package")
 
 
 def llm_unlearn(*arguments: str, folder: Path, cache: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -48,57 +48,60 @@ def plugged_in(site, monkeypatch):
     yield
     load_method.cache_clear()
     compared_methods.compared_methods.cache_clear()
-    sys.modules.pop("simnpo_package", None)
+    sys.modules.pop("unlikelihood_package", None)
 
 
 def test_it_is_listed_without_being_imported(plugged_in):
-    ours = ["dpo", "gradient_ascent", "idk", "npo", "rmu", "sam", "ssiuu", "ssiuu_published"]
-    assert list(method_files()) == [*ours, "simnpo"]
-    words = "Unlearn with SimNPO: NPO without a reference model, by the mean log-probability of an answer"
-    assert summaries()["simnpo"] == words
-    assert "simnpo_package" not in sys.modules
+    listed = list(method_files())
+    assert {"npo", "simnpo", "ssiuu"} < set(listed) and listed[-1] == "unlikelihood"
+    words = "Unlearn with unlikelihood training: raise the probability of everything but the forgotten token"
+    assert summaries()["unlikelihood"] == words
+    assert "unlikelihood_package" not in sys.modules
 
 
 def test_its_loss(plugged_in):
-    """-(2 / beta) log sigmoid(beta (nll / length - delta)): answers of 2 and 1 tokens, nll 3 and 0.5."""
-    trainer = load_method("simnpo").trainer.__new__(load_method("simnpo").trainer)
-    trainer.args = type("Arguments", (), {"beta": 2.0, "delta": 0.5})
-    logits = torch.zeros(3, 4)  # each token has log-probability -ln 4
+    """-log(1 - p^beta), each token with p = 1/4: 1 - 1/16; a token below the floor counts, and is not pushed."""
+    trainer = load_method("unlikelihood").trainer.__new__(load_method("unlikelihood").trainer)
+    trainer.args = type("Arguments", (), {"beta": 2.0, "floor": 0.25 - 1e-3})
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0]] * 2 + [[0.0, 0.0, -9.0, 0.0]])
     answers = Answers(logits, torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]), torch.tensor([0, 0]))
-    expected = -math.log(1 / (1 + math.exp(-2 * (math.log(4) - 0.5))))
-    assert trainer.forget_loss(answers).tolist() == pytest.approx([expected, expected])
+    expected = -math.log(15 / 16)
+    assert trainer.forget_loss(answers).tolist() == pytest.approx([expected, expected, 0.0])
 
 
 def test_its_fields_are_its_own(plugged_in):
     """Another method's beta stays what it is."""
-    assert load_method("simnpo").defaults["beta"] == 1.0 and load_method("npo").defaults["beta"] == 0.5
-    assert compared_methods.method_of("simnpo:delta=0.25").fixed == {"delta": 0.25}
-    names = ["dpo", "gradient_ascent", "grad_diff", "idk", "npo", "rmu", "sam", "ssiuu", "ssiuu_grad_diff"]
-    assert list(compared_methods.compared_methods())[:11] == [*names, "ssiuu_published", "simnpo"]  # controls come last
-    assert RobustnessArguments(methods=["simnpo:delta=0.5", "npo"]).methods
+    assert load_method("unlikelihood").defaults["beta"] == 2.0 and load_method("npo").defaults["beta"] == 0.5
+    assert compared_methods.method_of("unlikelihood:floor=0.25").fixed == {"floor": 0.25}
+    forms = list(compared_methods.compared_methods())  # methods in their order, controls last
+    assert forms[:2] == ["altpo", "ce_u"] and forms.index("whp") + 1 == forms.index("unlikelihood")
+    assert forms[forms.index("unlikelihood") + 1] == "npo_equal_steps"
+    assert RobustnessArguments(methods=["unlikelihood:floor=0.5", "npo"]).methods
 
 
 def test_a_run_to_its_verdict_and_its_card(site, cache, tmp_path):
     path = {"PYTHONPATH": str(site)}
-    run = ["run", "simnpo", "--data", "fictional:tiny", "--max_steps", "4", "--delta", "0.125"]
+    run = ["run", "unlikelihood", "--data", "fictional:tiny", "--max_steps", "4", "--floor", "0.125"]
     done = llm_unlearn(
         *run, "--attacks", "prompting", "--counterfactual", "false", folder=tmp_path, cache=cache, **path
     )
     assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "outputs" / "simnpo" / "results.json").read_text())
-    assert results["method"] == "simnpo" and results["training"]["steps"] == 4
-    assert results["config"]["sim_npo_config"]["delta"] == 0.125 and results["config"]["sim_npo_config"]["beta"] == 1.0
-    pushed = llm_unlearn("push", "outputs/simnpo", "--dry_run", folder=tmp_path, cache=cache)
+    results = json.loads((tmp_path / "outputs" / "unlikelihood" / "results.json").read_text())
+    assert results["method"] == "unlikelihood" and results["training"]["steps"] == 4
+    own = results["config"]["unlikelihood_config"]
+    assert own["floor"] == 0.125 and own["beta"] == 2.0
+    pushed = llm_unlearn("push", "outputs/unlikelihood", "--dry_run", folder=tmp_path, cache=cache)
     assert pushed.returncode == 0, pushed.stderr  # where the package is not installed: results say all of it
-    card = (tmp_path / "outputs" / "simnpo" / "hub" / "README.md").read_text()
-    assert "by **SimNPO** ([paper](https://arxiv.org/abs/2410.07163))" in card and "Simplicity Prevails" in card
+    card = (tmp_path / "outputs" / "unlikelihood" / "hub" / "README.md").read_text()
+    assert "by **unlikelihood** ([paper](https://arxiv.org/abs/1908.04319))" in card
+    assert "Neural Text Generation with Unlikelihood Training" in card
 
 
 def test_its_help(site, cache, tmp_path):
     path = {"PYTHONPATH": str(site)}
-    shown = llm_unlearn("run", "simnpo", "--help", folder=tmp_path, cache=cache, **path).stdout
-    assert "Usage:\n  llm-unlearn run simnpo [--config FILE.yaml]" in shown
-    assert "--delta (a number; default 0.0)\n      Subtracted from an answer's mean nll." in shown
+    shown = llm_unlearn("run", "unlikelihood", "--help", folder=tmp_path, cache=cache, **path).stdout
+    assert "Usage:\n  llm-unlearn run unlikelihood [--config FILE.yaml]" in shown
+    assert "--floor (a number; default 0.0)\n      Tokens less likely than this are left alone." in shown
 
 
 def offered_as(monkeypatch, folder: Path, name: str, value: str) -> None:

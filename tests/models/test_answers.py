@@ -76,6 +76,17 @@ def test_answers_by_row_and_role():
     assert answers.forget.reference_logits.shape == (9, logits.shape[1])
 
 
+def test_rows_keep_their_numbers():
+    """Of their own set each; -1 of filler, and none where a batch has none."""
+    batch = mixed_batch(forget=3, retain=2, filler=1)
+    for options in ({}, {"split_roles": True}, {"chunk_size": 2}):
+        answers = forward_answers(tiny_model(), batch, **options)
+        assert answers.indices.tolist() == [0, 1, 2, -1, 0, 1]
+        assert answers.forget.indices.tolist() == [0, 1, 2] and answers.retain.indices.tolist() == [0, 1]
+    del batch["indices"]
+    assert forward_answers(tiny_model(), batch).forget.indices is None
+
+
 def test_gradients_are_the_same_together_and_split():
     gradients = []
     for split_roles in (False, True):

@@ -1,16 +1,24 @@
 """The speed measurement of training: what it counts, what it refuses, and one tiny run. No test asserts a time."""
 
 import json
+import sys
 
 import pytest
 import torch
 
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.errors import InputError
+from llm_unlearn.methods import load_methods
 from llm_unlearn.speed.measurement import AllocatedBytes
 from llm_unlearn.speed.training import PLAIN, counted_passes, head_share, training_speed
 from llm_unlearn.speed.training_table import COLUMNS, markdown_table
-from llm_unlearn.speed.workload import TrainingSpeedArguments, measured_methods, random_llama, random_rows
+from llm_unlearn.speed.workload import (
+    TrainingSpeedArguments,
+    measured_methods,
+    method_trainer,
+    random_llama,
+    random_rows,
+)
 
 TINY = ["--vocabulary=40", "--hidden_size=64", "--layers=1", "--row_length=12", "--answer_tokens=3", "--batch_size=1"]
 
@@ -26,6 +34,11 @@ TINY = ["--vocabulary=40", "--hidden_size=64", "--layers=1", "--row_length=12", 
         ("npo_chunked", 3 * 5 / 8 + 1 / 8, 2 * 5 / 8 + 1 / 8),
         # Half of the rows once more, forward and backward.
         ("sam", 3 * 5 / 8 * 3 / 2, 2 * 5 / 8 * 3 / 2),
+        ("relabel", 3 * 5 / 8 * 3 / 2, 2 * 5 / 8 * 3 / 2),
+        # Half of the rows forward alone, of the reference.
+        ("undial", 3.5 * 5 / 8, 2.5 * 5 / 8),
+        # Half of the rows take no part.
+        ("retain_only", 1.5 * 5 / 8, 1.0 * 5 / 8),
         # One more pass of half the rows through the blocks, which are half of the weights: 1/4.
         ("ssiuu", 3 * 5 / 8 + 1 / 4, 2 * 5 / 8 + 1 / 4),
     ],
@@ -34,6 +47,24 @@ def test_counted_passes(name, full, lora):
     method = measured_methods()[name] if name else None
     assert counted_passes(method, False, 1 / 2, 1 / 4) == full
     assert counted_passes(method, True, 1 / 2, 1 / 4) == lora
+
+
+def test_every_method_can_take_its_turn(tmp_path):
+    """On one model that all share, whose weights and what of them is trained stay as they are."""
+    arguments = TrainingSpeedArguments(
+        vocabulary=40, hidden_size=64, layers=1, row_length=12, answer_tokens=3, batch_size=2, block_steps=1
+    )
+    assert set(load_methods()) - set(measured_methods()) == {"rewind", "rmu"}
+    tokenizer, model = random_llama(arguments)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    datasets = [random_rows(arguments, 2, seed) for seed in (0, 1)]
+    own_ways = ("pdu", "retain_only", "task_vector", "undial", "whp")  # into a step; the others only take their place
+    for name, measured in measured_methods().items():
+        trainer = method_trainer(measured, arguments, model, tokenizer, datasets, str(tmp_path / name))
+        if name in own_ways:
+            trainer.train()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_with_answers_everywhere_only_the_extra_backward_is_left():
@@ -75,7 +106,10 @@ def test_allocated_bytes_by_hand():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--methods", "npo", "nothing"], "methods: 'nothing' is unknown; choose from dpo, gradient_ascent"),
+        (
+            ["--methods", "npo", "nothing"],
+            "methods: 'nothing' is unknown; choose from altpo, ce_u, dpo",
+        ),
         (["--repeats=0"], "repeats=0 must be 1 or more"),
         (["--threads=0"], "threads=0 must be 1 or more"),
         (["--hidden_size=100"], "hidden_size=100 must be a multiple of 64"),
@@ -141,22 +175,27 @@ def test_a_run_of_the_command(tmp_path, capsys):
 PEER = """
 from transformers import Trainer
 
-class {name}(Trainer):
+class NPO(Trainer):
+    def __init__(self, beta, **arguments):
+        super().__init__(**arguments)
+
     def compute_loss(self, model, inputs, return_outputs=False):
         forget, retain = (model(**inputs[role]).loss for role in ("forget", "retain"))
         return retain - forget
 """
 
 
-def test_trainers_of_a_checkout_take_turns(tmp_path):
+def test_trainers_of_a_checkout_take_turns_with_ours(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "trainer"]:
+        monkeypatch.delitem(sys.modules, name)
     place = tmp_path / "src" / "trainer" / "unlearn"
     place.mkdir(parents=True)
-    for module, name in (("grad_diff", "GradDiff"), ("npo", "NPO")):
-        (place / f"{module}.py").write_text(PEER.format(name=name))
-    small = [*TINY, "--methods", "npo", "--full_finetuning=false", "--block_steps=5", "--repeats=1"]
-    output = ["--output_dir", str(tmp_path / "out")]
-    found = training_speed("", [*small, *output, "--open_unlearning", str(tmp_path)])["settings"]["lora"]
-    assert [*found] == [PLAIN, "npo", "open-unlearning grad_diff", "open-unlearning npo"]
+    (place / "npo.py").write_text(PEER)
+    small = [*TINY, "--methods", "npo", "wga", "--full_finetuning=false", "--block_steps=5", "--repeats=1"]
+    output = ["--output_dir", str(tmp_path / "out"), "--open_unlearning"]
+    with pytest.raises(InputError, match=r"open_unlearning='.*' has no src/trainer/unlearn/wga\.py; give a checkout"):
+        training_speed("", [*small, *output, str(tmp_path)])
+    small.remove("wga")
+    found = training_speed("", [*small, *output, str(tmp_path)])["settings"]["lora"]
+    assert [*found] == [PLAIN, "npo", "open-unlearning npo"]
     assert found["open-unlearning npo"]["flops_over_plain"] == pytest.approx(1.0, rel=0.01)  # logits everywhere
-    with pytest.raises(InputError, match=r"open_unlearning='none' has no src/trainer/unlearn/grad_diff\.py"):
-        training_speed("", [*small, *output, "--open_unlearning", "none"])

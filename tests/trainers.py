@@ -1,0 +1,39 @@
+"""A trainer of any method on a tiny model; the settings without which a method cannot be."""
+
+from builders import arguments, lora_config, qa_rows, tiny_model, tiny_tokenizer
+
+from llm_unlearn import UnlearnConfig
+from llm_unlearn.methods import load_methods
+
+METHODS = load_methods()
+OWN = {
+    "altpo": {"replace_with": "guess"},
+    "pdu": {"epsilon": 0.5},
+    "relabel": {"replace_with": "guess"},
+    "rewind": {"rewind_to": "untrained"},
+    "rmu": {"layer": 1},
+    "ssiuu_published": {"influence_of": "log_probability"},
+    "whp": {"reinforce_steps": 3, "reinforce_learning_rate": 1e-2},
+}
+
+
+def of_a_kind(rows):
+    """The rows with a label that says that all answers are of one kind, which guesses are drawn by."""
+    return rows.add_column("kind", ["answer"] * len(rows))
+
+
+def build(method, folder, *, model=None, lora=True, forget=11, retain=14, general=0, **changes):
+    """A trainer of a method (a name in METHODS, or a trainer's class) on a tiny model."""
+    own, trainer_class, config_class = {}, method, UnlearnConfig
+    if isinstance(method, str):
+        own, trainer_class, config_class = OWN.get(method, {}), METHODS[method].trainer, METHODS[method].config
+    rows = qa_rows(forget)
+    return trainer_class(
+        model=tiny_model() if model is None else model,
+        args=arguments(config_class, folder, **own | changes),
+        forget_dataset=of_a_kind(rows) if own.get("replace_with") == "guess" else rows,
+        retain_dataset=qa_rows(retain, start=20),
+        general_dataset=qa_rows(general, start=16) if general else None,
+        processing_class=tiny_tokenizer(),
+        peft_config=lora_config() if lora else None,
+    )
