@@ -77,6 +77,7 @@ def tuning_table(found: Mapping[str, Any]) -> Table:
         setting = "\n".join(escape(f"{field} {value}") for field, value in best["setting"].items())
         left = _filled(best["value"], ".2f", STYLE_WORDS[best["style"]])
         kept = _filled(100 * best["kept"], ".0f", ability_label(best["lowest_ability"]), " %")
+        kept += f"\n[bold]no trial kept {100 * found['least_kept']:g} %[/]" * (best["kept"] < found["least_kept"])
         steps, reached = f"{best['steps']:.0f}", "yes" if best["reached"] else "no"
         table.add_row(escape(name), trials, setting, left, f"{best['excess']:.2f}", kept, steps, reached)
     return table

@@ -87,9 +87,9 @@ class Tuning:
         """References, trials, the best of each method; returns what was found (JSON values).
 
         Returns:
-            {"references": {"abilities", "score", "ignorance", "by_style"}, "left_out": {method: reason}, "methods":
-            {method: {"space", "settings" (how many there are), "trials": [{"name", "setting", "runs": [one per seed],
-            and what `summed_up` says}], "best" (number of the trial or None), "why"}}}.
+            {"references": {"abilities", "score", "ignorance", "by_style"}, "least_kept", "left_out": {method: reason},
+            "methods": {method: {"space", "settings" (how many there are), "trials": [{"name", "setting", "runs": [one
+            for each seed], and what `summed_up` says}], "best" (number of the trial or None), "why"}}}.
         """
         self.check_methods()
         if not self.worker:
@@ -112,7 +112,8 @@ class Tuning:
                 "best": best,
                 "why": why,
             }
-        return {"references": references, "left_out": self.plan.left_out, "methods": methods}
+        least_kept = self.plan.arguments.least_kept
+        return {"references": references, "least_kept": least_kept, "left_out": self.plan.left_out, "methods": methods}
 
     def check_methods(self) -> None:
         """Make a trainer of each method once: what only its trainer refuses is known before hours of work."""

@@ -16,6 +16,7 @@ GONE |= dict.fromkeys(("style", "value", "excess", "kept", "lowest_ability"))
 GONE |= {"runs": [RUN | {"diverged": "the loss is NaN", "stopped_by": None, "steps": 3}]}
 FOUND = {
     "references": {"score": "knowledge"},
+    "least_kept": 0.9,
     "left_out": {"rewind": "it needs a checkpoint"},
     "methods": {
         "npo": {"settings": 27, "trials": [GONE, BEST], "best": 1, "why": "nearest to ignorance"},
@@ -39,6 +40,8 @@ def test_a_row_for_each_method_with_its_best_trial():
     assert columns["best setting"] == ["learning_rate 0.001\nbeta 0.5", "every trial diverged"]
     assert columns["knowledge"][0] == "0.38 (in reverse)" and columns["from ignorance"][0] == "0.12"
     assert columns["kept"][0] == "93 % (retained facts, in\nreverse)"
+    (kept, *_) = [*tuning_table(FOUND | {"least_kept": 0.95}).columns[5].cells]
+    assert kept == "93 % (retained facts, in\nreverse)\n[bold]no trial kept 95 %[/]"
     assert (columns["steps"][0], columns["reached"][0]) == ("40", "yes")
 
 
