@@ -29,7 +29,8 @@ from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.loading import check_models
 from llm_unlearn.reporting.robustness import report_robustness
 from llm_unlearn.runs.recipe import claimed, conclude, prepare_process, show_results
-from llm_unlearn.runs.robustness import Robustness, RobustnessArguments, RobustnessConfig, become_worker
+from llm_unlearn.runs.robustness import Robustness, RobustnessArguments, RobustnessConfig
+from llm_unlearn.runs.sharing import become_worker
 
 # In the embedded world; the retain weight is that of Ssiuu's recipe, the largest of all.
 ROBUSTNESS_DEFAULTS = {"learning_rates": [3e-4, 1e-3, 3e-3], "retain_weight": 60.0}

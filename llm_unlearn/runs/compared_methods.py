@@ -7,10 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
+from llm_unlearn.arguments.groups import AdapterArguments, DataArguments
 from llm_unlearn.arguments.parsing import convert_fields
+from llm_unlearn.examining.examination import Examination
 from llm_unlearn.methods import load_methods
 from llm_unlearn.methods.method import Method
+from llm_unlearn.models.embedded import defaults_of_world
 from llm_unlearn.training.config import UnlearnConfig
+from llm_unlearn.training.trainer import UnlearnTrainer
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,25 @@ class ComparedMethod:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     steps_of: str | None = None
 
-    def own_defaults(self) -> dict[str, Any]:
-        """What suits the embedded world of the fields that only this method has; those of all are set for all alike."""
-        shared = {one.name for one in fields(UnlearnConfig)}
-        return {name: value for name, value in self.method.embedded_defaults.items() if name not in shared}
+    def values(self, shared: UnlearnConfig, data_args: DataArguments) -> dict[str, Any]:
+        """Fields of the configuration: what all methods share, in the embedded world the method's own, what is fixed.
+
+        What a field has that is none of these is its class's default.
+        """
+        common = {one.name: getattr(shared, one.name) for one in fields(UnlearnConfig) if one.init}
+        own = {one.name for one in fields(self.method.config)} - {one.name for one in fields(UnlearnConfig)}
+        suited = {}  # of the fields that only this method has; those of all are set for all alike
+        if data_args.model_name_or_path is None:
+            suited = defaults_of_world(data_args.embedded_size, self.method.embedded_defaults, own)
+        return common | {name: suited[name] for name in own & suited.keys()} | dict(self.fixed)
+
+    def configured(self, shared: UnlearnConfig, data_args: DataArguments, **set_here: Any) -> UnlearnConfig:
+        """The configuration of a run: `values`, in which a benchmark sets what is not fixed.
+
+        Raises:
+            ValueError, InputError: the method refuses a field.
+        """
+        return self.method.config(**{**self.values(shared, data_args), **set_here, **self.fixed})
 
 
 @cache
@@ -82,3 +101,24 @@ def trained_as(name: str) -> str:
     own = method_of(name)
     alike = (name for name, one in compared_methods().items() if (one.method, one.fixed) == (own.method, own.fixed))
     return next(alike, name)
+
+
+def trainer_of(
+    method: ComparedMethod,
+    config: UnlearnConfig,
+    adapter_args: AdapterArguments,
+    examination: Examination,
+    original: str,
+) -> UnlearnTrainer:
+    """What trains `original`, read anew, on the rows of an examination."""
+    data = examination.data
+    return method.method.trainer(
+        model=examination.load_model(original),
+        args=config,
+        forget_dataset=data.forget,
+        retain_dataset=data.retain,
+        general_dataset=data.general,
+        processing_class=examination.processing_class,
+        peft_config=adapter_args.peft_config(),
+        near_duplicates=examination.data_args.near_duplicates,
+    )

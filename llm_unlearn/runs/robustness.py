@@ -12,14 +12,12 @@ runs among them, each training alone.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from accelerate.utils import parse_flag_from_env
 from rich.console import Console
 from rich.markup import escape
 
@@ -37,11 +35,18 @@ from llm_unlearn.files.outcomes import remember
 from llm_unlearn.models.judging import Records
 from llm_unlearn.models.precision import without_mixed_precision
 from llm_unlearn.reporting.robustness import run_folder
-from llm_unlearn.runs.compared_methods import ComparedMethod, compared_methods, controlled, method_of, trained_as
+from llm_unlearn.runs.compared_methods import (
+    ComparedMethod,
+    compared_methods,
+    controlled,
+    method_of,
+    trained_as,
+    trainer_of,
+)
 from llm_unlearn.runs.recipe import conclude
+from llm_unlearn.runs.sharing import share
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.memory import bytes_to_write
-from llm_unlearn.training.trainer import UnlearnTrainer
 
 KEPT = 0.95  # of the ability that loses most (older references: of the retain exact match): what a rate must keep
 EQUAL_STEPS = 0.15  # relative difference of steps that counts as equal
@@ -142,7 +147,7 @@ class Robustness:
             for name in self.arguments.methods
             for seed in self.arguments.seeds
         }
-        done = self._share(runs)
+        done = share(runs, self.worker)
         return {
             "references": measured,
             "chosen": chosen,
@@ -153,7 +158,7 @@ class Robustness:
         """Raise StorageError where the disk has too little room for the reported runs' weights and checkpoints."""
         name, seed = self.arguments.methods[0], self.arguments.seeds[0]
         config = self._config(name, self.arguments.learning_rates[0], seed, self.output)
-        trainer = self._trainer(method_of(name), config)
+        trainer = trainer_of(method_of(name), config, self.adapter_args, self.examination, self.original)
         runs = len(self.arguments.methods) * len(self.arguments.seeds)
         fix = "fewer --seeds, or --save_strategy no"
         check_free_space(self.output, runs * bytes_to_write(trainer), f"weights and checkpoints of {runs} runs", fix)
@@ -206,7 +211,7 @@ class Robustness:
     ) -> dict[tuple[str, float], dict[str, Any]]:
         """What methods give at rates: means over the tuning seeds, and of these the ability that lost most."""
         pairs, seeds = sorted(pairs), self.arguments.tuning_seeds
-        done = self._share({(*pair, seed): self._task(*pair, seed) for pair in pairs for seed in seeds})
+        done = share({(*pair, seed): self._task(*pair, seed) for pair in pairs for seed in seeds}, self.worker)
         means = {}
         for pair in pairs:
             found = [done[(*pair, seed)] for seed in seeds]
@@ -219,17 +224,6 @@ class Robustness:
         return means
 
     # ---- runs ------------------------------------------------------------------------------------------------------
-
-    def _share(self, tasks: Mapping[tuple, Callable[[bool], dict | None]]) -> dict[tuple, dict]:
-        """The outcome of every task: first those that no process is at, then the others'."""
-        done: dict[tuple, dict] = {}
-        names = [*tasks]
-        start = self.worker * 7 % max(1, len(names))  # workers begin apart; where exactly does not matter
-        for wait in (False, True):
-            for name in names[start:] + names[:start]:
-                if name not in done and (outcome := tasks[name](wait)) is not None:
-                    done[name] = outcome
-        return done
 
     def _task(
         self, name: str, rate: float, seed: int, references: tuple[dict, dict[str, Records]] | None = None
@@ -257,12 +251,8 @@ class Robustness:
         return lambda wait: remember(folder / "run.json", key, compute, wait=wait)
 
     def _config(self, name: str, rate: float, seed: int, folder: Path) -> UnlearnConfig:
-        method = method_of(name)
-        values = {one.name: getattr(self.config, one.name) for one in fields(UnlearnConfig) if one.init}
-        if self.examination.data_args.model_name_or_path is None:
-            values |= method.own_defaults()
-        values |= {"output_dir": str(folder), "learning_rate": rate, "seed": seed, **method.fixed}
-        return method.method.config(**values)
+        set_here = {"output_dir": str(folder), "learning_rate": rate, "seed": seed}
+        return method_of(name).configured(self.config, self.examination.data_args, **set_here)
 
     def _run(
         self,
@@ -277,7 +267,7 @@ class Robustness:
         if references is None:  # only what rates are chosen by
             attack_args = replace(examination.attack_args, attacks=["adversarial_reinjection"], counterfactual=False)
             examination = replace(examination, attack_args=attack_args)
-        trainer = self._trainer(method, config)
+        trainer = trainer_of(method, config, self.adapter_args, self.examination, self.original)
         described = trainer.described | {"method": name}
         training = {"steps": 0, "stopped_by": None}
         with examination.timed("unlearn"):
@@ -307,18 +297,6 @@ class Robustness:
             outcome["verdict"] = self._write(described, config, training, weights, examination, *merged)
         self._say(f"{name} seed {config.seed} rate {config.learning_rate:.3g}", outcome)
         return outcome
-
-    def _trainer(self, method: ComparedMethod, config: UnlearnConfig) -> UnlearnTrainer:
-        return method.method.trainer(
-            model=self.examination.load_model(self.original),
-            args=config,
-            forget_dataset=self.examination.data.forget,
-            retain_dataset=self.examination.data.retain,
-            general_dataset=self.examination.data.general,
-            processing_class=self.examination.processing_class,
-            peft_config=self.adapter_args.peft_config(),
-            near_duplicates=self.examination.data_args.near_duplicates,
-        )
 
     def _write(
         self,
@@ -424,26 +402,3 @@ def next_rate(steps_at: Mapping[float, float], wanted: float) -> float | None:
 def round_rate(rate: float) -> float:
     """Two digits are precise enough, and read well."""
     return float(f"{rate:.1e}")
-
-
-def become_worker() -> int:
-    """Leave the group of processes that a launcher made: each trains alone, on its own GPU; returns its number.
-
-    Runs are shared through files (`outcomes.remember`), not gradients: so k processes do k runs at a time.
-
-    Raises:
-        InputError: the launcher is to shard models.
-    """
-    for name in ("FSDP", "DEEPSPEED"):
-        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
-            raise InputError(
-                f"{name}: each process trains alone here, and nothing can be sharded; start with "
-                "recipes/accelerate/multi_gpu.yaml"
-            )
-    number, local = int(os.environ.get("RANK", "0")), os.environ.get("LOCAL_RANK")
-    if local is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(local)] if visible else local
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)
-    return number

@@ -88,11 +88,11 @@ def test_a_column_goes_before_what_would_be_sampled(calls, tmp_path):
 def test_a_model_that_says_nothing_but_the_truth(monkeypatch, tmp_path):
     truth = [row["answer"] for row in qa_rows(4)]
 
-    def generate(model, tokenizer, prompts, config):
+    def sample(model, tokenizer, prompts):
         asked = [prompt[0]["content"] for prompt in prompts]
-        return [next((f" {one.upper()}" for one in truth if f"Answer: {one}\n" in text), "") for text in asked]
+        return [next((one.upper() for one in truth if f"Answer: {one}\n" in text), "") for text in asked]
 
-    monkeypatch.setattr(sampled_answers, "_generate", generate)
+    monkeypatch.setattr(sampled_answers, "sample", sample)
     words = (
         "replace_with='sampled': asked for another answer to forget row 0, the model gave the true one or none 8 times"
     )

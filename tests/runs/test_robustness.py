@@ -9,16 +9,15 @@ from builders import qa_rows, tiny_model, tiny_tokenizer
 from llm_unlearn.arguments.groups import AdapterArguments, DataArguments
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.price import lowest_of_means, reference_abilities
-from llm_unlearn.runs.compared_methods import controlled, method_of, trained_as
+from llm_unlearn.runs.compared_methods import controlled, method_of, trained_as, trainer_of
 from llm_unlearn.runs.robustness import (
-    Robustness,
     RobustnessArguments,
-    become_worker,
     mean_abilities,
     most_robust,
     nearest_steps,
     next_rate,
 )
+from llm_unlearn.runs.sharing import become_worker
 
 
 def tried(steps, reached=1.0, retain=1.0, recovered=0.5, lowest=None) -> dict:
@@ -124,9 +123,8 @@ def test_methods_have_general_rows_unless_their_name_says_otherwise(name, weight
     method, data = method_of(name), SimpleNamespace(forget=qa_rows(4), retain=qa_rows(4, 20), general=qa_rows(4, 8))
     models = {"load_model": lambda path: tiny_model(), "processing_class": tiny_tokenizer()}
     examination = SimpleNamespace(data=data, data_args=DataArguments(), **models)
-    own = SimpleNamespace(examination=examination, original="model", adapter_args=AdapterArguments())
     config = method.method.config(output_dir=str(tmp_path), use_cpu=True, **method.fixed)
-    trainer = Robustness._trainer(own, method, config)
+    trainer = trainer_of(method, config, AdapterArguments(), examination, "model")
     assert config.general_weight == weight and bool(trainer.row_sets["general"]) is (weight > 0)
 
 
@@ -137,7 +135,7 @@ def test_methods_have_general_rows_unless_their_name_says_otherwise(name, weight
         ({"methods": ["npo:seed=1"]}, "seed in 'npo:seed=1' is set for all methods alike; use --seeds"),
         ({"methods": ["ssiuu:beta"]}, "'ssiuu:beta' has 'beta' where field=value is wanted"),
         ({"methods": ["ssiuu:beta=x"]}, "beta: 'x' in --methods ssiuu:beta=x is not valid; give a number"),
-        ({"methods": ["ascent"]}, "'ascent' is unknown; choose from dpo, gradient_ascent"),
+        ({"methods": ["ascent"]}, "'ascent' is unknown; choose from altpo, ce_u, dpo"),
         ({"methods": ["npo", "npo_equal_steps"]}, "npo_equal_steps takes the steps of ssiuu, which is not among them"),
         ({"seeds": [1, 2], "tuning_seeds": [2]}, "2 is a tuning seed, too"),
         ({"seeds": []}, r"seeds=\[\] must be one or more"),
