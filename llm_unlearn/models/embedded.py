@@ -117,7 +117,8 @@ EMBEDDED_DEFAULTS = {
 EMBEDDED_FULL_DEFAULTS = {"learning_rate": 1e-4}  # on top of those, where all weights are trained
 
 # In the world in sentences, in place of those: for a model of 100 M parameters, whose runs take a quarter of an hour.
-# The thresholds lie at, and just under, what the oracle of seed 0 scores (0.05 and 0.58).
+# The thresholds lie at, and just under, what the oracle of seed 0 scores (0.05 and 0.58); the attacker's rates are those
+# that `llm-unlearn run calibrate` chose (docs/results/real_model.md).
 SENTENCE_DEFAULTS = {
     "learning_rate": 5e-4,
     "learning_rates": [1e-4, 2e-4, 5e-4],
@@ -139,11 +140,11 @@ SENTENCE_DEFAULTS = {
     "attack_retain_rows": 20,
     "attack_seeds": [0],
     "derangement_seeds": [0],
-    "reinjection_learning_rates": [1e-4],
-    "benign_learning_rates": [1e-4],
-    "reinjection_lora_learning_rates": [1e-3],
-    "benign_lora_learning_rates": [1e-3],
-    "attack_learning_rate": 1e-4,
+    "reinjection_learning_rates": [3e-5],
+    "benign_learning_rates": [3e-5],
+    "reinjection_lora_learning_rates": [3e-4],
+    "benign_lora_learning_rates": [3e-4],
+    "attack_learning_rate": 3e-5,
 }
 SENTENCE_FULL_DEFAULTS = {"learning_rate": 2e-5, "learning_rates": [1e-5, 2e-5, 5e-5]}
 
