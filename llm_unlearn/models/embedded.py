@@ -117,8 +117,8 @@ EMBEDDED_DEFAULTS = {
 EMBEDDED_FULL_DEFAULTS = {"learning_rate": 1e-4}  # on top of those, where all weights are trained
 
 # In the world in sentences, in place of those: for a model of 100 M parameters, whose runs take a quarter of an hour.
-# The thresholds lie at, and just under, what the oracle of seed 0 scores (0.05 and 0.58); the attacker's rates are those
-# that `llm-unlearn run calibrate` chose (docs/results/real_model.md).
+# The thresholds lie at, and just under, what the oracle of seed 0 scores (0.05 and 0.58); the attacker's rates are
+# those that `llm-unlearn run calibrate` chose (docs/results/real_model.md).
 SENTENCE_DEFAULTS = {
     "learning_rate": 5e-4,
     "learning_rates": [1e-4, 2e-4, 5e-4],
