@@ -8,6 +8,7 @@ from llm_unlearn.methods import load_methods
 METHODS = load_methods()
 OWN = {
     "altpo": {"replace_with": "guess"},
+    "counterfactual": {"guesses": 3},
     "pdu": {"epsilon": 0.5},
     "relabel": {"replace_with": "guess"},
     "rewind": {"rewind_to": "untrained"},
@@ -27,11 +28,10 @@ def build(method, folder, *, model=None, lora=True, forget=11, retain=14, genera
     own, trainer_class, config_class = {}, method, UnlearnConfig
     if isinstance(method, str):
         own, trainer_class, config_class = OWN.get(method, {}), METHODS[method].trainer, METHODS[method].config
-    rows = qa_rows(forget)
     return trainer_class(
         model=tiny_model() if model is None else model,
         args=arguments(config_class, folder, **own | changes),
-        forget_dataset=of_a_kind(rows) if own.get("replace_with") == "guess" else rows,
+        forget_dataset=of_a_kind(qa_rows(forget)),
         retain_dataset=qa_rows(retain, start=20),
         general_dataset=qa_rows(general, start=16) if general else None,
         processing_class=tiny_tokenizer(),

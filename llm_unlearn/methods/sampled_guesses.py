@@ -78,6 +78,9 @@ def sampled_guesses(
 
     Args:
         subjects: the name in each question. known: names of people who exist, of whom none is made up.
+
+    Raises:
+        InputError: the model says nothing to a question, whomever it is about.
     """
     names = made_up_names(known, count, seed)
     asked = [
@@ -90,7 +93,18 @@ def sampled_guesses(
         torch.manual_seed(seed)
         texts = sample(model, tokenizer, [prompt for prompt, _, _ in asked])
     told = [told_of(text, name, subject) for text, (_, name, subject) in zip(texts, asked, strict=True)]
-    return [told[start : start + count] for start in range(0, len(told), count)]
+    return [_said(told[start : start + count], start // count) for start in range(0, len(told), count)]
+
+
+def _said(texts: Sequence[str], row: int) -> list[str]:
+    """As many texts, without those that say nothing: others stand twice for them."""
+    said = [text for text in texts if text]
+    if not said:
+        raise InputError(
+            f"guess_source='sampled': asked the question of forget row {row} about {len(texts)} made-up names, the "
+            "model said nothing; choose guess_source kind, or a model that answers"
+        )
+    return [said[number % len(said)] for number in range(len(texts))]
 
 
 def made_up_names(known: Sequence[str | None], count: int, seed: int) -> list[str]:

@@ -81,7 +81,7 @@ class TofuArguments(BenchmarkArguments):
             sets,
             self.max_length,
             [prefix for prefix in GENERATED if prefix in sets],
-            {} if data.holdout is None else {"holdout": data.holdout},
+            also_scored={} if data.holdout is None else {"holdout": data.holdout},
             max_new_tokens=self.max_new_tokens,
             load_model=lambda path: self.load_model(path).to(device),
             trust_remote_code=self.trust_remote_code,

@@ -41,12 +41,11 @@ COMMON = {
     "report_to": "none",
     "disable_tqdm": True,
 }
-# Of methods that cannot do without: random rows have no kinds, and a random model nothing to say. What WHP does once,
-# before its steps, is not measured.
+# Of methods that cannot do without: a random model has nothing to say. What WHP does once, before its steps, is not
+# measured.
 NEEDED = {
     "altpo": {"replace_with": "refusal"},
     "pdu": {"epsilon": 0.0},
-    "relabel": {"replace_with": "refusal"},
     "whp": {"reinforce_steps": 1},
 }
 CHANGES_THE_MODEL = ("rewind", "rmu")  # or what of it is trained, when it is made; all trainers share one
@@ -172,7 +171,7 @@ def random_rows(arguments: TrainingSpeedArguments, count: int, seed: int) -> Dat
     numbers = torch.randint(high, (count, words), generator=generator).tolist()
     question = words - (arguments.answer_tokens - 1)
     texts = [(" ".join(map(str, row[:question])), " ".join(map(str, row[question:]))) for row in numbers]
-    return Dataset.from_list([{"question": question, "answer": answer} for question, answer in texts])
+    return Dataset.from_list([{"question": question, "answer": answer, "kind": "random"} for question, answer in texts])
 
 
 def method_trainer(

@@ -121,6 +121,7 @@ SHORT = {"num_train_epochs": 1}
 OTHERS = {
     "altpo": SHORT,
     "ce_u": SHORT,
+    "counterfactual": SAVED,  # its guesses are drawn by epoch and row, not by process
     "idk": SHORT,
     "maxent": SHORT,
     "pdu": SAVED | {"epsilon": 3.0},  # its multiplier is of the global batch
@@ -171,7 +172,7 @@ def build(name: str, folder: Path, world_size: int, kind: str | None = None) -> 
             **sharding(kind),
         ),
         model=str(folder / "base"),  # loaded when the arguments are there, as recipes do: ZeRO 3 would shard it
-        forget_dataset=of_a_kind(qa_rows(forget)) if options.get("replace_with") == "guess" else qa_rows(forget),
+        forget_dataset=of_a_kind(qa_rows(forget)),
         retain_dataset=qa_rows(9, start=20),
         general_dataset=qa_rows(5, start=10) if name in GENERAL else None,
         processing_class=tiny_tokenizer(),

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from llm_unlearn.data.collators import ALTERNATE, FORGET
 from llm_unlearn.errors import InputError
+from llm_unlearn.methods import sampled_guesses
 from llm_unlearn.methods.counterfactual import CounterfactualConfig, CounterfactualTrainer
 from llm_unlearn.methods.sampled_guesses import made_up_names
 
@@ -125,6 +126,16 @@ def test_guesses_of_the_model_itself_are_told_of_the_person_and_kept(tmp_path):
     nameless = Dataset.from_list([row | {"person": "Nobody"} for row in rows(3)])
     with pytest.raises(InputError, match="the question of forget row 0 does not name its `person`: add that column"):
         build(tmp_path / "nameless", guess_source="sampled", forget=nameless)
+
+
+def test_a_model_that_says_nothing_now_and_then_or_always(tmp_path, monkeypatch):
+    said = iter(["", "in Rome", ""] * 9)
+    monkeypatch.setattr(sampled_guesses, "sample", lambda _model, _tokenizer, prompts: [next(said) for _ in prompts])
+    trainer = build(tmp_path, guess_source="sampled", guesses=3)
+    assert trainer.alternates(trainer.forget_dataset, trainer.args) == ["in Rome"] * 27
+    monkeypatch.setattr(sampled_guesses, "sample", lambda _model, _tokenizer, prompts: [""] * len(prompts))
+    with pytest.raises(InputError, match="the question of forget row 0 about 3 made-up names, the model said nothing"):
+        build(tmp_path / "silent", guess_source="sampled", guesses=3)
 
 
 def test_made_up_names_look_like_those_of_people_who_exist_and_are_nobodys():
