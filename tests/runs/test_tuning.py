@@ -44,6 +44,7 @@ def trained(monkeypatch):
     return found
 
 
+@pytest.mark.long  # the dry run, the draws and the choice are tested on their own
 def test_a_search_that_was_killed_goes_on_and_names_the_best(cache, tmp_path, monkeypatch, trained, capsys):
     monkeypatch.setenv("LLM_UNLEARN_CACHE", str(cache))
     out = tmp_path / "out"
