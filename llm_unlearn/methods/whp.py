@@ -2,8 +2,7 @@
 
 Generic logits v = v_before - alpha relu(v_reinforced - v_before), where the reinforced model is the one at hand,
 trained further on the forget rows: what it raises is what is special to them. Loss = cross-entropy of argmax v at
-every answer token, fixed before training. Where that is the true token (most words of a sentence) it goes on being
-trained.
+every answer token, fixed before training. Where that is still the true token, it goes on being trained.
 
 The publication also replaces names by others before it asks for v; here nothing is replaced, and rows that the model
 knows by heart leave the reinforcement little to raise (docs/methods/whp.md).
