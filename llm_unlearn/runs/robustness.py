@@ -11,6 +11,7 @@ runs among them, each training alone.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,8 @@ from llm_unlearn.runs.recipe import conclude
 from llm_unlearn.runs.sharing import share
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.memory import bytes_to_write
+
+logger = logging.getLogger(__name__)
 
 KEPT = 0.95  # of the ability that loses most (older references: of the retain exact match): what a rate must keep
 EQUAL_STEPS = 0.15  # relative difference of steps that counts as equal
@@ -124,11 +127,18 @@ class Robustness:
             raise InputError(f"load_in_{bits}bit: methods are compared on whole base weights; leave it out")
         if "adversarial_reinjection" not in self.examination.attack_args.attacks:
             raise InputError("attacks: rates are chosen by adversarial_reinjection; add it")
-        for name in self.arguments.methods:  # a field that a method refuses is an error before hours of work
+        # What a method refuses is an error before hours of work; where nobody named it, it is left out.
+        everything = self.arguments.methods == [*compared_methods()]
+        for name in [*self.arguments.methods]:
             try:
-                self._config(name, self.arguments.learning_rates[0], self.arguments.seeds[0], self.output)
-            except ValueError as error:
-                raise InputError(f"methods: {name}: {error}") from error
+                config = self._config(name, self.arguments.learning_rates[0], self.arguments.seeds[0], self.output)
+                if everything:
+                    trainer_of(method_of(name), config, self.adapter_args, self.examination, self.original)
+            except (ValueError, InputError) as error:
+                if not everything:
+                    raise InputError(f"methods: {name}: {error}") from error
+                self.arguments.methods.remove(name)
+                logger.warning("methods: %s is left out: %s", name, error)
 
     @property
     def output(self) -> Path:
