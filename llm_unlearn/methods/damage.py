@@ -17,6 +17,7 @@ from llm_unlearn.data.collators import FORGET, EncodedRow, UnlearnCollator
 from llm_unlearn.methods.attribution import capture_outputs, influence
 from llm_unlearn.models.answers import forward_answers
 from llm_unlearn.models.linear_maps import linear_modules
+from llm_unlearn.models.scoring import evaluation_mode
 
 NOISE = 0.1  # b
 SCOPES = ("all", "influence", "random")
@@ -91,7 +92,7 @@ def _influences(
     """Linear map -> sum of |h g| over rows and positions, (width,)."""
     modules, collate, device = linear_modules(model), UnlearnCollator(pad_token_id), next(model.parameters()).device
     totals: dict[str, torch.Tensor] = {}
-    with capture_outputs(modules) as passes:
+    with evaluation_mode(model), capture_outputs(modules) as passes:
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             batch = collate([{"forget": {**row, "role": FORGET, "index": i}} for i, row in enumerate(part)])
