@@ -7,6 +7,7 @@ import pytest
 from llm_unlearn.cli.report import main as report
 from llm_unlearn.errors import InputError
 from llm_unlearn.runs.benchmarking import robustness_benchmark
+from llm_unlearn.runs.robustness import Robustness
 from llm_unlearn.training.trainer import UnlearnTrainer
 
 FLAGS = ("--data=fictional:tiny", "--oracle_seeds=2", "--attack_seeds=0", "--attack_steps=2", "--num_train_epochs=2")
@@ -72,3 +73,17 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(cache, tmp_path
         with pytest.raises(InputError, match=message):
             robustness_benchmark("", [*FLAGS, f"--output_dir={tmp_path}", *flags])
     assert trained == []
+
+
+def test_by_default_what_cannot_be_trained_here_is_left_out_and_named(cache, tmp_path, monkeypatch, caplog):
+    """Rewinding refuses the general loss that all methods share; named, it is an error instead."""
+    monkeypatch.setenv("LLM_UNLEARN_CACHE", str(cache))
+    seen = []
+    monkeypatch.setattr(Robustness, "run", lambda self: seen.append(self.arguments.methods) or 1 / 0)
+    flags = ["--data", "fictional:tiny", "--oracle_seeds", "1", "--output_dir", str(tmp_path)]
+    with pytest.raises(ZeroDivisionError):
+        robustness_benchmark("", flags)
+    assert {"npo", "pdu", "relabel"} <= set(seen[0]) and "rewind" not in seen[0]
+    assert "methods: rewind is left out: general_loss='kl'" in caplog.text
+    with pytest.raises(InputError, match="methods: rewind: general_loss='kl' would compare with the checkpoint"):
+        robustness_benchmark("", [*flags, "--methods", "rewind"])
