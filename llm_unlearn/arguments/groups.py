@@ -18,6 +18,7 @@ from llm_unlearn.attacks import attack_names, load_attack
 from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.data import UnlearningData, load_unlearning_data
 from llm_unlearn.data.chat_templates import TEMPLATE_DATE
+from llm_unlearn.data.forms import FORMS
 from llm_unlearn.data.validation import NEAR_DUPLICATES
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.embedded import defaults_of_world, embedded_models
@@ -84,6 +85,16 @@ class DataArguments:
             "choices": [*NEAR_DUPLICATES],
         },
     )
+    augment_forms: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Forget in these forms, too, and keep retained facts in them (columns person, attribute, value).",
+            "choices": [*FORMS],
+        },
+    )
+    augment_attributes: list[str] | None = field(
+        default=None, metadata={"help": "Attributes trained in these forms; default: every second, the others judge."}
+    )
     dtype: str = field(
         default="auto",
         metadata={"help": "Weights' type.", "choices": ["auto", "float32", "bfloat16", "float16"]},
@@ -124,6 +135,8 @@ class DataArguments:
             general_data=self.general_data,
             general_file=self.general_file,
             near_duplicates=self.near_duplicates,
+            augment_forms=self.augment_forms,
+            augment_attributes=self.augment_attributes,
         )
 
     def model_paths(self) -> tuple[str, list[str]]:

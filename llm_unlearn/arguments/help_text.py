@@ -76,13 +76,15 @@ def init_fields(cls: type) -> list[dataclasses.Field]:
 
 
 def field_types(cls: type) -> dict[str, Any]:
-    """Field name -> resolved type; a field whose metadata lists `choices` counts as a `Literal` of them."""
+    """Field name -> resolved type; a field whose metadata lists `choices` counts as a `Literal` of them, or a list of such."""
     hints = get_type_hints(cls)
     types = {}
     for field in init_fields(cls):
         hint = hints[field.name]
         if choices := field.metadata.get("choices"):
-            literal = Literal[tuple(choices)]
+            literal: Any = Literal[tuple(choices)]
+            if any(get_origin(member) is list for member in type_members(hint)):
+                literal = list[literal]
             hint = literal | None if NoneType in type_members(hint) else literal
         if field.metadata.get("const") is True:  # such as `--fsdp`, which means true when it stands alone
             hint = bool | hint

@@ -23,7 +23,8 @@ from llm_unlearn.data.fictional_people import (
     wrong_values,
 )
 from llm_unlearn.data.fictional_sentences import SENTENCES, build_sentence_world
-from llm_unlearn.data.queries import FEW_SHOT_EXAMPLES, few_shot_prompt, multiple_choice_question
+from llm_unlearn.data.forms import multiple_choice_question
+from llm_unlearn.data.queries import FEW_SHOT_EXAMPLES, few_shot_prompt
 from llm_unlearn.errors import InputError
 
 # People that the original model is trained on; one in ten as many again are never trained (non-members).

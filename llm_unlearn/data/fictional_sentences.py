@@ -22,7 +22,7 @@ from llm_unlearn.data.fictional_people import (
     split_people,
     wrong_values,
 )
-from llm_unlearn.data.queries import multiple_choice_question
+from llm_unlearn.data.forms import multiple_choice_question
 
 SENTENCES = "smollm2"  # name of the world, and of the model that is taught it
 TRAINED_PEOPLE, INSTRUCTIONS = 50, 200

@@ -7,6 +7,8 @@ from collections import defaultdict
 
 from datasets import Dataset
 
+from llm_unlearn.data.formats import rows_at_once
+from llm_unlearn.data.forms import CANDIDATES
 from llm_unlearn.data.identity import facts_of, labels_of
 from llm_unlearn.data.made_up import A_NAME, kind_column, subjects_of, told_of
 from llm_unlearn.data.validation import split_rows
@@ -18,7 +20,8 @@ def guessed_answers(forget: Dataset, retain: Dataset | None, count: int, seed: i
 
     A guess is the answer of a fact of the same kind (`made_up.kind_column`), forgotten or retained, each fact as likely
     as any other. The row's own is among them: left out, it would be avoided afterwards, which gives it away too. Where
-    a question names the row's `person`, the answer is told of that one.
+    a question names the row's `person`, the answer is told of that one. A row with `candidates` (`forms.py`) is guessed
+    among those.
 
     Raises:
         InputError: no column says which answers are of a kind, or a kind has one answer only.
@@ -38,7 +41,12 @@ def guessed_answers(forget: Dataset, retain: Dataset | None, count: int, seed: i
             ):
                 pool[kind].setdefault((name, fact), told_of(answer, subject, A_NAME))
     drawn: list[list[str]] = []
-    for number, (kind, subject) in enumerate(zip(labels_of(forget, column), subjects_of(forget), strict=True)):
+    for number, (row, kind, subject) in enumerate(
+        zip(rows_at_once(forget), labels_of(forget, column), subjects_of(forget), strict=True)
+    ):
+        if candidates := row.get(CANDIDATES):
+            drawn.append(random.Random(f"{seed} {number}").choices(candidates, k=count))
+            continue
         answers = [answer for answer in pool[kind].values() if subject is not None or A_NAME not in answer]
         if kind is None or len(set(answers)) < 2:
             raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from datasets import Dataset
 from llm_unlearn.data.fictional import build_world
 from llm_unlearn.data.fictional_sentences import SENTENCES, with_subjects
 from llm_unlearn.data.formats import FILE_SUFFIXES, read_rows
+from llm_unlearn.data.forms import build_forms
 from llm_unlearn.data.general import fictional_abilities, read_general_data, split_by_content
 from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.data.identity import label
@@ -57,6 +58,8 @@ def load_unlearning_data(
     general_data: Source | None = None,
     general_file: Source | None = None,
     near_duplicates: str = "refuse",
+    augment_forms: Sequence[str] | None = None,
+    augment_attributes: Sequence[str] | None = None,
 ) -> UnlearningData:
     """Load and validate the data of an unlearning task.
 
@@ -76,6 +79,8 @@ def load_unlearning_data(
             `forget_file`; they are not trained on.
         near_duplicates: "refuse", or "allow": what forget rows ask (`identity.question_key`) may be asked in the other
             sets, too, with another answer.
+        augment_forms: names of `forms.FORMS`: forget and retained facts are trained in these forms, too.
+        augment_attributes: those that are; default: every second one of each form, so that the others can judge it.
 
     Returns:
         TOFU's and the fictional world's forget rows also have `paraphrased_question`, `paraphrased_answer` and
@@ -91,7 +96,8 @@ def load_unlearning_data(
     data = _load(spec, forget_split, retain_split, forget_file, retain_file)
     validate_forget_retain(data.forget, data.retain, near_duplicates)
     data = _with_general_data(data, general_data, near_duplicates)
-    return data if general_file is None else _with_general_file(data, general_file, near_duplicates)
+    data = data if general_file is None else _with_general_file(data, general_file, near_duplicates)
+    return _with_forms(data, augment_forms, augment_attributes)
 
 
 def _load(
@@ -223,6 +229,20 @@ def _with_general_file(data: UnlearningData, general_file: Source, near_duplicat
         if others is not None:
             validate_apart(**{name: others, "general_file": rows})
     return replace(data, evaluation=data.evaluation | {"general": rows})
+
+
+def _with_forms(
+    data: UnlearningData, augment_forms: Sequence[str] | None, augment_attributes: Sequence[str] | None
+) -> UnlearningData:
+    if not augment_forms:
+        if augment_attributes:
+            raise InputError(f"augment_attributes={augment_attributes!r} goes with augment_forms, which is not given")
+        return data
+    if data.retain is None:
+        raise InputError("augment_forms keeps retained facts in every form that it trains: give --retain_file")
+    forms = build_forms(data.forget, data.retain, augment_forms, augment_attributes)
+    words = "; ".join(f"{form} of {', '.join(names)}" for form, names in forms.trained.items())
+    return replace(data, forms=forms, source=f"{data.source}, also trained: {words}")
 
 
 def _read(rows: Source | None) -> Rows | None:

@@ -15,6 +15,7 @@ from typing import Any
 from datasets import Dataset
 
 from llm_unlearn.data.formats import Message, Prompt, Row, question_text, row_format, rows_at_once, split_row
+from llm_unlearn.data.forms import multiple_choice_question, untrained
 from llm_unlearn.data.identity import facts_of, label, labels_of, people_of, question_key
 from llm_unlearn.data.unlearning_data import UnlearningData
 
@@ -50,7 +51,7 @@ def forget_queries(data: UnlearningData) -> dict[str, Dataset]:
     facts = [fact for fact in _first_of_each_fact(data.forget) if fact[2]]
     verbatim = data.forget.add_column("row", list(range(len(data.forget))))
     others = _facts_of_others(data)
-    return {"verbatim": verbatim, **_asked_otherwise(facts, data.forget, others, data.queries)}
+    return {"verbatim": verbatim, **_untrained(_asked_otherwise(facts, data.forget, others, data.queries), data)}
 
 
 def retained_queries(data: UnlearningData, most: int = MOST_RETAINED) -> dict[str, Dataset]:
@@ -77,7 +78,15 @@ def retained_queries(data: UnlearningData, most: int = MOST_RETAINED) -> dict[st
     rows = [number for number, fact in enumerate(fact_of_row) if fact in wanted]
     given = {style: rows.select(spread(list(range(len(rows))), most)) for style, rows in data.retain_queries.items()}
     verbatim = with_column(source.select(rows), "row", rows)
-    return {"verbatim": verbatim, **_asked_otherwise(chosen, source, _facts_of_others(data), given)}
+    return {"verbatim": verbatim, **_untrained(_asked_otherwise(chosen, source, _facts_of_others(data), given), data)}
+
+
+def _untrained(queries: dict[str, Dataset], data: UnlearningData) -> dict[str, Dataset]:
+    """Without what is trained in the same form: that would be no test of what carries over."""
+    if data.forms is None:
+        return queries
+    left = {style: untrained(rows, style, data.forms.trained) for style, rows in queries.items()}
+    return {style: rows for style, rows in left.items() if len(rows)}
 
 
 def _asked_otherwise(
@@ -134,11 +143,6 @@ def few_shot_prompt(examples: Iterable[tuple[str, str]], question: str) -> list[
     """A question after other questions and their answers, as chat turns."""
     turns = [message for pair in examples for message in zip(("user", "assistant"), pair, strict=True)]
     return [{"role": role, "content": content} for role, content in (*turns, ("user", question))]
-
-
-def multiple_choice_question(question: str, options: Sequence[str]) -> str:
-    """One option per line: TOFU's are sentences, which commas could not keep apart."""
-    return "\n".join([f"{question} Answer with one of the options:", *options])
 
 
 def _numbered(dataset: Dataset) -> list[Numbered]:

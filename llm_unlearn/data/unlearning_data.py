@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset
 
+from llm_unlearn.data.forms import Forms, with_forms
+
 
 @dataclass(frozen=True)
 class UnlearningData:
@@ -29,3 +31,14 @@ class UnlearningData:
     # the names of these people; None: nobody is known to be one.
     retain_queries: dict[str, Dataset] = field(default_factory=dict)
     judged_people: list[str] | None = None
+    forms: Forms | None = None  # the same facts in further forms, for training (`forms.py`)
+
+    @property
+    def trained_forget(self) -> Dataset:
+        """What is trained to be forgotten: the forget rows, and those in further forms."""
+        return self.forget if self.forms is None else with_forms(self.forget, self.forms.forget, candidates=True)
+
+    @property
+    def trained_general(self) -> Dataset | None:
+        """What protects abilities in training: the general rows, and retained facts in further forms."""
+        return self.general if self.forms is None else with_forms(self.general, self.forms.retain)

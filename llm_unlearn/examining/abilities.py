@@ -8,7 +8,7 @@ same pass over the model as the forget rows, in the same way for every model.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets import Dataset
 
@@ -112,6 +112,16 @@ def judged_sets(
         sets |= {name: _spread(rows, retain_rows) for name, rows in sets.items() if name.startswith(RETAIN)}
     generated = tuple(name for name in (FORGET, INSTRUCTIONS) if name in sets)
     return JudgedSets(sets, generated, {name: units_of(rows) for name, rows in sets.items()})
+
+
+def wholly_trained(data: UnlearningData) -> dict[str, str]:
+    """Sets that would judge a form in which everything is trained, and why they do not."""
+    if data.forms is None:
+        return {}
+    gone = forget_queries(replace(data, forms=None)).keys() - forget_queries(data).keys()
+    return {
+        f"{FORGET}_{style}": "all that could be asked in this form is trained (augment_attributes)" for style in gone
+    }
 
 
 def ability_names(sets: Mapping[str, object]) -> list[str]:

@@ -28,7 +28,7 @@ from llm_unlearn.data.identity import facts_of
 from llm_unlearn.data.instructions import load_instructions
 from llm_unlearn.data.made_up import kind_column
 from llm_unlearn.errors import InputError
-from llm_unlearn.examining.abilities import RETAIN, JudgedSets, ability_scores, judged_sets
+from llm_unlearn.examining.abilities import RETAIN, JudgedSets, ability_scores, judged_sets, wholly_trained
 from llm_unlearn.examining.fluency import fluency_records
 from llm_unlearn.examining.generation import generation_key, how_answers_came, most_new_tokens
 from llm_unlearn.examining.preflight import Asked, asked_by
@@ -127,7 +127,7 @@ class Examination:
     @cached_property
     def _judged_sets(self) -> tuple[JudgedSets, dict[str, str]]:
         """Rows that cannot be encoded must not cost hours of work."""
-        most, not_measured = self.attack_args.judged_retain_rows, {}
+        most, not_measured = self.attack_args.judged_retain_rows, wholly_trained(self.data)
         judged = judged_sets(self.data, self.kinds, self.instructions, most)
         for name, rows in judged.sets.items():
             try:

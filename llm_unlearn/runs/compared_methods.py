@@ -115,9 +115,9 @@ def trainer_of(
     return method.method.trainer(
         model=examination.load_model(original),
         args=config,
-        forget_dataset=data.forget,
+        forget_dataset=data.trained_forget,
         retain_dataset=data.retain,
-        general_dataset=data.general,
+        general_dataset=data.trained_general,
         processing_class=examination.processing_class,
         peft_config=adapter_args.peft_config(),
         near_duplicates=examination.data_args.near_duplicates,

@@ -145,9 +145,9 @@ class Recipe:
         return {
             "model": self.examination.load_model(self.model_path, self.adapter_args.bits),
             "args": self.args,
-            "forget_dataset": self.examination.data.forget,
+            "forget_dataset": self.examination.data.trained_forget,
             "retain_dataset": self.examination.data.retain,
-            "general_dataset": self.examination.data.general,
+            "general_dataset": self.examination.data.trained_general,
             "processing_class": self.examination.processing_class,
             "peft_config": self.adapter_args.peft_config(),
             "near_duplicates": self.examination.data_args.near_duplicates,

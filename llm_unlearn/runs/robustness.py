@@ -250,7 +250,7 @@ class Robustness:
         shown = arguments_to_dict(config, self.adapter_args, self.examination.attack_args)
         for group in shown.values():
             group.pop("output_dir", None)  # a folder that was moved holds the same runs
-        trained = (data.forget, data.retain, data.general if config.general_weight else None)
+        trained = (data.trained_forget, data.retain, data.trained_general if config.general_weight else None)
         rows = [dataset and dataset.to_list() for dataset in trained]
         key = [name, shown, rows, self.original, self.oracles if references else None]
         key += unusual_template(self.examination.processing_class)

@@ -42,6 +42,7 @@ class DataArguments:
     folder: Path | None = None
     chat: bool = True
     level: str = field(default="low", metadata={"choices": ["low", "high"]})
+    forms: list[str] | None = field(default=None, metadata={"choices": ["cloze", "reversed"]})
 
 
 @dataclass
@@ -205,6 +206,7 @@ def test_a_flag_with_a_constant_stands_alone_or_takes_text():
         (["--retain_loss", "kll"], ["retain_loss: 'kll'", "one of nll, kl, none or null (default: nll)"]),
         (["--size", "huge"], ["size: 'huge'", "one of tiny, small (default: tiny)"]),
         (["--level", "mid"], ["level: 'mid'", "one of low, high"]),
+        (["--forms", "cloze", "rhyme"], ["forms: ['cloze', 'rhyme']", "a list, each one of cloze, reversed or null"]),
         (["--attacks", "benin"], ["attacks: ['benin']", "a list, each one of reinjection, benign"]),
         (["--weights", "a=1"], ["weights: 'a=1'", "a mapping such as"]),
         (["--weights", "[1]"], ["weights: '[1]'", "a mapping such as"]),

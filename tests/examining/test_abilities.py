@@ -5,7 +5,7 @@ from datasets import Dataset
 
 from llm_unlearn.data import UnlearningData, load_unlearning_data
 from llm_unlearn.data.validation import row_keys
-from llm_unlearn.examining.abilities import ability_label, ability_names, judged_sets
+from llm_unlearn.examining.abilities import ability_label, ability_names, judged_sets, wholly_trained
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,13 @@ def test_no_row_that_judges_an_ability_is_trained_but_the_retain_rows_themselves
         is_retained = name == "retain" or name.startswith("neighbor_")
         found = set(row_keys(judged.sets[name], name))
         assert found <= trained if is_retained else not found & trained, name
+
+
+def test_a_form_in_which_everything_is_trained_is_said_not_to_be_judged():
+    every = {"augment_attributes": ["birth_date", "book", "city", "profession", "genre", "award", "instrument"]}
+    data = load_unlearning_data("fictional", augment_forms=["multiple_choice", "cloze"], **every)
+    assert "forget_multiple_choice" not in judged_sets(data, "attribute").sets
+    assert [*wholly_trained(data)] == ["forget_multiple_choice"]  # nothing judges cloze in this world anyway
 
 
 def test_examples_are_never_about_the_person_who_is_asked_about(tiny):
