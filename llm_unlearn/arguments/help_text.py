@@ -76,7 +76,7 @@ def init_fields(cls: type) -> list[dataclasses.Field]:
 
 
 def field_types(cls: type) -> dict[str, Any]:
-    """Field name -> resolved type; a field whose metadata lists `choices` counts as a `Literal` of them, or a list of such."""
+    """Field name -> resolved type; a field whose metadata lists `choices` counts as a `Literal` of them (or a list)."""
     hints = get_type_hints(cls)
     types = {}
     for field in init_fields(cls):
