@@ -14,6 +14,7 @@ from llm_unlearn.errors import InputError, named
 from llm_unlearn.examining.evidence import KNOWLEDGE
 from llm_unlearn.files.run_files import read_json
 from llm_unlearn.files.whole import json_digest, write_json, write_whole
+from llm_unlearn.reporting.leaderboard_figure import leaderboard_figure
 from llm_unlearn.reporting.words import number_words
 
 FORMAT, PAGE = 1, "README.md"
@@ -58,9 +59,11 @@ def add_benchmark(folder: Path, leaderboard: Path, by: str | None = None) -> lis
 
 
 def build_page(leaderboard: Path) -> Path:
-    """Write the page of a leaderboard's folder from its entries."""
-    path = leaderboard / PAGE
-    write_whole(path, [page_of(read_entries(leaderboard))])
+    """Write the page of a leaderboard's folder, and its figures, from its entries; returns the page's path."""
+    path, entries = leaderboard / PAGE, read_entries(leaderboard)
+    write_whole(path, [page_of(entries)])
+    for title, own in _tables(entries).items():
+        leaderboard_figure(own, short_names(own), leaderboard / _figure_name(title))
     return path
 
 
@@ -84,10 +87,40 @@ def read_entries(leaderboard: Path) -> list[dict[str, Any]]:
 def page_of(entries: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a table for every world and setting, the best first, between what an oracle and the original have."""
     lines = ["# Leaderboard", "", _EXPLAINED, ""]
-    for world, setting in dict.fromkeys((entry["world"], entry["setting"]) for entry in entries):
-        own = [entry for entry in entries if (entry["world"], entry["setting"]) == (world, setting)]
-        lines += [f"## {world}, {setting}", "", *_table(sorted(own, key=_order)), ""]
+    for title, own in _tables(entries).items():
+        figure = f"![what each method still knows, and what else it lost]({_figure_name(title)})"
+        lines += [f"## {title}", "", figure, "", *_table(own), ""]
     return "\n".join(lines)
+
+
+def _tables(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """World and setting -> their entries, the best first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        found.setdefault(f"{entry['world']}, {entry['setting']}", []).append(entry)
+    return {title: sorted(own, key=_order) for title, own in found.items()}
+
+
+def _figure_name(title: str) -> str:
+    return f"{_file_words(title)}.png"
+
+
+def short_names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The methods; with the settings in which they differ, where one is there several times."""
+    methods = [entry["method"] for entry in entries]
+    names = []
+    for entry in entries:
+        alike = [other["settings"] for other in entries if other["method"] == entry["method"]]
+        own = {
+            name: value
+            for name, value in entry["settings"].items()
+            if any(other.get(name) != value for other in alike) and methods.count(entry["method"]) > 1
+        }
+        words = ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in own.items()
+        )
+        names.append(f"{entry['method']}\n{words}" if words else entry["method"])
+    return names
 
 
 def _entries(found: Mapping[str, Any], summary: Mapping[str, Any], by: str | None) -> list[dict[str, Any]]:
@@ -142,8 +175,12 @@ def _knowledge(scores: Sequence[Mapping[str, Any]], name: str) -> dict[str, dict
 
 def _slug(entry: Mapping[str, Any]) -> str:
     """A name for the entry's file: the same method with the same settings in the same world replaces itself."""
-    words = re.sub(r"[^a-z0-9]+", "-", f"{entry['world']} {entry['setting']} {entry['method']}".lower()).strip("-")
+    words = _file_words(f"{entry['world']} {entry['setting']} {entry['method']}")
     return f"{words}-{json_digest([entry['settings'], entry['attacks'], entry['by']])[:8]}"
+
+
+def _file_words(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _order(entry: Mapping[str, Any]) -> tuple:

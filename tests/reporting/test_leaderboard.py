@@ -7,7 +7,8 @@ import pytest
 
 from llm_unlearn.cli.main import main
 from llm_unlearn.errors import InputError
-from llm_unlearn.reporting.leaderboard import add_benchmark, build_page, page_of, read_entries
+from llm_unlearn.reporting.leaderboard import add_benchmark, build_page, page_of, read_entries, short_names
+from llm_unlearn.reporting.leaderboard_figure import leaderboard_figure
 
 OURS = Path(__file__).parents[2] / "docs" / "leaderboard"
 
@@ -96,6 +97,24 @@ def test_an_entry_for_each_method_and_a_page_in_their_order(benchmark, tmp_path)
     ]
     assert rows[3][7] == "0.75 general facts, lost: 1" and rows[4][1] == "2 models"
     assert "All with `retain_weight 60`, `general_weight 100`, `learning_rate 0.0003`." in page
+
+
+def test_the_figure_has_a_line_for_each_method_with_what_it_knows_and_what_it_lost(benchmark, tmp_path):
+    board = tmp_path / "board"
+    add_benchmark(benchmark, board)
+    build_page(board)
+    assert (board / "fictional-forget10-lora-of-rank-8.png").is_file()
+    entries = read_entries(board)
+    npo = next(entry for entry in entries if entry["method"] == "npo")
+    again = npo | {"settings": npo["settings"] | {"learning_rate": 1e-3}}
+    names = short_names([npo, again, entries[0]])
+    assert names == ["npo\nlearning_rate 0.0003", "npo\nlearning_rate 0.001", entries[0]["method"]]
+    known, kept = leaderboard_figure([npo, again, entries[0]], names, tmp_path / "figure.png").axes
+    points = {scatter.get_label(): scatter.get_offsets().tolist() for scatter in known.collections}
+    assert points["as asked"][:2] == [[0.8, 0.0], [0.8, 1.0]] and points["after reinjection"][0] == [0.9, 0.0]
+    assert [label.get_text() for label in known.get_yticklabels()] == names
+    assert [bar.get_width() for bar in kept.patches] == [0.75] * 3
+    assert kept.texts[0].get_text() == "0.75 general facts"
 
 
 def test_the_same_measurement_replaces_itself_and_another_setting_does_not(benchmark, tmp_path):
