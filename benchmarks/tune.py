@@ -2,8 +2,8 @@
 
 Each trial is a setting drawn from the method's own search space (the first trial: its defaults), trained on seeds that
 are not reported, until the forget scores are reached. Of the trials that reach them and keep 90 % of every ability,
-the one wins whose knowledge of the forgotten facts is nearest to ignorance, before any attack, in whichever style of
-asking it is farthest from it.
+the one wins whose knowledge of the forgotten facts is nearest to ignorance before any attack, in the mean over all
+styles of asking.
 
 Finished trials are kept: started again, the search goes on where it was, also with more --trials. Several processes
 share the trials, each training alone: start it again in a second terminal, or with

@@ -18,7 +18,11 @@ ByStyle = Mapping[str, float]
 
 
 class Left(NamedTuple):
-    """The style of asking that tells most, the score in it, and how far that is from ignorance: 0 or more."""
+    """The style of asking that tells most, the score in it, and the mean distance from ignorance over all styles.
+
+    The mean, not the largest: asked in reverse, whatever was tried so far still knew everything, and a number that is
+    the same for all settings chooses none.
+    """
 
     style: str
     value: float
@@ -62,7 +66,7 @@ def ignorance(measured: Mapping[str, Mapping[str, ByStyle]]) -> tuple[str, dict[
 
 
 def what_is_left(own: ByStyle, ignorant: ByStyle) -> Left | None:
-    """Where a model is farthest from ignorance, above it *or below*: who avoids true answers gives them away, too.
+    """How far a model is from ignorance, above it *or below*: who avoids true answers gives them away, too.
 
     Args:
         own: style -> score, or its mean over seeds. ignorant: the same of `ignorance`.
@@ -70,5 +74,8 @@ def what_is_left(own: ByStyle, ignorant: ByStyle) -> Left | None:
     Returns:
         None where no style was measured in both.
     """
-    found = [Left(style, own[style], abs(own[style] - ignorant[style])) for style in ignorant if style in own]
-    return max(found, key=lambda one: one.excess, default=None)
+    distances = {style: abs(own[style] - ignorant[style]) for style in ignorant if style in own}
+    if not distances:
+        return None
+    most = max(distances, key=distances.__getitem__)
+    return Left(most, own[most], fmean(distances.values()))

@@ -122,7 +122,6 @@ EMBEDDED_FULL_DEFAULTS = {"learning_rate": 1e-4}  # on top of those, where all w
 SENTENCE_DEFAULTS = {
     "learning_rate": 5e-4,
     "learning_rates": [1e-4, 2e-4, 5e-4],
-    "retain_weights": [0.3, 1.0, 3.0],
     "lora_r": 16,
     "lora_alpha": 32,
     "retain_weight": 1.0,

@@ -48,7 +48,7 @@ def trial_words(trial: Mapping[str, Any], score: str) -> str:
     if trial["diverged"]:
         return f"diverged after {trial['steps']:.0f} steps"
     reached = "stopped" if trial["reached"] else "did not reach the stopping score"
-    left = f"{score} {trial['value']:.2f} ({STYLE_WORDS[trial['style']]})"
+    left = f"{score} {trial['value']:.2f} ({STYLE_WORDS[trial['style']]}), {trial['excess']:.2f} from ignorance"
     kept = f"keeps {100 * trial['kept']:.0f} % ({ability_label(trial['lowest_ability'])})"
     return f"{reached} after {trial['steps']:.0f} steps, {left}, {kept}"
 
@@ -62,8 +62,8 @@ def tuning_table(found: Mapping[str, Any]) -> Table:
     score = found["references"]["score"]
     table.caption = (
         f"{score}: {_CAPTIONS[score]}, before any attack, in the style of asking that is farthest from ignorance; from "
-        "ignorance: the distance from the oracles' (of knowledge, without one, from 0.50), above or below; kept: of "
-        "the weakest of original and oracles, the lowest ability"
+        "ignorance: the mean distance over styles from the oracles' (of knowledge, without one, from 0.50), above or "
+        "below; kept: of the weakest of original and oracles, the lowest ability"
     )
     for title in ("method", "trials", "best setting", score, "from ignorance", "kept", "steps", "reached"):
         right = title in ("trials", "from ignorance", "steps")

@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from llm_unlearn.arguments.groups import DataArguments
+from llm_unlearn.data.collators import ALTERNATE, FORGET
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.embedded import defaults_of_world
 from llm_unlearn.runs.compared_methods import ComparedMethod, method_of
@@ -46,28 +47,35 @@ class Space:
 
 
 def space_of(
-    name: str, shared: UnlearnConfig, data_args: DataArguments, full: bool, common: Mapping[str, Sequence[Any]]
+    name: str,
+    shared: UnlearnConfig,
+    data_args: DataArguments,
+    full: bool,
+    learning_rates: Sequence[float],
+    forget_weight_factors: Sequence[float],
 ) -> Space:
     """The space of a compared method: its record's `search_space`, and what is searched for all methods alike.
 
-    A field that the name fixes (`npo:beta=0.5`) is not searched, nor a retain weight that weighs nothing.
+    A field that the name fixes (`npo:beta=0.5`) is not searched, nor a forget weight with nothing to weigh against.
 
     Args:
         shared: the configuration of all methods.
         full: all weights are trained.
-        common: field -> values that are searched for all.
+        forget_weight_factors: times the method's own forget weight: what is tried of it.
     """
     method, given = method_of(name), {change.partition("=")[0] for change in name.partition(":")[2].split(",")}
     values = method.values(shared, data_args)
-    searched = {**common, **method.method.search_space}
     of_class = {one.name: None if one.default is MISSING else one.default for one in fields(method.method.config)}
+    defaults = {**of_class, **values, **_defaults_of_its_recipe(method, data_args, full), **method.fixed}
+    searched: dict[str, Sequence[Any]] = {"learning_rate": learning_rates}
+    forgets = bool({FORGET, ALTERNATE} & {*method.method.trainer.roles})
+    if forgets and (values["retain_loss"] != "none" or values["general_weight"]):
+        searched["forget_weight"] = [factor * defaults["forget_weight"] for factor in forget_weight_factors]
+    searched |= method.method.search_space
     if unknown := [field for field in searched if field not in of_class or not searched[field]]:
         raise InputError(f"methods: {name}: search_space has {unknown[0]!r}, which is no field of it, or has no values")
-    if values["retain_loss"] == "none":
-        searched.pop("retain_weight", None)
     searched = {field: tuple(tried) for field, tried in searched.items() if field not in given}
-    defaults = {**values, **_defaults_of_its_recipe(method, data_args, full), **method.fixed}
-    first = {field: defaults.get(field, of_class[field]) for field in searched}
+    first = {field: defaults[field] for field in searched}
     # A field may have no default of its own (PDU's epsilon).
     return Space(searched, {field: searched[field][0] if value is None else value for field, value in first.items()})
 

@@ -16,7 +16,7 @@ def summed_up(runs: Sequence[Mapping[str, Any]], references: Mapping[str, Any]) 
 
     Returns:
         {"diverged", "reached": in any run, in all runs; "steps", "seconds": mean, sum; "style", "value", "excess":
-        `what_is_left`; "lowest_ability", "kept"}; the last five are None where a run diverged.
+        of `what_is_left`; "lowest_ability", "kept"}; the last five are None where a run diverged.
     """
     diverged = any(run["diverged"] for run in runs)
     found = {

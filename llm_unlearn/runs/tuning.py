@@ -50,11 +50,6 @@ from llm_unlearn.runs.tuning_plan import Plan, TuningArguments, TuningConfig
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.trainer import UnlearnTrainer
 
-TUNING_DEFAULTS = {  # in the embedded world
-    "learning_rates": ROBUSTNESS_DEFAULTS["learning_rates"],
-    "retain_weights": [10.0, 30.0, 60.0],
-}
-
 console = Console(highlight=False)
 
 
@@ -232,7 +227,7 @@ def tune(description: str, argv: Sequence[str] | None = None) -> dict[str, Any]:
     worker = become_worker()
     groups = (ReferenceArguments, TuningArguments, AdapterArguments, TuningConfig)
     taken = {name for group in groups for name in group.__dataclass_fields__}
-    suited = {name: value for name, value in (EMBEDDED_DEFAULTS | TUNING_DEFAULTS).items() if name in taken}
+    suited = {name: value for name, value in (EMBEDDED_DEFAULTS | ROBUSTNESS_DEFAULTS).items() if name in taken}
     arguments = parse_for_model(
         groups,
         argv,

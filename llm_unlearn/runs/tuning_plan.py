@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_unlearn.arguments.groups import GENERATION_CONFIG, AdapterArguments, AttackArguments, DataArguments
-from llm_unlearn.arguments.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, check_each_once, check_ranges
+from llm_unlearn.arguments.ranges import COUNT, POSITIVE, SEED, check_each_once, check_ranges
 from llm_unlearn.errors import InputError
 from llm_unlearn.runs.compared_methods import compared_methods, method_of
 from llm_unlearn.runs.search_space import Setting, Space, named, space_of
@@ -16,9 +16,9 @@ from llm_unlearn.training.config import UnlearnConfig
 
 @dataclass
 class TuningConfig(UnlearnConfig):
-    """What all trials have in common; what is searched (learning_rate, retain_weight) is set for each trial.
+    """What all trials have in common; what is searched (learning_rate, forget_weight) is set for each trial.
 
-    Outside the embedded worlds, the first trial of every method has `learning_rate` and `retain_weight` as given here.
+    Outside the embedded worlds, the first trial of every method has `learning_rate` as given here.
     """
 
 
@@ -42,9 +42,12 @@ class TuningArguments:
     learning_rates: list[float] = field(
         default_factory=lambda: [1e-5, 3e-5, 1e-4], metadata={"help": "Rates that are searched for every method."}
     )
-    retain_weights: list[float] = field(
-        default_factory=lambda: [1.0, 2.0, 5.0],
-        metadata={"help": "Retain weights that are searched for every method that has retain rows."},
+    forget_weight_factors: list[float] = field(
+        default_factory=lambda: [1.0, 4.0, 16.0],
+        metadata={
+            "help": "Times its own forget_weight, searched for every method that has a retain or general loss to weigh "
+            "it against: forget losses have scales of their own, and what protects is the same for all."
+        },
     )
     least_kept: float = field(
         default=0.9,
@@ -65,8 +68,8 @@ class TuningArguments:
 
     def __post_init__(self):
         check_ranges(self, {"trials": COUNT, "tuning_seeds": SEED, "search_seed": SEED, "least_kept": (0, 1)})
-        check_ranges(self, {"learning_rates": POSITIVE, "retain_weights": NOT_NEGATIVE})
-        check_each_once(self, ["tuning_seeds", "learning_rates", "retain_weights"])
+        check_ranges(self, {"learning_rates": POSITIVE, "forget_weight_factors": POSITIVE})
+        check_each_once(self, ["tuning_seeds", "learning_rates", "forget_weight_factors"])
         for name in self.methods or []:
             if needed := method_of(name).steps_of:
                 raise ValueError(
@@ -74,11 +77,6 @@ class TuningArguments:
                 )
         if self.methods is not None:
             check_each_once(self, ["methods"])
-
-    @property
-    def searched(self) -> dict[str, list[float]]:
-        """What is searched for all methods alike."""
-        return {"learning_rate": self.learning_rates, "retain_weight": self.retain_weights}
 
     def attack_arguments(self) -> AttackArguments:
         """For an examination that attacks nothing: benign tuning only brings the instructions, which are judged."""
@@ -109,7 +107,12 @@ class Plan:
         self._check_shared()
         arguments, full = self.arguments, self.adapter_args.full_finetuning
         names = arguments.methods or [name for name, one in compared_methods().items() if one.steps_of is None]
-        self.spaces = {name: space_of(name, self.config, self.data_args, full, arguments.searched) for name in names}
+        self.spaces = {
+            name: space_of(
+                name, self.config, self.data_args, full, arguments.learning_rates, arguments.forget_weight_factors
+            )
+            for name in names
+        }
         self.drawn = {}
         for name, space in self.spaces.items():
             settings = space.draw(arguments.trials, arguments.search_seed, name)

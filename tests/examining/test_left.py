@@ -40,11 +40,11 @@ def test_without_answers_of_a_kind_the_oracles_probability_takes_the_place():
     assert ignorance(original) == ("probability", {})
 
 
-def test_the_style_that_is_farthest_from_ignorance_counts_also_below_it():
+def test_the_mean_distance_from_ignorance_counts_and_the_style_that_is_farthest_is_named_also_below_it():
     ignorant = {"verbatim": 0.45, "reversed": 0.5, "prefix": 0.5}
     for own, style, value, excess in (
-        ({"verbatim": 0.5, "reversed": 0.7, "cloze": 1.0}, "reversed", 0.7, 0.2),
-        ({"verbatim": 0.15, "reversed": 0.7}, "verbatim", 0.15, 0.3),
+        ({"verbatim": 0.5, "reversed": 0.7, "cloze": 1.0}, "reversed", 0.7, 0.125),  # (0.05 + 0.2) / 2
+        ({"verbatim": 0.15, "reversed": 0.7}, "verbatim", 0.15, 0.25),  # (0.3 + 0.2) / 2
         ({"verbatim": 0.45, "reversed": 0.5}, "verbatim", 0.45, 0.0),
     ):
         assert what_is_left(own, ignorant) == (style, value, pytest.approx(excess))

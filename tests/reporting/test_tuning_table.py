@@ -26,7 +26,8 @@ FOUND = {
 
 
 def test_a_trial_in_a_line():
-    words = "stopped after 40 steps, knowledge 0.38 (in reverse), keeps 93 % (retained facts, in reverse)"
+    words = "stopped after 40 steps, knowledge 0.38 (in reverse), 0.12 from ignorance, keeps 93 % "
+    words += "(retained facts, in reverse)"
     assert trial_words(BEST, "knowledge") == words
     assert trial_words(BEST | {"reached": False}, "knowledge").startswith(
         "did not reach the stopping score after 40 steps, "

@@ -11,12 +11,12 @@ from llm_unlearn.runs.compared_methods import method_of
 from llm_unlearn.runs.search_space import Space, named, space_of
 from llm_unlearn.runs.tuning_plan import TuningConfig
 
-COMMON = {"learning_rate": [1e-4, 1e-3], "retain_weight": [1.0, 5.0]}
+COMMON = ([1e-4, 1e-3], [1.0, 4.0])  # learning rates, factors of the forget weight
 
 
 def space(name, tmp_path, data="fictional:tiny", full=False, model=None, **shared):
-    config = TuningConfig(output_dir=str(tmp_path), use_cpu=True, learning_rate=2e-4, retain_weight=7.0, **shared)
-    return space_of(name, config, DataArguments(model_name_or_path=model, data=data), full, COMMON)
+    config = TuningConfig(output_dir=str(tmp_path), use_cpu=True, learning_rate=2e-4, **shared)
+    return space_of(name, config, DataArguments(model_name_or_path=model, data=data), full, *COMMON)
 
 
 def test_all_combinations_with_the_defaults_first():
@@ -44,17 +44,19 @@ def test_draws_repeat_nothing_and_depend_on_seed_and_name_alone():
 
 def test_a_space_is_that_of_the_record_beside_what_all_methods_share(tmp_path):
     npo = space("npo", tmp_path)
-    assert npo.values == {"learning_rate": (1e-4, 1e-3), "retain_weight": (1.0, 5.0), "beta": (0.1, 0.5, 1.0)}
-    assert npo.defaults == {"learning_rate": 3e-4, "retain_weight": 30.0, "beta": 0.5}  # of `llm-unlearn run npo`
+    assert npo.values == {"learning_rate": (1e-4, 1e-3), "forget_weight": (1.0, 4.0), "beta": (0.1, 0.5, 1.0)}
+    assert npo.defaults == {"learning_rate": 3e-4, "forget_weight": 1.0, "beta": 0.5}  # of `llm-unlearn run npo`
     assert len(npo.settings) == 13
-    assert space("npo:beta=2,learning_rate=1", tmp_path).values == {"retain_weight": (1.0, 5.0)}
-    # gradient ascent is compared without retain rows, so that their weight weighs nothing
+    assert space("npo:beta=2,learning_rate=1", tmp_path).values == {"forget_weight": (1.0, 4.0)}
+    assert space("simnpo", tmp_path).values["forget_weight"] == (10.0, 40.0)  # its own is 10 in embedded worlds
+    assert space("retain_only", tmp_path).values == {"learning_rate": (1e-4, 1e-3)}  # nothing is forgotten
+    # gradient ascent is compared without any other rows, beside which a weight would weigh something
     assert space("gradient_ascent", tmp_path).values == {"learning_rate": (1e-4, 1e-3)}
     assert space("gradient_ascent", tmp_path).defaults == {"learning_rate": 1e-3}
     assert space("gradient_ascent", tmp_path, full=True).defaults == {"learning_rate": 1e-4}
     assert space("ssiuu", tmp_path).defaults == {
         "learning_rate": 3e-4,
-        "retain_weight": 60.0,
+        "forget_weight": 1.0,
         "regularizer_weight": 3.0,
     }
     task_vector = space("task_vector", tmp_path)  # its form fixes the epochs of its default; they are searched
@@ -63,9 +65,9 @@ def test_a_space_is_that_of_the_record_beside_what_all_methods_share(tmp_path):
 
 def test_defaults_are_those_of_the_world_or_of_the_flags(tmp_path):
     sentences = space("ssiuu", tmp_path, data="fictional:smollm2")
-    assert sentences.defaults == {"learning_rate": 5e-4, "retain_weight": 1.0, "regularizer_weight": 3.0}
+    assert sentences.defaults == {"learning_rate": 5e-4, "forget_weight": 1.0, "regularizer_weight": 3.0}
     other = space("npo", tmp_path, model="somebody/model")
-    assert other.defaults == {"learning_rate": 2e-4, "retain_weight": 7.0, "beta": 0.1}
+    assert other.defaults == {"learning_rate": 2e-4, "forget_weight": 1.0, "beta": 0.1}
     # without a default of its own, PDU begins with the first value
     assert space("pdu", tmp_path, model="somebody/model").defaults["epsilon"] == 0.02
 

@@ -72,7 +72,7 @@ def test_means_over_seeds_come_before_the_distance_from_ignorance():
         "seconds": 4.0,
         "style": "reversed",
         "value": 0.25,
-        "excess": 0.25,
+        "excess": pytest.approx(0.175),  # (0.1 + 0.25) / 2
         "lowest_ability": "retain",
         "kept": pytest.approx(0.7 / 0.8),
     }

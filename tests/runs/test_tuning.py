@@ -2,6 +2,7 @@
 
 import csv
 import json
+from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
@@ -62,8 +63,8 @@ def test_a_search_that_was_killed_goes_on_and_names_the_best(cache, tmp_path, mo
 
     npo, undial = found["methods"].values()
     first, second = npo["trials"]
-    assert first["setting"] == {"learning_rate": 3e-4, "retain_weight": 30.0, "beta": 0.5}
-    assert first["name"] == "npo:learning_rate=0.0003,retain_weight=30.0,beta=0.5" != second["name"]
+    assert first["setting"] == {"learning_rate": 3e-4, "forget_weight": 1.0, "beta": 0.5}
+    assert first["name"] == "npo:learning_rate=0.0003,forget_weight=1.0,beta=0.5" != second["name"]
     assert [one["runs"][0]["seed"] for one in npo["trials"]] == [100, 100] and npo["settings"] == 27
     assert npo["best"] == min((0, 1), key=lambda number: npo["trials"][number]["excess"])
     score = found["references"]["score"]
@@ -71,7 +72,9 @@ def test_a_search_that_was_killed_goes_on_and_names_the_best(cache, tmp_path, mo
     for trial in npo["trials"]:
         style = trial["style"]
         assert trial["value"] == trial["runs"][0]["by_style"][score][style]
-        assert trial["excess"] == abs(trial["value"] - found["references"]["ignorance"][style])
+        ignorant, own = found["references"]["ignorance"], trial["runs"][0]["by_style"][score]
+        assert trial["excess"] == pytest.approx(fmean(abs(own[one] - ignorant[one]) for one in ignorant))
+        assert abs(trial["value"] - ignorant[style]) == max(abs(own[one] - ignorant[one]) for one in ignorant)
         assert trial["reached"] and 0.5 < trial["kept"] < 1.5 and trial["steps"] >= 1
     assert undial["best"] is None and all(one["diverged"] for one in undial["trials"])
 
@@ -96,7 +99,7 @@ def test_a_dry_run_shows_spaces_and_trials_and_what_cannot_be_trained(tmp_path, 
     assert tune("", [*FLAGS, f"--output_dir={tmp_path}", "--dry_run", "--trials=30"]) == {}
     printed = capsys.readouterr().out
     assert "npo: 27 settings, all of which are tried\n  learning_rate: 0.0003, 0.001, 0.003\n" in printed
-    assert "    npo:learning_rate=0.0003,retain_weight=30.0,beta=0.5 (its defaults)\n" in printed
+    assert "    npo:learning_rate=0.0003,forget_weight=1.0,beta=0.5 (its defaults)\n" in printed
     assert "gradient_ascent: 3 settings, all of which are tried\n" in printed
     assert "left out: rewind: general_loss='kl' would compare with the checkpoint" in printed
     assert "npo_equal_steps" not in printed and trained.folders == []
@@ -118,7 +121,7 @@ def test_a_dry_run_shows_spaces_and_trials_and_what_cannot_be_trained(tmp_path, 
         ({"tuning_seeds": [-1]}, "tuning_seeds=-1 must be 0 or more"),
         ({"learning_rates": []}, r"learning_rates=\[\] must be one or more"),
         ({"learning_rates": [0.0]}, "learning_rates=0.0 must be above 0"),
-        ({"retain_weights": [1.0, 1.0]}, "each of them once"),
+        ({"forget_weight_factors": [1.0, 1.0]}, "each of them once"),
         ({"least_kept": 1.5}, "least_kept=1.5 must be 0 or more, and 1 at most"),
     ],
 )
