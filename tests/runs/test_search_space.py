@@ -93,7 +93,12 @@ def test_a_setting_is_a_name_that_benchmarks_take():
 
 def test_a_record_with_a_field_that_the_method_lacks_is_refused(tmp_path, monkeypatch):
     plain = method_of("npo")
-    record = SimpleNamespace(config=plain.method.config, embedded_defaults={}, search_space={"betta": (1, 2)})
+    record = SimpleNamespace(
+        config=plain.method.config,
+        trainer=plain.method.trainer,
+        embedded_defaults={},
+        search_space={"betta": (1, 2)},
+    )
     record.defaults = record.full_defaults = {}
     lacking = type(plain)(record)
     monkeypatch.setattr(search_space, "method_of", lambda name: lacking)
