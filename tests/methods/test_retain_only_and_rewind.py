@@ -84,3 +84,7 @@ def test_settings_that_cannot_be(tmp_path):
     for name in ("retain_loss", "general_loss"):
         with pytest.raises(ValueError, match=f"{name}='kl' would compare with the checkpoint; choose nll"):
             arguments(config, tmp_path, rewind_to="untrained", **{name: "kl"})
+    with pytest.raises(
+        ValueError, match=r"stop_at_forget_rouge_l=0.2 would hold at the first check, since the checkpoint"
+    ):
+        arguments(config, tmp_path, rewind_to="untrained", stop_at_forget_rouge_l=0.2)
