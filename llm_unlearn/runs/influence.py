@@ -220,8 +220,15 @@ def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any
     for name, path in models.items():
         with console.status(f"{name}: {', '.join(started).replace('_', ' ')}"):
             model = arguments.load_model(path).to(device)
-            for measure in filter(None, started.values()):
-                for section, finding in measure(name, model).items():
+            for audit, measure in started.items():
+                try:
+                    found = measure(name, model) if measure else {}
+                except InputError as error:
+                    not_measured[f"{audit} of {name}"] = str(error)
+                    found = {}
+                    if name == "original":  # with which all others are compared
+                        started[audit] = None
+                for section, finding in found.items():
                     findings[section][name] = finding
             del model  # before the next one is loaded
     return {
