@@ -76,13 +76,13 @@ def init_fields(cls: type) -> list[dataclasses.Field]:
 
 
 def field_types(cls: type) -> dict[str, Any]:
-    """Field name -> resolved type; a field whose metadata lists `choices` counts as a `Literal` of them."""
+    """Field name -> resolved type; a field whose metadata lists `choices` counts as a `Literal` of them, or a list."""
     hints = get_type_hints(cls)
     types = {}
     for field in init_fields(cls):
         hint = hints[field.name]
         if choices := field.metadata.get("choices"):
-            literal = Literal[tuple(choices)]
+            literal = list[Literal[tuple(choices)]] if get_origin(hint) is list else Literal[tuple(choices)]
             hint = literal | None if NoneType in type_members(hint) else literal
         if field.metadata.get("const") is True:  # such as `--fsdp`, which means true when it stands alone
             hint = bool | hint

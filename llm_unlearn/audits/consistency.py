@@ -1,9 +1,13 @@
 """Retrain consistency: did unlearning move the hidden states to where retraining would have put them?
 
-Taken after every block at the last token of the question: it has seen all of the question and nothing of the answer, so
-whatever the model knows about the person asked for is there or will not be said, and its context is the same in every
-model. The first oracle is what retraining gives; another one, from another seed, in the place of the unlearned model is
-the ceiling: no unlearned model need be nearer to an oracle than oracles are to each other.
+Taken after every block at two places of each row, at which every model has read the same, and nothing of the value:
+
+- "question": its last token, where whatever a model knows about whom it is asked for comes together;
+- "value": the token before the value that is asked for, behind the words with which all answers of a kind begin.
+  Where an answer begins with such words, this is where a model has to know it (the value: `asked.values_of`).
+
+The first oracle is what retraining gives; another one, from another seed, in the place of the unlearned model is the
+ceiling: no unlearned model need be nearer to an oracle than oracles are to each other.
 
 Half of the retained people are compared, as many rows as forget rows. Rows of the other half are neutral: on them the
 coordinates of two models are brought to match for the aligned numbers, without a look at what is compared.
@@ -14,43 +18,43 @@ The numbers: `metrics/consistency.py`.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from llm_unlearn.audits.asked import MOST_ROWS, answers_of, asked_values, check_shape, sampled, shape_of
 from llm_unlearn.audits.audit import Audit, Inspection, Measure
-from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.data.identity import units_of
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.metrics.consistency import States, compare
 from llm_unlearn.models.hidden_states import states_at
+from llm_unlearn.models.patching import Asked
 
-MOST_ROWS = 256  # of each kind; their states are held for the original and all oracles
+MOST_NEUTRAL_ROWS = 512
+QUESTION, VALUE = "question", "value"
 
 
-def questions(inspection: Inspection, dataset: Dataset, name: str) -> list[list[int]]:
-    """The tokens of each row before its answer.
+@dataclass(frozen=True)
+class Looked:
+    """Texts that all models read.
 
-    Raises:
-        InputError: the rows are plain text.
+    Attributes:
+        places: place -> its position in each text.
+        units: the number of the person of each.
     """
-    if not split_rows(dataset, name)[0][0]:
-        raise InputError(f"{name}: plain text has no question, at the end of which to compare; split it in two columns")
-    starts = (
-        (row, next(i for i, label in enumerate(row["labels"]) if label != IGNORED))
-        for row in inspection.encoded(dataset, name)
-    )
-    return [row["input_ids"][:start] for row, start in starts]
 
+    texts: list[tuple[int, ...]]
+    places: dict[str, list[int]]
+    units: list[int]
 
-def sampled(dataset: Dataset, count: int) -> Dataset:
-    """So many of the rows, the same ones each time and in their order; all of them where they are fewer."""
-    if len(dataset) <= count:
-        return dataset
-    return dataset.select(sorted(random.Random(0).sample(range(len(dataset)), count)))
+    def states(self, model: PreTrainedModel, batch_size: int) -> dict[str, Any]:
+        """Place -> the hidden states of a model there, (blocks, texts, width)."""
+        positions = [*zip(*self.places.values(), strict=True)]
+        found = states_at(model, self.texts, positions, batch_size).numpy()
+        return {place: found[:, number :: len(self.places)] for number, place in enumerate(self.places)}
 
 
 def halves(dataset: Dataset) -> tuple[Dataset, Dataset]:
@@ -67,10 +71,44 @@ def halves(dataset: Dataset) -> tuple[Dataset, Dataset]:
             "for those of one half align the models"
         )
     first = set(people[: len(people) // 2])
-    is_first = [unit in first for unit in units]
-    return tuple(
-        dataset.select([number for number, value in enumerate(is_first) if value is wanted]) for wanted in (True, False)
-    )
+    numbers: dict[bool, list[int]] = {True: [], False: []}
+    for number, unit in enumerate(units):
+        numbers[unit in first].append(number)
+    return dataset.select(numbers[True]), dataset.select(numbers[False])
+
+
+def looked_at(inspection: Inspection, datasets: list[Dataset]) -> list[Looked]:
+    """Where to look in the rows of each data set: at the questions and, if values are found in all, at the values.
+
+    Raises:
+        InputError: the rows are plain text.
+    """
+    if not all(split_rows(dataset, "rows")[0][0] for dataset in datasets):
+        raise InputError(
+            "retrain consistency: plain text has no question, at the end of which to compare; split it in two columns"
+        )
+    try:
+        values = [asked_values(inspection, dataset, "rows (consistency)") for dataset in datasets]
+    except InputError:
+        if inspection.group_by is not None:
+            raise
+        rows = [inspection.encoded(dataset, "rows (consistency)") for dataset in datasets]
+        return [
+            _looked(dataset, answers_of(part), [None] * len(part)) for dataset, part in zip(datasets, rows, strict=True)
+        ]
+    return [
+        _looked(texts, answers_of(inspection.encoded(texts, "rows (consistency)")), found) for texts, found in values
+    ]
+
+
+def _looked(texts: Dataset, answers: list[Asked], values: list[Asked | None]) -> Looked:
+    has_values = any(values)
+    numbers = [number for number, value in enumerate(values) if value is not None or not has_values]
+    places = {QUESTION: [answers[number].start - 1 for number in numbers]}
+    if has_values:
+        places[VALUE] = [values[number].start - 1 for number in numbers]
+    units = units_of(texts)
+    return Looked([answers[number].ids for number in numbers], places, [units[number] for number in numbers])
 
 
 def _start(inspection: Inspection) -> Measure:
@@ -78,50 +116,32 @@ def _start(inspection: Inspection) -> Measure:
     if data.retain is None:
         raise InputError("retrain consistency: there are no retain rows, to see what was moved that should stay")
     forget = sampled(data.forget, MOST_ROWS)
-    retain, neutral = (sampled(half, len(forget)) for half in halves(data.retain))
-    texts = [
-        questions(inspection, dataset, name)
-        for dataset, name in ((forget, "forget set"), (retain, "retain set"), (neutral, "retain set"))
-    ]
-    units = units_of(forget), units_of(retain)
-    references: dict[str, States] = {}
+    compared, others = halves(data.retain)
+    looked = looked_at(inspection, [forget, sampled(compared, len(forget)), sampled(others, MOST_NEUTRAL_ROWS)])
+    units = [one.units for one in looked[:2]]
+    shape: tuple[int, int] | None = None
+    references: list[dict[str, States]] = []  # of the original and the oracle
 
     def measure(name: str, model: PreTrainedModel) -> dict[str, Any]:
-        states = _states(model, texts, inspection.batch_size)
-        is_oracle = name.startswith("oracle")
-        if not references:
-            references[name] = states
-            return {}
-        (_, original), *oracles = references.items()
-        _check_shape(name, states, original)
-        if is_oracle:
-            references[name] = states
-        if not oracles:
-            if is_oracle:
-                return {}
+        nonlocal shape
+        shape = shape or shape_of(model)
+        check_shape("retrain consistency", name, shape_of(model), shape)
+        is_reference = not references or (len(references) == 1 and name.startswith("oracle"))
+        if len(references) < 2 and not is_reference:
             raise InputError(
                 "retrain consistency compares with a model that was retrained without the forget rows: give "
                 "--oracle_model_name_or_path"
             )
-        found = compare(original, oracles[0][1], states, *units)
-        return {"consistency_ceiling" if is_oracle else "consistency": found}
+        parts = [one.states(model, inspection.batch_size) for one in looked]
+        states = {place: States(*(part[place] for part in parts)) for place in parts[0]}
+        if is_reference:
+            references.append(states)
+            return {}
+        original, oracle = references
+        found = {place: compare(original[place], oracle[place], here, *units) for place, here in states.items()}
+        return {"consistency_ceiling" if name.startswith("oracle") else "consistency": found}
 
     return measure
-
-
-def _states(model: PreTrainedModel, texts: Sequence[Sequence[list[int]]], batch_size: int) -> States:
-    last = [[[len(text) - 1] for text in of_kind] for of_kind in texts]
-    return States(*(states_at(model, *kind, batch_size).numpy() for kind in zip(texts, last, strict=True)))
-
-
-def _check_shape(name: str, states: States, original: States) -> None:
-    layers, _, width = states.forget.shape
-    expected = original.forget.shape[0], original.forget.shape[2]
-    if (layers, width) != expected:
-        raise InputError(
-            f"retrain consistency: {name.replace('_', ' ')} has {layers} blocks of width {width}, the original "
-            f"{expected[0]} of width {expected[1]}; compare models of one shape"
-        )
 
 
 AUDIT = Audit(

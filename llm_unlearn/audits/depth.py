@@ -25,11 +25,9 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from llm_unlearn.attacks.counterfactual import counterfactual_rows, true_rows
+from llm_unlearn.audits.asked import MOST_ROWS, answers_of, asked_values, check_shape, sampled, shape_of
 from llm_unlearn.audits.audit import Audit, Inspection, Measure
-from llm_unlearn.audits.consistency import MOST_ROWS, sampled
 from llm_unlearn.data.collators import EncodedRow
-from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.data.identity import people_of, units_of
 from llm_unlearn.data.made_up import subjects_of, told_of
 from llm_unlearn.data.validation import split_rows
@@ -37,40 +35,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.metrics.depth import THRESHOLD, depth_scores
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.models.hidden_states import states_at
-from llm_unlearn.models.loading import decoder_layers
 from llm_unlearn.models.patching import Asked, log_prob_drops
-
-
-def answers_of(rows: Sequence[EncodedRow]) -> list[Asked]:
-    """All tokens of the answers."""
-    starts = [next(i for i, label in enumerate(row["labels"]) if label != IGNORED) for row in rows]
-    return [Asked(tuple(row["input_ids"]), start, len(row["labels"])) for row, start in zip(rows, starts, strict=True)]
-
-
-def values_of(rows: Sequence[EncodedRow], others: Sequence[Sequence[EncodedRow]]) -> list[Asked | None]:
-    """Of each row the tokens that its answer does not share with the others, from the first such to the last.
-
-    Args:
-        others: the same questions with other answers, in the same order, any number of times.
-
-    Returns:
-        None where all answers are the same.
-    """
-    found: list[Asked | None] = []
-    for number, answer in enumerate(answers_of(rows)):
-        parts = [_difference(answer.ids, other[number]["input_ids"]) for other in others]
-        parts = [(start, end) for start, end in parts if answer.start <= start < len(answer.ids)]
-        span = (min(start for start, _ in parts), max(end for _, end in parts)) if parts else None
-        found.append(Asked(answer.ids, *span) if span else None)
-    return found
-
-
-def _difference(ids: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
-    """Where they are no longer the same from the front, and from the back; one token at least."""
-    shorter = min(len(ids), len(other))
-    start = next((i for i in range(shorter) if ids[i] != other[i]), shorter)
-    same = next((i for i in range(shorter - start) if ids[-1 - i] != other[-1 - i]), shorter - start)
-    return start, max(len(ids) - same, start + 1)
 
 
 def swapped(asked: Asked, other: EncodedRow) -> Asked | None:
@@ -102,7 +67,14 @@ def about_others(rows: Dataset, names: Sequence[str]) -> Dataset:
 
 def _start(inspection: Inspection) -> Measure:
     rows = sampled(inspection.data.forget, MOST_ROWS)
-    texts, asked, what = _asked(inspection, rows)
+    try:
+        texts, asked = asked_values(inspection, rows, "forget set (depth)")
+        what = "values"
+    except InputError:
+        if inspection.group_by is not None:
+            raise
+        texts, asked = rows, answers_of(inspection.encoded(rows, "forget set (depth)"))
+        what = "whole answers"
     numbers = [number for number, one in enumerate(asked) if one is not None]
     units = units_of(texts)
     original: PreTrainedModel | None = None
@@ -132,7 +104,7 @@ def _start(inspection: Inspection) -> Measure:
         if original is None:
             original = model
             return {}
-        _check_shape(name, model, original)
+        check_shape("unlearning depth", name, shape_of(model), shape_of(original))
         if reference is None and not name.startswith("oracle"):
             reference = ("original, asked about others", of_others())
         drops = drops_with(model, numbers, [asked[number] for number in numbers])
@@ -142,25 +114,6 @@ def _start(inspection: Inspection) -> Measure:
         return {"depth": _finding(*reference, drops, units) | {"tokens": what}}
 
     return measure
-
-
-def _asked(inspection: Inspection, rows: Dataset) -> tuple[Dataset, list[Asked | None], str]:
-    """The texts, what is asked for in each, and in words what that is."""
-    group_by = inspection.group_by
-    try:
-        texts = true_rows(rows, group_by)
-        others = [counterfactual_rows(rows, seed, group_by) for seed in inspection.derangement_seeds]
-    except InputError:
-        if group_by is not None:
-            raise
-        return rows, [*answers_of(inspection.encoded(rows, "forget set (depth)"))], "whole answers"
-    encoded = [inspection.encoded(dataset, "forget set (depth)") for dataset in (texts, *others)]
-    asked = values_of(encoded[0], encoded[1:])
-    if not any(asked):
-        raise InputError(
-            "unlearning depth: no row has an answer that differs from the made-up ones; give other answers"
-        )
-    return texts, asked, "values"
 
 
 def _other_names(inspection: Inspection) -> list[str]:
@@ -177,6 +130,7 @@ def _other_names(inspection: Inspection) -> list[str]:
 
 
 def _finding(reference: str, reference_drops: np.ndarray, drops: np.ndarray, units: Sequence[int]) -> dict[str, Any]:
+    known = reference_drops > THRESHOLD
     scores = depth_scores(reference_drops, drops)
     scored = np.flatnonzero(np.isfinite(scores))
     if not len(scored):
@@ -190,6 +144,7 @@ def _finding(reference: str, reference_drops: np.ndarray, drops: np.ndarray, uni
     return {
         "uds": float(scores[scored].mean()),
         "interval": [*percentile_interval(resampled, units=count)] if count > 1 else None,
+        "unclipped": float(drops[known].sum() / reference_drops[known].sum()),
         "of_means": _one(depth_scores(*(np.nanmean(part, 1)[:, None] for part in (reference_drops, drops)))[0]),
         "by_layer": [_one(value) for value in depth_scores(reference_drops.T, drops.T)],
         "value_by_index": {str(number): float(scores[number]) for number in scored},
@@ -203,15 +158,6 @@ def _finding(reference: str, reference_drops: np.ndarray, drops: np.ndarray, uni
 
 def _one(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _check_shape(name: str, model: PreTrainedModel, original: PreTrainedModel) -> None:
-    shapes = [(len(decoder_layers(one)), one.config.get_text_config().hidden_size) for one in (model, original)]
-    if shapes[0] != shapes[1]:
-        raise InputError(
-            f"unlearning depth: {name.replace('_', ' ')} has {shapes[0][0]} blocks of width {shapes[0][1]}, the "
-            f"original {shapes[1][0]} of width {shapes[1][1]}; compare models of one shape"
-        )
 
 
 AUDIT = Audit(

@@ -1,11 +1,13 @@
 """Retrain consistency of models: who is compared with whom, and what is refused."""
 
+import numpy as np
 import pytest
 from builders import qa_rows, tiny_model, tiny_tokenizer, with_trained_adapter
 from datasets import Dataset
 
+from llm_unlearn.audits.asked import sampled
 from llm_unlearn.audits.audit import Inspection
-from llm_unlearn.audits.consistency import AUDIT, halves, questions, sampled
+from llm_unlearn.audits.consistency import AUDIT, Looked, halves, looked_at
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
 
@@ -25,15 +27,17 @@ def test_models_are_compared_with_the_first_oracle():
     assert measure("original", original) == measure("oracle", oracle) == {}
     ceiling = measure("oracle_1", other)["consistency_ceiling"]
     assert measure("unlearned", other) == {"consistency": ceiling}
-    found = measure("unlearned_1", oracle)["consistency"]
+    assert [*ceiling] == ["question", "value"]
+    found = measure("unlearned_1", oracle)["consistency"]["value"]
     assert found["raw"]["forget_consistency"]["by_layer"] == pytest.approx([1, 1], abs=1e-6)
     assert found["aligned"]["retain_consistency"]["value"] == pytest.approx(1, abs=1e-6)
     assert found["cka"]["forget"] == pytest.approx([1, 1])
-    found = measure("unlearned_2", tiny_model())["consistency"]
+    found = measure("unlearned_2", tiny_model())["consistency"]["value"]
     assert found["raw"]["forget_consistency"]["value"] == pytest.approx(0, abs=1e-6)
     assert found["aligned"]["forget_consistency"]["value"] == pytest.approx(0, abs=1e-6)
-    low, high = ceiling["raw"]["forget_consistency"]["interval"]
-    assert low < ceiling["raw"]["forget_consistency"]["value"] < high < 0.5  # six people
+    found = ceiling["value"]["raw"]["forget_consistency"]
+    low, high = found["interval"]
+    assert low < found["value"] < high < 0.5  # six people
 
 
 def test_what_cannot_be_compared_is_refused_with_the_reason():
@@ -48,7 +52,7 @@ def test_what_cannot_be_compared_is_refused_with_the_reason():
     one_person = qa_rows(6).add_column("person", ["Ann"] * 6).select([0])
     with pytest.raises(InputError, match="about one person; give rows about two or more"):
         AUDIT.start(inspection(qa_rows(6), one_person))
-    with pytest.raises(InputError, match="forget set: plain text has no question"):
+    with pytest.raises(InputError, match="plain text has no question"):
         AUDIT.start(inspection(Dataset.from_list([{"text": "Ann lives in Paris"}]), qa_rows(6)))
 
 
@@ -59,8 +63,19 @@ def test_rows_are_shared_out_by_people_and_drawn_once():
     assert set(first["person"]).isdisjoint(second["person"])
     assert sampled(rows, 40) is rows
     assert sampled(rows, 10)["question"] == sampled(rows, 10)["question"]
-    tokenizer = tiny_tokenizer()
-    assert [tokenizer.decode(ids) for ids in questions(inspection(rows, None), rows.select([0, 1]), "rows")] == [
-        "<user> Where does Ann live <end> <assistant>",
-        "<user> What does Ben eat <end> <assistant>",
+
+
+def test_places_are_the_end_of_the_question_and_before_the_value():
+    rows = with_people(qa_rows(36))
+    (looked,) = looked_at(inspection(rows, None), [rows.select([0, 3, 6, 9])])  # in Paris, in Cairo, in Delhi, in Oslo
+    said = [
+        [tiny_tokenizer().decode(text[position]) for text, position in zip(looked.texts, positions, strict=True)]
+        for positions in looked.places.values()
     ]
+    assert [*looked.places] == ["question", "value"] and said == [["<assistant>"] * 4, ["in"] * 4]
+    states = looked.states(tiny_model(), batch_size=3)
+    assert states["question"].shape == states["value"].shape == (2, 4, 32)
+    alone = Looked(looked.texts[2:3], {"value": looked.places["value"][2:3]}, [0]).states(tiny_model(), batch_size=3)
+    assert np.allclose(states["value"][:, 2:3], alone["value"], atol=1e-5)
+    (looked,) = looked_at(inspection(rows, None), [rows.select([0])])  # no other answer can be made for one row
+    assert [*looked.places] == ["question"]
