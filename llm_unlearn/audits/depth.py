@@ -12,7 +12,8 @@ Without an oracle, the original itself stands in its place, asked about other pe
 on, where the data has them. Its states lack the value too, but they are a model's that knows that it was asked about
 someone else.
 
-Source: arXiv 2605.24614; its code has one more difference, see docs/inside.md.
+Source: arXiv 2605.24614. Its code puts states in the last block's place that have gone through the final norm, which
+then acts on them twice; here they are the block's own. `llm-unlearn run peers` has the difference.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.loading import check_models
 from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
 from llm_unlearn.reporting.influence_table import influence_sections, markdown, print_sections
+from llm_unlearn.reporting.inside_table import inside_sections
 from llm_unlearn.runs.benchmarking import ReferenceArguments, show_dry_run
 from llm_unlearn.runs.recipe import prepare_process
 
@@ -171,7 +172,7 @@ def influence_benchmark(description: str, argv: list[str] | None = None) -> dict
 def _written(results: dict[str, Any], output: Path) -> dict[str, Any]:
     """Write and show the results; returns them."""
     write_json(output / "influence.json", results)
-    sections = influence_sections(results)
+    sections = influence_sections(results) + inside_sections(results)
     (output / "table.md").write_text(markdown(sections), encoding="utf-8")
     written = ["influence.json", "table.md"]
     if results.get("comparisons"):
