@@ -21,6 +21,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 
@@ -50,7 +51,7 @@ class Looked:
     places: dict[str, list[int]]
     units: list[int]
 
-    def states(self, model: PreTrainedModel, batch_size: int) -> dict[str, Any]:
+    def states(self, model: PreTrainedModel, batch_size: int) -> dict[str, np.ndarray]:
         """Place -> the hidden states of a model there, (blocks, texts, width)."""
         positions = [*zip(*self.places.values(), strict=True)]
         found = states_at(model, self.texts, positions, batch_size).numpy()
@@ -90,7 +91,7 @@ def looked_at(inspection: Inspection, datasets: list[Dataset]) -> list[Looked]:
     try:
         values = [asked_values(inspection, dataset, "rows (consistency)") for dataset in datasets]
     except InputError:
-        if inspection.group_by is not None:
+        if inspection.group_by not in (None, *datasets[0].column_names):
             raise
         rows = [inspection.encoded(dataset, "rows (consistency)") for dataset in datasets]
         return [

@@ -12,6 +12,8 @@ Without an oracle, the original itself stands in its place, asked about other pe
 on, where the data has them. Its states lack the value too, but they are a model's that knows that it was asked about
 someone else.
 
+The original is kept in memory beside each other model, for it is what runs.
+
 Source: arXiv 2605.24614. Its code puts states in the last block's place that have gone through the final norm, which
 then acts on them twice; here they are the block's own. `llm-unlearn run peers` has the difference.
 """

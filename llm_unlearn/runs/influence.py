@@ -189,7 +189,10 @@ def _written(results: dict[str, Any], output: Path) -> dict[str, Any]:
 
 
 def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any]:
-    """All models one after the other, so that only one of them, and the copy that is attacked, is in memory."""
+    """All models one after the other, so that only one of them, and the copy that is attacked, is in memory.
+
+    The audit of depth alone keeps the original, too.
+    """
     models = arguments.models()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = arguments.load_tokenizer(models["original"])
