@@ -33,8 +33,8 @@ Knowledge: how often the true answer is likelier than made-up ones of its kind, 
 ignorant), with 95 % intervals over people and seeds; *most*: where it is largest among all attacks and ways to ask.
 Kept: the ability of which least is left, as a share of the weakest of original and oracles. Methods are in the order of
 how many of their runs are judged erased, of how many abilities they surely lose, of the most knowledge that is left,
-and of what reinjection brings back. In worlds with answers of one word, reversed questions were trained as rows of their
-own, which no forget set holds.
+and of what reinjection brings back. In worlds with answers of one word, reversed questions were trained as rows of
+their own, which no forget set holds.
 
 A run is added by `llm-unlearn leaderboard add FOLDER --leaderboard THIS_FOLDER` and a pull request; settings must
 not have been chosen on the seeds that are reported."""

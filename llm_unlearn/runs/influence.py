@@ -29,6 +29,7 @@ from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.loading import check_models
 from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
 from llm_unlearn.reporting.influence_table import influence_sections, markdown, print_sections
+from llm_unlearn.reporting.inside_table import inside_sections
 from llm_unlearn.runs.benchmarking import ReferenceArguments, show_dry_run
 from llm_unlearn.runs.recipe import prepare_process
 
@@ -171,7 +172,7 @@ def influence_benchmark(description: str, argv: list[str] | None = None) -> dict
 def _written(results: dict[str, Any], output: Path) -> dict[str, Any]:
     """Write and show the results; returns them."""
     write_json(output / "influence.json", results)
-    sections = influence_sections(results)
+    sections = influence_sections(results) + inside_sections(results)
     (output / "table.md").write_text(markdown(sections), encoding="utf-8")
     written = ["influence.json", "table.md"]
     if results.get("comparisons"):
@@ -188,7 +189,10 @@ def _written(results: dict[str, Any], output: Path) -> dict[str, Any]:
 
 
 def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any]:
-    """All models one after the other, so that only one of them, and the copy that is attacked, is in memory."""
+    """All models one after the other, so that only one of them, and the copy that is attacked, is in memory.
+
+    The audit of depth alone keeps the original, too.
+    """
     models = arguments.models()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = arguments.load_tokenizer(models["original"])
@@ -220,8 +224,15 @@ def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any
     for name, path in models.items():
         with console.status(f"{name}: {', '.join(started).replace('_', ' ')}"):
             model = arguments.load_model(path).to(device)
-            for measure in filter(None, started.values()):
-                for section, finding in measure(name, model).items():
+            for audit, measure in started.items():
+                try:
+                    found = measure(name, model) if measure else {}
+                except InputError as error:
+                    not_measured[f"{audit} of {name}"] = str(error)
+                    found = {}
+                    if name == "original":  # with which all others are compared
+                        started[audit] = None
+                for section, finding in found.items():
                     findings[section][name] = finding
             del model  # before the next one is loaded
     return {

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArgu
 
 from llm_unlearn.arguments.parsing import parse_arguments
 from llm_unlearn.methods import load_method
+from llm_unlearn.speed.depth_agreement import depth_agreement, depth_table
 from llm_unlearn.speed.peer import PEERS, peer_trainer
 from llm_unlearn.speed.workload import COMMON, TrainingSpeedArguments, random_llama, random_rows
 
@@ -33,19 +34,30 @@ class PeerArguments:
     """Whose trainers are compared with ours."""
 
     open_unlearning: str | None = field(
-        default=None, metadata={"help": "Checkout of locuslab/open-unlearning; without one nothing is compared."}
+        default=None, metadata={"help": "Checkout of locuslab/open-unlearning, whose trainers are compared with ours."}
+    )
+    unlearning_depth: str | None = field(
+        default=None, metadata={"help": "Checkout of gnueaj/unlearning-depth-score, whose UDS is compared with ours."}
     )
 
 
 def peer_agreement(description: str, argv: list[str] | None = None) -> dict[str, dict[str, float | None]]:
     """Compare every trainer of `PEERS`, and print a table; return the differences by their module's name.
 
+    Where a checkout of the unlearning depth score is given, its table is printed first.
+
     Raises:
-        InputError: the folder is no checkout of open-unlearning.
+        InputError: a folder is no checkout of what it should be.
     """
     (arguments,) = parse_arguments((PeerArguments,), argv, description=description)
+    if arguments.unlearning_depth is not None:
+        print(depth_table(depth_agreement(arguments.unlearning_depth)))
+    elif arguments.open_unlearning is None:
+        print(
+            "nothing compared: give --open_unlearning FOLDER, a checkout of github.com/locuslab/open-unlearning, or "
+            "--unlearning_depth FOLDER, one of github.com/gnueaj/unlearning-depth-score"
+        )
     if arguments.open_unlearning is None:
-        print("nothing compared: give --open_unlearning FOLDER, a checkout of github.com/locuslab/open-unlearning")
         return {}
     found = {name: compared(name, arguments.open_unlearning) for name in PEERS}
     print(markdown_table(found))

@@ -42,6 +42,7 @@ class DataArguments:
     folder: Path | None = None
     chat: bool = True
     level: str = field(default="low", metadata={"choices": ["low", "high"]})
+    levels: list[str] = field(default_factory=lambda: ["low"], metadata={"choices": ["low", "high"]})
     forms: list[str] | None = field(default=None, metadata={"choices": ["cloze", "reversed"]})
 
 
@@ -139,6 +140,8 @@ def test_training_arguments_take_part(yaml_file):
         (["--rates", "1e-3", "2"], "rates", [1e-3, 2.0]),
         (["--rates", "1e-3"], "rates", [1e-3]),
         (["--attacks", "benign", "reinjection"], "attacks", ["benign", "reinjection"]),
+        (["--levels", "high", "low"], "levels", ["high", "low"]),
+        (["--forms", "cloze"], "forms", ["cloze"]),
         (["--span", "3", "4", "5"], "span", (3, 4, 5)),
         (["--weights", '{"a": 1}'], "weights", {"a": 1.0}),
         (["--extra", '{"a": {"b": [1]}}'], "extra", {"a": {"b": [1]}}),
@@ -206,6 +209,7 @@ def test_a_flag_with_a_constant_stands_alone_or_takes_text():
         (["--retain_loss", "kll"], ["retain_loss: 'kll'", "one of nll, kl, none or null (default: nll)"]),
         (["--size", "huge"], ["size: 'huge'", "one of tiny, small (default: tiny)"]),
         (["--level", "mid"], ["level: 'mid'", "one of low, high"]),
+        (["--levels", "low", "mid"], ["levels: ['low', 'mid']", "a list, each one of low, high"]),
         (["--forms", "cloze", "rhyme"], ["forms: ['cloze', 'rhyme']", "a list, each one of cloze, reversed or null"]),
         (["--attacks", "benin"], ["attacks: ['benin']", "a list, each one of reinjection, benign"]),
         (["--weights", "a=1"], ["weights: 'a=1'", "a mapping such as"]),
