@@ -61,7 +61,8 @@ def _reading(results: Mapping[str, Any]) -> Section | None:
         ["model", "original", "oracles", "model itself", "excess", "share", "most (block)"],
         rows,
         "Accuracies on forgotten people as above; excess: over the oracles; share: of the original's excess; most: in "
-        f"the block with the highest excess, which chance has helped to be that. 95 % intervals over people.{''.join(refused)}",
+        "the block with the highest excess, which chance has helped to be that. 95 % intervals over people."
+        + "".join(refused),
     )
 
 
