@@ -274,7 +274,7 @@ def _start(inspection: Inspection) -> Measure:
             finding["membership"] = {"block": told, **layers[told]["membership"], "interval": interval}
         finding["value_by_index"] = {str(q.row): right for q, right in zip(forgotten, hits[best].tolist(), strict=True)}
         if name.startswith("unlearned"):
-            finding["reading"] = _reading(np.array(hits), known, best, units)
+            finding["reading"] = probe_reading(np.array(hits), known, best, units)
         else:
             known[name] = np.array(hits)
         return {"probes": common | finding}
@@ -305,7 +305,7 @@ def _chance(questions: Questions, kind: str) -> dict[str, float]:
     }
 
 
-def _reading(hits: np.ndarray, known: Mapping[str, np.ndarray], best: int, units: Sequence[int]) -> dict[str, Any]:
+def probe_reading(hits: np.ndarray, known: Mapping[str, np.ndarray], best: int, units: Sequence[int]) -> dict[str, Any]:
     """What the readouts say of an unlearned model: which share of the original's advantage over oracles is left.
 
     Args:
