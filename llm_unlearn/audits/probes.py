@@ -176,8 +176,8 @@ def head_alignment(model: PreTrainedModel, ends: States, questions: Questions) -
             here = [one == (kind, value) for one in wanted]
             cosines = rows @ _unit(ends[name][here].mean(0)) if any(here) else None
             found[name] = None if cosines is None else [float(cosines[number]), float(cosines[others].mean())]
-    columns = {name: zip(*(f[name] for f in by_value.values() if f[name]), strict=True) for name in asked}
-    means = {name: [fmean(column) for column in found] or None for name, found in columns.items()}
+    pairs = {name: [pair for found in by_value.values() if (pair := found[name])] for name in asked}
+    means = {name: np.mean(found, axis=0).tolist() if found else None for name, found in pairs.items()}
     return {**means, "by_value": by_value, "left_out": left_out}
 
 

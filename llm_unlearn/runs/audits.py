@@ -212,10 +212,12 @@ def _audit(arguments: AuditsArguments, data: UnlearningData) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = arguments.load_tokenizer(models["original"])
     check_models(models, tokenizer, data.forget, arguments.max_length, arguments.trust_remote_code)
+    beside = {"retain": data.retain, "holdout": data.holdout} if "probes" in arguments.audits else {}
     asked = Asked.of_sets(
         tokenizer,
         {"forget": data.forget},
         arguments.max_length,
+        also_scored={name: rows for name, rows in beside.items() if rows is not None},
         max_new_tokens=0,
         load_model=lambda path: arguments.load_model(path).to(device),
         trust_remote_code=arguments.trust_remote_code,
@@ -236,10 +238,11 @@ def _audit(arguments: AuditsArguments, data: UnlearningData) -> dict[str, Any]:
             if name == "logit_lens" and arguments.counterfactual_group_by is not None:
                 raise
             not_measured[name] = str(error)
-    for name, path in models.items():
+    measures = [measure for measure in started.values() if measure is not None]
+    for name, path in models.items() if measures else ():
         with console.status(f"{name}: {', '.join(started).replace('_', ' ')}"):
             model = arguments.load_model(path).to(device)
-            for measure in filter(None, started.values()):
+            for measure in measures:
                 for section, finding in measure(name, model).items():
                     findings[section][name] = finding
             del model  # before the next one is loaded

@@ -13,7 +13,7 @@ from planted import FORGOTTEN, RETAINED, planted_data, planted_model, planted_to
 from llm_unlearn.audits.audit import Inspection
 from llm_unlearn.audits.probe_questions import probe_questions
 from llm_unlearn.audits.probes import AUDIT, head_alignment, hidden_states, probe_reading
-from llm_unlearn.data import UnlearningData
+from llm_unlearn.data import UnlearningData, load_unlearning_data
 from llm_unlearn.errors import InputError
 
 
@@ -45,7 +45,7 @@ def test_who_knows_is_read_and_who_does_not_is_at_chance(found):
     assert found["original"]["chance"] == pytest.approx((1 / 4 + 1 / 3) / 2)
     for knowing, ignorant in zip(original, oracle, strict=True):
         assert knowing["forgotten"] >= 0.9 and knowing["retained"] >= 0.9 and ignorant["retained"] >= 0.9
-        assert knowing["forgotten_held_out"] >= 0.6 and knowing["retained_held_out"] >= 0.6  # chance: 0.29
+        assert knowing["forgotten_held_out"] >= 0.5 and knowing["retained_held_out"] >= 0.5  # chance: 0.29
         assert abs(ignorant["forgotten"] - 0.29) <= 0.2 and abs(knowing["shuffled"] - 0.29) <= 0.2
         low, high = ignorant["interval"]
         assert low <= 0.29 <= high < knowing["interval"][1]
@@ -150,6 +150,10 @@ def test_data_that_is_not_enough():
         with pytest.raises(InputError, match=f"probes: {message}") as error:
             AUDIT.start(inspection(replace(data, **changes)))
         assert "\n" not in str(error.value)
+    with pytest.raises(
+        InputError, match=r"0 retained people .* data with more people; .* birth_date \(1\), book \(1\)"
+    ):
+        questions_of(load_unlearning_data("fictional:tiny"))
 
 
 # ---- what is read ----------------------------------------------------------------------------------------------------
