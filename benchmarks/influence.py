@@ -15,7 +15,7 @@ Example:
 """
 
 from llm_unlearn.arguments.parsing import run_main
-from llm_unlearn.runs.influence import influence_benchmark
+from llm_unlearn.runs.audits import influence_benchmark
 
 if __name__ == "__main__":
     run_main(lambda: influence_benchmark(__doc__))

@@ -32,6 +32,7 @@ def adversarial_reinjection(
     pool: Sequence[int] | None = None,
     answer: Answerer | None = None,
     made_up: MadeUpRows | None = None,
+    part: str | None = None,
 ) -> dict:
     """Train on a fraction of the forget facts; score the rest. Returns what `summarize_runs` returns.
 
@@ -42,6 +43,7 @@ def adversarial_reinjection(
             same pool: the `forgotten_rows` of the unlearned one.
         answer: generates the sample texts of `summarize_runs`; None: there are none.
         made_up: what knowledge is measured with; None: it is not.
+        part: all that is trained, as in `relearning_attack`.
     """
     pool = range(len(forget_rows)) if pool is None else pool
     facts = range(len(forget_rows)) if fact_ids is None else fact_ids
@@ -50,7 +52,7 @@ def adversarial_reinjection(
         injected, scored = _split(facts, pool, budget, seed)
         return [Choice([forget_rows[i] for i in injected], injected, scored)]
 
-    return relearning_attack(model, choose, forget_rows, retain_rows, budget, title, answer, made_up)
+    return relearning_attack(model, choose, forget_rows, retain_rows, budget, title, answer, made_up, part)
 
 
 def _split(

@@ -9,7 +9,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
-from llm_unlearn.models.adapters import merged
+from llm_unlearn.models.adapters import merged, untied
+from llm_unlearn.models.loading import decoder_layers
 from llm_unlearn.models.precision import stored_dtype, with_master_weights, without_mixed_precision
 
 
@@ -45,6 +46,19 @@ def attackable_copy(model: PreTrainedModel, lora_r: int | None = None, seed: int
     with torch.random.fork_rng(devices=[]):  # adapters get their first weights on the processor
         torch.default_generator.manual_seed(seed)
         return get_peft_model(attacked, adapter)
+
+
+def only_trainable(attacked: PreTrainedModel, part: str) -> PreTrainedModel:
+    """An attackable copy, changed in place, of which one part alone is trained.
+
+    Args:
+        part: "head", the output head, or "blocks", the transformer blocks with their norms. A head that is the input
+            embedding, too (tied), becomes a tensor of its own first: else every block would be given other inputs.
+    """
+    attacked.requires_grad_(False)
+    trained = {"head": lambda: untied(attacked).get_output_embeddings(), "blocks": lambda: decoder_layers(attacked)}
+    trained[part]().requires_grad_(True)
+    return attacked
 
 
 def _copy(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:

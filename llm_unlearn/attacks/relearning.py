@@ -17,13 +17,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from llm_unlearn.attacks.copies import attackable_copy
+from llm_unlearn.attacks.copies import attackable_copy, only_trainable
 from llm_unlearn.attacks.curves import RecoveryCurve, summarize_runs
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
@@ -172,8 +172,16 @@ def relearning_attack(
     title: str,
     answer: Answerer | None,
     made_up: MadeUpRows | None,
+    part: str | None = None,
 ) -> dict:
-    """Every attacker, learning rate and seed on fresh copies of the model, scored along the way."""
+    """Every attacker, learning rate and seed on fresh copies of the model, scored along the way.
+
+    Args:
+        part: all that is trained, as in `copies.only_trainable`, by which runs are called then: the budget's attackers
+            play no part, the learning rates are those of full fine-tuning. None: what each attacker trains.
+    """
+    if part is not None:
+        budget = replace(budget, attackers=("full",))
     runs = []
     plan = [
         (attacker, learning_rate, seed, choice, answer is not None and seed == budget.seeds[0] and number == 0)
@@ -184,6 +192,8 @@ def relearning_attack(
     with tqdm(total=len(plan) * budget.steps, desc=title, unit="step", dynamic_ncols=True, leave=False) as progress:
         for attacker, learning_rate, seed, choice, with_texts in plan:
             attacked = attackable_copy(model, budget.lora_r if attacker == "lora" else None, seed)
+            if part is not None:
+                attacked = only_trainable(attacked, part)
             beside = MadeUpRows(lambda _scored: []) if made_up is None else made_up
             sets = {
                 "forget": ([forget_rows[i] for i in choice.scored], beside.forget(choice.scored)),
@@ -196,7 +206,7 @@ def relearning_attack(
             values = run.values[best["step"]]
             runs.append(
                 {
-                    "attacker": attacker,
+                    "attacker": part or attacker,
                     "learning_rate": learning_rate,
                     "seed": seed,
                     **({} if choice.group is None else {"group": choice.group}),

@@ -43,9 +43,9 @@ def reference() -> str:
                 for a in attacks
             ],
         ),
-        "## Audits\n\n`llm-unlearn run influence --audits NAME`.\n",
+        "## Audits\n\n`llm-unlearn run audits --audits NAME`.\n",
         _table(
-            ("name", "what", "in influence.json"),
+            ("name", "what", "in audits.json"),
             [(f"`{a.name}`", a.summary, ", ".join(f"`{name}`" for name in a.sections)) for a in audits],
         ),
     ]

@@ -82,6 +82,18 @@ def merged(model: PeftModel) -> PreTrainedModel:
     return whole
 
 
+def untied(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, changed in place: input and output embeddings that are one tensor become two, of equal values."""
+    head = model.get_output_embeddings()
+    if head.weight is model.get_input_embeddings().weight:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
+        for target, source in list(model.all_tied_weights_keys.items()):
+            if model.get_parameter(target) is not model.get_parameter(source):
+                del model.all_tied_weights_keys[target]
+        _set_tied(model, False)
+    return model
+
+
 def _give_own_tensors(model: nn.Module) -> None:
     """Every parameter of several modules becomes one for each of them."""
     seen = set()

@@ -80,7 +80,7 @@ def influence_figure(results: Mapping[str, Any], path: str | Path) -> Figure:
     bar.ax.tick_params(labelsize=_FONT - 1)
     title = f"Influence on {score_words(results)}: what changed from the original?"
     figure.suptitle(textwrap.fill(title, int(size[0] * 11)), fontsize=_FONT + 2)
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def lens_figure(results: Mapping[str, Any], path: str | Path) -> Figure:
@@ -97,7 +97,7 @@ def lens_figure(results: Mapping[str, Any], path: str | Path) -> Figure:
     axes = figure.subplots()
     unlearned = [model for model in lenses if model.startswith("unlearned")]
     for model, found in lenses.items():
-        color, marker, style = _style(model, unlearned)
+        color, marker, style = model_style(model, unlearned)
         steps = range(len(found["by_layer"]))
         low, high = zip(*found["intervals"], strict=True)
         axes.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
@@ -111,7 +111,7 @@ def lens_figure(results: Mapping[str, Any], path: str | Path) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle("Logit lens: where inside the model is the answer known?", fontsize=_FONT + 2)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=_FONT)
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def _grid(modules: Mapping[str, Mapping[str, Any]], side: str, kinds: list[str], blocks: int) -> np.ndarray:
@@ -140,14 +140,16 @@ def _draw(axes: Axes, grid: np.ndarray, scale: Normalize, numbered: bool) -> Axe
     return image
 
 
-def _style(model: str, unlearned: list[str]) -> tuple[str, str, str]:
+def model_style(model: str, unlearned: list[str]) -> tuple[str, str, str]:
+    """Color, marker and line of a model; unlearned ones differ by their place among these."""
     if model in unlearned:
         return METHOD_STYLES[unlearned.index(model) % len(METHOD_STYLES)]
     kind = model.partition("_")[0]
     return COLORS[kind], MARKERS[kind], "-" if model == kind else ":"
 
 
-def _saved(figure: Figure, path: str | Path) -> Figure:
+def saved(figure: Figure, path: str | Path) -> Figure:
+    """Write a figure, whose folder is made, and return it."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})  # the same results make the same file
     return figure

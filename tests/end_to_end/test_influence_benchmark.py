@@ -8,7 +8,7 @@ from builders import with_trained_adapter
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.embedded import embedded_model
 from llm_unlearn.models.loading import load_model
-from llm_unlearn.runs.influence import influence_benchmark
+from llm_unlearn.runs.audits import influence_benchmark
 
 
 @pytest.mark.slow

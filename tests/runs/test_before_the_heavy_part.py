@@ -11,8 +11,8 @@ from llm_unlearn.examining import preflight
 from llm_unlearn.files.run_folder import LOCK, locked
 from llm_unlearn.methods import load_method
 from llm_unlearn.runs import recipe
+from llm_unlearn.runs.audits import influence_benchmark
 from llm_unlearn.runs.combinatorial import combinatorial_benchmark
-from llm_unlearn.runs.influence import influence_benchmark
 from llm_unlearn.runs.recipe import Recipe
 from llm_unlearn.runs.references import references_from_command_line
 from llm_unlearn.runs.tofu import tofu_benchmark

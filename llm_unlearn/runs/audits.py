@@ -1,7 +1,8 @@
-"""The influence audit as one command: original, oracles and unlearned models, from folders to figures."""
+"""Audits as one command: original, oracles and unlearned models, from folders to figures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,22 @@ from llm_unlearn.models.loading import check_models
 from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
 from llm_unlearn.reporting.influence_table import influence_sections, markdown, print_sections
 from llm_unlearn.reporting.inside_table import inside_sections
+from llm_unlearn.reporting.probes_figure import probes_figure
+from llm_unlearn.reporting.probes_table import probes_sections
 from llm_unlearn.runs.benchmarking import ReferenceArguments, show_dry_run
 from llm_unlearn.runs.recipe import prepare_process
 
+TABLES = (influence_sections, probes_sections, inside_sections)
+FIGURES = {  # section of the results -> what draws it, and the file
+    "comparisons": (influence_figure, "influence.png"),
+    "logit_lens": (lens_figure, "logit_lens.png"),
+    "probes": (probes_figure, "probes.png"),
+}
 console = Console(highlight=False, width=max(Console().width, 110))  # narrower, the tables would lose digits
 
 
 @dataclass
-class InfluenceArguments(ReferenceArguments):
+class AuditsArguments(ReferenceArguments):
     """Which models are compared with the original; `model_name_or_path` is the original."""
 
     unlearned_model_name_or_path: list[str] | None = field(
@@ -78,10 +87,11 @@ class InfluenceArguments(ReferenceArguments):
         default=None,
         metadata={
             "help": "Column with kinds of questions, within which answers are exchanged, or perturbed_answer to take "
-            "the wrong answers of the data; default: attribute, else perturbed_answer, else all rows are of one kind."
+            "the wrong answers of the data; default: attribute, else perturbed_answer, else all rows are of one kind. "
+            "Probes take the column, too, if it is one of kinds; default: kind, else attribute."
         },
     )
-    output_dir: str = field(default="outputs/influence", metadata={"help": "Folder that receives everything written."})
+    output_dir: str = field(default="outputs/audits", metadata={"help": "Folder that receives everything written."})
     max_length: int | None = field(default=1024, metadata={"help": "Rows are cut to this many tokens."})
     batch_size: int = field(
         default=16, metadata={"help": "Rows at once; all outputs of linear maps and their gradients are held for them."}
@@ -137,25 +147,31 @@ class InfluenceArguments(ReferenceArguments):
             models[f"unlearned_{number}" if number else "unlearned"] = path
         if len(models) == 1:
             raise InputError(
-                "the influence audit compares models with the original: give --unlearned_model_name_or_path, "
+                "audits compare models with the original: give --unlearned_model_name_or_path, "
                 "--oracle_model_name_or_path or both"
             )
         return models
 
 
-def influence_benchmark(description: str, argv: list[str] | None = None) -> dict[str, Any]:
-    """Audit all models; writes influence.json, table.md and the figures, and returns the results.
+def audits_benchmark(
+    description: str, argv: list[str] | None = None, *, audits: Sequence[str] | None = None, name: str = "audits"
+) -> dict[str, Any]:
+    """Audit all models; writes NAME.json, table.md and the figures, and returns the results.
 
-    The results have, for each model by name, what the audits found: `models` (the values of every forget row) and
-    `comparisons` with the original (see `audits.influence`), `attribution` (correlations before and after reinjection,
-    one entry a seed), `logit_lens`; `not_measured` gives reasons.
+    The results have, for each model by name, what the audits found, by the sections of their records, such as `models`
+    (the values of every forget row) and `comparisons` with the original (see `audits.influence`), `attribution`
+    (correlations before and after reinjection, one entry a seed), `logit_lens`; `not_measured` gives reasons.
+
+    Args:
+        audits: what is looked at unless `--audits` says otherwise; default: all.
+        name: of the file, and of the folder in outputs/.
     """
     prepare_process()
     (arguments,) = parse_for_model(
-        (InfluenceArguments,),
+        (AuditsArguments,),
         argv,
         description=description,
-        defaults={},
+        defaults={"audits": list(audits or audit_names()), "output_dir": f"outputs/{name}"},
         embedded_defaults={"attack_learning_rate": EMBEDDED_DEFAULTS["reinjection_learning_rates"][0]},
     )
     check_output_dir(arguments.output_dir)
@@ -164,23 +180,26 @@ def influence_benchmark(description: str, argv: list[str] | None = None) -> dict
         show_dry_run(data, arguments)
         return {}
     if not is_main_process():
-        return {}  # one process suffices: one forward and backward pass over the forget rows for each model
+        return {}  # one process suffices: a few passes over the rows for each model
     with locked(arguments.output_dir) as output:
-        return _written(_audit(arguments, data), output)
+        return _written(_audit(arguments, data), output, f"{name}.json")
 
 
-def _written(results: dict[str, Any], output: Path) -> dict[str, Any]:
+def influence_benchmark(description: str, argv: list[str] | None = None) -> dict[str, Any]:
+    """The same with the audits of neurons and of answers at each block; writes influence.json."""
+    return audits_benchmark(description, argv, audits=("influence", "logit_lens", "relearning"), name="influence")
+
+
+def _written(results: dict[str, Any], output: Path, file: str) -> dict[str, Any]:
     """Write and show the results; returns them."""
-    write_json(output / "influence.json", results)
-    sections = influence_sections(results) + inside_sections(results)
+    write_json(output / file, results)
+    sections = [section for sections_of in TABLES for section in sections_of(results)]
     (output / "table.md").write_text(markdown(sections), encoding="utf-8")
-    written = ["influence.json", "table.md"]
-    if results.get("comparisons"):
-        influence_figure(results, output / "influence.png")
-        written.append("influence.png")
-    if results.get("logit_lens"):
-        lens_figure(results, output / "logit_lens.png")
-        written.append("logit_lens.png")
+    written = [file, "table.md"]
+    for section, (figure, picture) in FIGURES.items():
+        if results.get(section):
+            figure(results, output / picture)
+            written.append(picture)
     print_sections(sections, console)
     for name, reason in results["not_measured"].items():
         console.print(f"no {name.replace('_', ' ')}: {reason}", markup=False, soft_wrap=True)
@@ -188,7 +207,7 @@ def _written(results: dict[str, Any], output: Path) -> dict[str, Any]:
     return results
 
 
-def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any]:
+def _audit(arguments: AuditsArguments, data: UnlearningData) -> dict[str, Any]:
     """All models one after the other, so that only one of them, and the copy that is attacked, is in memory.
 
     The audit of depth alone keeps the original, too.
@@ -197,10 +216,12 @@ def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = arguments.load_tokenizer(models["original"])
     check_models(models, tokenizer, data.forget, arguments.max_length, arguments.trust_remote_code)
+    beside = {"retain": data.retain, "holdout": data.holdout} if "probes" in arguments.audits else {}
     asked = Asked.of_sets(
         tokenizer,
         {"forget": data.forget},
         arguments.max_length,
+        also_scored={name: rows for name, rows in beside.items() if rows is not None},
         max_new_tokens=0,
         load_model=lambda path: arguments.load_model(path).to(device),
         trust_remote_code=arguments.trust_remote_code,
@@ -221,7 +242,7 @@ def _audit(arguments: InfluenceArguments, data: UnlearningData) -> dict[str, Any
             if name == "logit_lens" and arguments.counterfactual_group_by is not None:
                 raise
             not_measured[name] = str(error)
-    for name, path in models.items():
+    for name, path in models.items() if any(started.values()) else ():
         with console.status(f"{name}: {', '.join(started).replace('_', ' ')}"):
             model = arguments.load_model(path).to(device)
             for audit, measure in started.items():
