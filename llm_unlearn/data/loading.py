@@ -88,19 +88,27 @@ def load_unlearning_data(
             blank, a row is in two sets that exclude each other (forget and any other, or what is trained on and what
             judges abilities), or a question of the forget rows is in another set.
     """
-    data = _load(spec, forget_split, retain_split, forget_file, retain_file)
+    data = read_unlearning_data(
+        spec, forget_split=forget_split, retain_split=retain_split, forget_file=forget_file, retain_file=retain_file
+    )
     validate_forget_retain(data.forget, data.retain, near_duplicates)
     data = _with_general_data(data, general_data, near_duplicates)
     return data if general_file is None else _with_general_file(data, general_file, near_duplicates)
 
 
-def _load(
-    spec: Source | tuple[Dataset, Dataset | None] | None,
-    forget_split: str | None,
-    retain_split: str | None,
-    forget_file: Source | None,
-    retain_file: Source | None,
+def read_unlearning_data(
+    spec: Source | tuple[Dataset, Dataset | None] | None = None,
+    *,
+    forget_split: str | None = None,
+    retain_split: str | None = None,
+    forget_file: Source | None = None,
+    retain_file: Source | None = None,
 ) -> UnlearningData:
+    """As `load_unlearning_data`, each set for itself: rows may be in two sets, whose conflicts are to be listed.
+
+    Raises:
+        InputError: as there, but for what is in two sets.
+    """
     if forget_file is not None or retain_file is not None:
         if spec is not None:
             raise InputError(f"give either --data or --forget_file and --retain_file, not both (data is {spec!r})")
