@@ -225,7 +225,7 @@ def _with_general_data(data: UnlearningData, general_data: Source | None, near_d
 
 
 def _with_general_file(data: UnlearningData, general_file: Source, near_duplicates: str) -> UnlearningData:
-    rows = _dataset(_read(general_file), "general file")
+    rows = read_rows_of(general_file, "general file")
     validate_asked_apart(near_duplicates, forget=data.forget, general_file=rows)
     for name, others in (("retain", data.retain), ("general", data.general)):
         if others is not None:
@@ -233,7 +233,16 @@ def _with_general_file(data: UnlearningData, general_file: Source, near_duplicat
     return replace(data, evaluation=data.evaluation | {"general": rows})
 
 
-def _read(rows: Source | None) -> Rows | None:
+def read_rows_of(source: Source | Rows, name: str) -> Dataset:
+    """Rows, or those of a file or data set, each with a question and an answer; `name` is what errors call it.
+
+    Raises:
+        InputError: the file cannot be read, or a row is malformed.
+    """
+    return _dataset(_read(source), name)
+
+
+def _read(rows: Source | Rows | None) -> Rows | None:
     """Rows that the user hands over: a path is read, a Dataset taken as it is."""
     return read_rows(Path(rows).expanduser()) if isinstance(rows, (str, os.PathLike)) else rows
 

@@ -20,7 +20,7 @@ from llm_unlearn.metrics.rouge import UnicodeTokenizer
 
 SAME_ROW, SAME_QUESTION, NEAR_QUESTION = "same row", "same question, other answer", "nearly the same question"
 SAME_FACT, GIVEN_AWAY = "same fact_id", "answer given away"
-WORDS_BY_CHANCE = 4  # an answer of so many words stands in no other row by chance, whoever that is about
+WORDS_BY_CHANCE = 4  # so many words in a row are no chance where nobody knows whom a row is about
 
 _words = UnicodeTokenizer().tokenize
 # What two questions that ask the same may differ in, each with how it is taken away.
@@ -58,7 +58,8 @@ def find_conflicts(forget: Dataset, others: Mapping[str, Dataset]) -> list[Confl
       `identity.question_key` compares them; of plain text, the text.
     - same fact_id: both rows have it, and do not ask the same.
     - answer given away: the words of the answer stand one after the other in a row that asks something else, and that
-      row has the same `person`, or names the person whom the forget row asks about, or the answer has 4 words or more.
+      row has the same `person`, or names the person whom the forget row asks about; or the answer has 4 words or more,
+      and of one of the two rows nothing says whom it is about. Of somebody else, the same answer is another fact.
 
     A pair of rows is one conflict, the first of these that it is.
 
@@ -109,23 +110,19 @@ def _of_one_fact(forget: Dataset, name: str, rows: Dataset) -> list[Conflict]:
 
 def _given_away(forget: Dataset, pairs: Pairs, name: str, rows: Dataset, others: Pairs) -> list[Conflict]:
     texts = [f" {' '.join(_words(f'{_asked(*pair)} {pair[1]}'))} " for pair in others]
-    people = _places(labels_of(rows, "person"))
-    labels, subjects = labels_of(forget, "person"), subjects_of(forget)
-    naming: dict[str, list[int]] = {}  # name -> rows that name it, each name looked for once
+    about, own = labels_of(rows, "person"), labels_of(forget, "person")
+    people, naming = _places(about), {}
+    for subject in set(subjects_of(forget)) - {None}:
+        phrase = f" {' '.join(_words(subject))} "
+        naming[subject] = [number for number, text in enumerate(texts) if phrase in text]
     found = []
-    for number, (_, answer) in enumerate(pairs):
-        words, subject = _words(answer), subjects[number]
-        if not words:
-            continue
+    for number, ((_, answer), person, subject) in enumerate(zip(pairs, own, subjects_of(forget), strict=True)):
+        words = _words(answer)
+        candidates = {*naming.get(subject, ())} | ({*people.get(person, ())} if person is not None else set())
         if len(words) >= WORDS_BY_CHANCE:
-            candidates = range(len(texts))
-        else:
-            candidates = list(people.get(labels[number], ()) if labels[number] is not None else ())
-            if subject is not None:
-                phrase = f" {' '.join(_words(subject))} "
-                candidates += naming.setdefault(subject, [i for i, text in enumerate(texts) if phrase in text])
+            candidates |= {i for i, other in enumerate(about) if person is None or other is None}
         phrase = f" {' '.join(words)} "
-        found += [Conflict(GIVEN_AWAY, number, name, i) for i in candidates if phrase in texts[i]]
+        found += [Conflict(GIVEN_AWAY, number, name, i) for i in sorted(candidates) if words and phrase in texts[i]]
     return found
 
 

@@ -31,6 +31,7 @@ CLEAN = [
     ("What does Ann sing?", "in C", "Ann", None),
     ("Which pet does Bo Lind have?", "a cat", "Bo Lind", None),  # a longer name
     ("Where is the wall?", "here, there", None, None),  # a short answer about nobody
+    ("Who is Cy's teacher?", "Ann, of the old school by the sea", "Cy", None),  # that of somebody else, too
     ("What does Zoë Ärn fear?", "nothing", "Zoë Ärn", None),  # of that person, and gives nothing away
 ]
 PLANTED = [  # (retain row, what must be found: kind, forget row, differs, same answer)
@@ -48,7 +49,7 @@ PLANTED = [  # (retain row, what must be found: kind, forget row, differs, same 
     ),
     (("Zoë Ärn's town?", "far away", None, "zoe/city"), (SAME_FACT, 0, (), False)),
     (("Who shares a home with Bo Li?", "It is A CAT, of course.", None, None), (GIVEN_AWAY, 2, (), False)),
-    (("Whom did he meet?", "Ann, of the old school\nby the sea!", "Cy", None), (GIVEN_AWAY, 3, (), False)),
+    (("Whom did he meet?", "Ann, of the old school\nby the sea!", None, None), (GIVEN_AWAY, 3, (), False)),
     (("What is cooked at hers?", "Red soup.", "Zoë Ärn", None), (GIVEN_AWAY, 1, (), False)),
 ]
 
@@ -78,7 +79,7 @@ def test_several_sets_and_several_formats():
     }
     found = find_conflicts(FORGET, others)
     assert [(c.kind, c.forget_row, c.other_set, c.other_row) for c in found] == [
-        (SAME_ROW, 5, "retain", 5),
+        (SAME_ROW, 5, "retain", 6),
         (NEAR_QUESTION, 5, "general_data", 0),
     ]
     texts = [Dataset.from_list([{"text": text}]) for text in ("Ann lives here.", "ann  lives here")]

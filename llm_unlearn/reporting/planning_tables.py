@@ -1,0 +1,83 @@
+"""What a plan found, in the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from llm_unlearn.planning.hardness import mean_of_groups
+from llm_unlearn.reporting.words import number_words
+
+MOST_SHOWN = 20  # conflicts in the terminal; plan.json has all
+_WHAT = {
+    "gain over the base": "memorization: answer probability of the original less that of models never taught the row",
+    "margin over made-up answers": "memorization: probability of the true answer less that of made-up ones",
+    "answer probability": "memorization: answer probability alone, which confuses knowledge with ease",
+}
+
+
+def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def groups_table(found: Mapping[str, Any], score: str) -> Table:
+    """A row for each group by one score, low first."""
+    numbers = ("people or facts", "rows", "lowest", "mean", "highest")
+    table = _table(f"groups by {score}", "group", *numbers, right=numbers)
+    for group, one in mean_of_groups(found, score).items():
+        values = [number_words(one[name]) for name in ("lowest", "mean", "highest")]
+        table.add_row(group, str(one["units"]), str(one["rows"]), *values)
+    return table
+
+
+def conflicts_table(found: Mapping[str, Any]) -> Table:
+    """The first conflicts, a row each."""
+    conflicts = found["conflicts"]
+    counts = ", ".join(f"{count} {kind}" for kind, count in Counter(one["kind"] for one in conflicts).items())
+    shown = f"; the first {MOST_SHOWN}, all in plan.json" if len(conflicts) > MOST_SHOWN else ""
+    rows = ("forget row", "row")
+    table = _table(f"conflicts: {counts}{shown}", "forget row", "set", "row", "what", "differs in", right=rows)
+    for one in conflicts[:MOST_SHOWN]:
+        differs = ", ".join(one["differs"])
+        table.add_row(str(one["forget_row"]), one["other_set"], str(one["other_row"]), one["kind"], differs)
+    return table
+
+
+def gaps_table(found: Mapping[str, Any]) -> Table:
+    """What is missing, with what cannot be judged for it."""
+    table = _table("missing, and what cannot be judged without it", "missing", "so", "fix")
+    for gap in found["gaps"]:
+        table.add_row(gap["missing"], gap["effect"], gap["fix"])
+    return table
+
+
+def print_plan(found: Mapping[str, Any], folder: Path, with_figure: bool) -> None:
+    """Tables of a plan, and where the rest is."""
+    console = Console(highlight=False, width=max(Console().width, 120))
+    counts = ", ".join(f"{count} {name}" for name, count in found["rows"].items())
+    console.print(f"{found['data']}: {counts} rows\n", markup=False, soft_wrap=True)
+    if memorization := found.get("memorization"):
+        console.print(_WHAT[memorization["score"]], markup=False, soft_wrap=True)
+    if one := found.get("entanglement"):
+        centered = number_words(one["centered_by_kind"])
+        words = f"entanglement of all rows to forget with {one['retain_rows']} retain rows: {one['published']:.3f} as "
+        words += f"published, {centered} without what rows owe to the kind of question; after block {one['layer']} of "
+        words += f"{one['blocks']} ({one['why']})"
+        console.print(words + (f"; {one['not_centered']}" * bool(one["not_centered"])), markup=False, soft_wrap=True)
+    for score in found["groups"]:
+        console.print(groups_table(found, score))
+    for what, why in found["not_measured"].items():
+        console.print(f"not measured, {what}: {why}", markup=False, soft_wrap=True)
+    console.print(conflicts_table(found) if found["conflicts"] else "\nno row to forget conflicts with a row to keep")
+    console.print(gaps_table(found) if found["gaps"] else "\nnothing is missing for a verdict")
+    files = "plan.json" + ", plan.png" * with_figure
+    console.print(f"\nEverything is in {folder}/: {files}", markup=False, soft_wrap=True)
