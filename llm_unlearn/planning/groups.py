@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from llm_unlearn.data.identity import facts_of, has_several, people_of
+from llm_unlearn.data.identity import facts_of, has_label, has_several, labels_of, people_of
 from llm_unlearn.errors import InputError
 
 LEVELS = ("low", "middle", "high")
@@ -60,3 +60,26 @@ def rows_by_group(units: Sequence[Hashable], level_of: Mapping[Hashable, str]) -
         for level in LEVELS
         if level in level_of.values()
     }
+
+
+def rows_by_label(rows: Dataset, column: str, flag: str) -> dict[str, list[int]]:
+    """Value of a column -> numbers of its rows, in the order of the rows.
+
+    Args:
+        flag: what the column was given as, for errors.
+
+    Raises:
+        InputError: there is no such column, or a row has no value there.
+    """
+    if column not in rows.column_names:
+        raise InputError(
+            f"{flag}={column!r} is no column of the forget rows; choose from {', '.join(rows.column_names)}"
+        )
+    if not has_label(rows, column):
+        raise InputError(f"{flag}={column!r}: no forget row has a value in that column; choose another one")
+    groups: dict[str, list[int]] = {}
+    for number, value in enumerate(labels_of(rows, column)):
+        if value is None:
+            raise InputError(f"{flag}={column!r}: forget row {number} has no value there; fill it")
+        groups.setdefault(str(value), []).append(number)
+    return groups

@@ -1,4 +1,4 @@
-"""What a plan found, in the terminal."""
+"""What a plan found, and what requests did one after the other, in the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.planning.hardness import mean_of_groups
+from llm_unlearn.planning.requests import of_earlier
 from llm_unlearn.reporting.words import number_words
 
 MOST_SHOWN = 20  # conflicts in the terminal; plan.json has all
@@ -81,3 +83,41 @@ def print_plan(found: Mapping[str, Any], folder: Path, with_figure: bool) -> Non
     console.print(gaps_table(found) if found["gaps"] else "\nnothing is missing for a verdict")
     files = "plan.json" + ", plan.png" * with_figure
     console.print(f"\nEverything is in {folder}/: {files}", markup=False, soft_wrap=True)
+
+
+def request_words(request: Mapping[str, Any]) -> str:
+    """A request in a line, as soon as it is served."""
+    words = f"request {request['request']}: {request['rows']} rows, {request['steps']} steps, {request['judgment']}"
+    words += f"; answer probability {request['probability'][-1]:.2f}"
+    if (earlier := of_earlier(request["probability"])) is not None:
+        words += f", of earlier requests {earlier:.2f}"
+    if request["kept"] is not None:
+        words += f"; keeps {100 * request['kept']:.0f} % ({ability_label(request['lowest_ability'])})"
+    return words
+
+
+def sequence_table(found: Mapping[str, Any]) -> Table:
+    """A row for each request: what is left of it and of all before it, and what was lost so far."""
+    numbers = ("rows", "steps", "knowledge", "of earlier", "probability", "of earlier ones", "kept", "seconds")
+    table = _table("after each request, before any attack", "request", *numbers, "judgment", right=numbers)
+    table.caption_justify = "left"
+    table.caption = (
+        "knowledge: how often the true answer is likelier than made-up ones, of requests that are done; 0.50 is "
+        "ignorance. Of earlier: mean over all requests before. Kept: of the weakest of original and oracles, the "
+        "lowest ability"
+    )
+    for one in found["requests"]:
+        pairs = [(one[name][-1], of_earlier(one[name])) for name in ("knowledge", "probability")]
+        left = [number_words(value, 2) for pair in pairs for value in pair]
+        kept = "" if one["kept"] is None else f"{100 * one['kept']:.0f} %\n{ability_label(one['lowest_ability'])}"
+        counts = (str(one["request"]), str(one["rows"]), str(one["steps"]))
+        table.add_row(*counts, *left, kept, f"{one['seconds']:.0f}", one["judgment"])
+    return table
+
+
+def print_sequence(found: Mapping[str, Any], folder: Path) -> None:
+    """The table, and what checks the trail."""
+    console = Console(highlight=False, width=max(Console().width, 130))
+    console.print(sequence_table(found))
+    words = f"\nEverything is in {folder}/: sequence.json, sequence.png, audit_trail.jsonl; llm-unlearn verify {folder}"
+    console.print(words, markup=False, soft_wrap=True)

@@ -135,8 +135,6 @@ class Chain:
             raise InputError("push_to_hub: a chain keeps many models; push the last: llm-unlearn push OUTPUT_DIR")
         if self.config.merge_between and self.adapter_args.full_finetuning:
             raise InputError("merge_between puts adapters into weights, and full_finetuning trains none; give one")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise InputError("a chain trains in one process: start it without --num_processes or --multi_gpu")
         trained = [number for number, step in enumerate(self.steps) if step.method != NOTHING]
         if not trained:
             raise InputError(f"every step has the method {NOTHING!r}: there is nothing to train; name one")
@@ -144,7 +142,7 @@ class Chain:
         for number in trained:
             method = self.steps[number].method
             try:
-                data, config = self._data(number), self._config(number)
+                data, config = self._data(number), self.config_of(number)
                 validate_trained(data.forget, data.retain, data.general, config.retain_loss, self._near_duplicates)
                 if method not in tried and not (self.folder(number) / "run.json").exists():
                     trainer = self._trainer(number, self.original)
@@ -152,7 +150,8 @@ class Chain:
                 raise InputError(f"{self.steps[number].name}, {method}: {error}") from error
             tried.add(method)
         if trainer is not None:
-            needed = len(trained) * bytes_to_write(trainer)
+            whole = self.config.merge_between * trainer.model.num_parameters() * 4
+            needed = len(trained) * (bytes_to_write(trainer) + whole)
             check_free_space(self.output, needed, f"weights of {len(trained)} steps", "forget in fewer steps")
 
     def _check_rows(self) -> None:
@@ -180,7 +179,7 @@ class Chain:
     def _data(self, number: int) -> UnlearningData:
         return replace(self.examination.data, forget=self.forget_of(number), retain=self.retain_of(number))
 
-    def _config(self, number: int) -> UnlearnConfig:
+    def config_of(self, number: int) -> UnlearnConfig:
         """A step's own configuration: what the chain shares, and what the method's name fixes."""
         method, folder = method_of(self.steps[number].method), str(self.folder(number))
         return method.configured(self.config, self.examination.data_args, output_dir=folder)
@@ -194,7 +193,7 @@ class Chain:
     def _trainer(self, number: int, before: str, further: bool = False) -> UnlearnTrainer:
         examination = replace(self.examination, data=self._data(number))
         method = method_of(self.steps[number].method)
-        return trainer_of(method, self._config(number), self.adapter_args, examination, before, further=further)
+        return trainer_of(method, self.config_of(number), self.adapter_args, examination, before, further=further)
 
     # ---- running -------------------------------------------------------------------------------------------------
 
@@ -224,7 +223,7 @@ class Chain:
         return done
 
     def _remembered(self, number: int, before: str, weights: dict[str, str]) -> dict[str, Any]:
-        config, data = self._config(number), self._data(number)
+        config, data = self.config_of(number), self._data(number)
         shown = arguments_to_dict(config, self.adapter_args)
         for group in shown.values():
             group.pop("output_dir", None)  # a folder that was moved holds the same steps
@@ -314,6 +313,8 @@ def parse_chain(
         The arguments as (DataArguments, *groups, AdapterArguments, AttackArguments, ChainConfig); then data,
         examination, original and oracles, which are None, "" and [] after a dry run.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("a chain trains in one process: start it without --num_processes or --multi_gpu")
     prepare_process()
     arguments = parse_for_model(
         (DataArguments, *groups, AdapterArguments, AttackArguments, ChainConfig),

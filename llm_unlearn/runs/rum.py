@@ -12,12 +12,12 @@ from rich.console import Console
 
 from llm_unlearn.arguments.parsing import arguments_to_dict
 from llm_unlearn.arguments.ranges import check_each_once
-from llm_unlearn.data.identity import has_label, labels_of
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import digest_of, remember
 from llm_unlearn.files.run_files import read_json
 from llm_unlearn.files.run_folder import locked
 from llm_unlearn.files.whole import write_json
+from llm_unlearn.planning.groups import rows_by_label
 from llm_unlearn.planning.hardness import SCORES, Hardness
 from llm_unlearn.planning.tow import tug_of_war_of
 from llm_unlearn.runs.chain import NOTHING, Chain, Step, parse_chain
@@ -104,14 +104,7 @@ def read_groups(source: str, forget: Dataset) -> dict[str, list[int]]:
         InputError: neither, a row without a value, or something else than row numbers.
     """
     if source in forget.column_names:
-        if not has_label(forget, source):
-            raise InputError(f"groups={source!r}: no forget row has a value in that column; choose another one")
-        groups: dict[str, list[int]] = {}
-        for number, value in enumerate(labels_of(forget, source)):
-            if value is None:
-                raise InputError(f"groups={source!r}: forget row {number} has no value there; fill it")
-            groups.setdefault(str(value), []).append(number)
-        return groups
+        return rows_by_label(forget, source, "groups")
     if not Path(source).is_file():
         raise InputError(
             f"groups={source!r} is no score ({', '.join(SCORES)}), no column of the forget rows "
