@@ -17,6 +17,7 @@ from llm_unlearn.data.made_up import MADE_UP, with_made_up_answers
 from llm_unlearn.data.queries import spread
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import Examination
+from llm_unlearn.models.files import check_rows_fit
 from llm_unlearn.models.judging import GatheredAnswers
 from llm_unlearn.models.loading import check_block, decoder_layers
 from llm_unlearn.models.scoring import score_answers
@@ -120,11 +121,11 @@ class Hardness:
         retain = data.retain.select(spread(list(range(len(data.retain))), self.most_rows))
         blocks = len(decoder_layers(model))
         layers = spread(list(range(blocks)), MOST_LAYERS) if self.layer is None else [self.layer]
-        contexts = [
-            questions(self._encoded(rows, name)) for name, rows in (("retain", retain), ("forget", data.forget))
-        ]
+        encoded = [self._encoded(rows, name) for name, rows in (("retain set", retain), ("forget set", data.forget))]
+        padding = self.examination.processing_class.pad_token_id
+        check_rows_fit(model.config, [*encoded[0], *encoded[1]], padding, f"model {self.original!r}")
         of_retain, of_forget = (
-            question_states(model, texts, layers, self.examination.batch_size) for texts in contexts
+            question_states(model, questions(rows), layers, self.examination.batch_size) for rows in encoded
         )
         kinds = self._kinds(retain)
         layer, told = self._layer(of_retain, retain, kinds)
@@ -176,7 +177,7 @@ class Hardness:
         return labels_of(rows, self.examination.kinds)
 
     def _encoded(self, rows: Dataset, name: str) -> list:
-        return encode_dataset(rows, self.examination.processing_class, self.examination.max_length, f"{name} set")
+        return encode_dataset(rows, self.examination.processing_class, self.examination.max_length, name)
 
 
 def mean_of_groups(found: Mapping[str, Any], score: str) -> dict[str, dict[str, float]]:

@@ -270,7 +270,8 @@ class Chain:
             done: as `run` returns it. described: as `UnlearnTrainer.described`.
         """
         last = max(number for number, step in enumerate(self.steps) if step.method != NOTHING)
-        move_aside(self.output)
+        if (earlier := move_aside(self.output)) is not None:
+            console.print(f"what an earlier run left there is now in {earlier}", markup=False, soft_wrap=True)
         saved = self.output / done[last]["model"]
         shutil.copytree(self.folder(last) / done[last]["model"], saved)
         examination = replace(self.examination, output_dir=self.output, seconds={})

@@ -117,6 +117,25 @@ class Requests:
 
         return remember(self.chain.output / "references.json", key, compute)
 
+    def serve(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Serve all requests: unlearn, measure and note each; returns what `Chain.run` does, and that with `after`.
+
+        Raises:
+            InputError: as `check_trail`, `Chain.check` and `Chain.run`.
+        """
+        self.check_trail()
+        self.chain.check()
+        models, served = [_identity(self.chain.original)], []
+
+        def finished(number: int, outcome: dict[str, Any], path: str) -> None:
+            found = self.after(number, outcome, path)
+            self.note(number, models[-1], outcome, found)
+            models.append(outcome["weights"])
+            served.append({"request": number + 1, "rows": len(self.chain.steps[number].rows), **outcome, **found})
+            console.print(request_words(served[-1]), markup=False, soft_wrap=True)
+
+        return self.chain.run(finished), served
+
     def after(self, number: int, outcome: dict[str, Any], path: str) -> dict[str, Any]:
         """What is left of requests 0 to `number`, and what was lost so far.
 
@@ -243,19 +262,7 @@ def sequence(description: str, argv: Sequence[str] | None = None) -> dict[str, A
     examination = replace(examination, data=chosen).checked()
     chain = Chain(steps, config, adapter_args, examination, original)
     with locked(config.output_dir) as folder:
-        requests, served = Requests(chain, oracles), []
-        requests.check_trail()
-        chain.check()
-        models = [_identity(original)]
-
-        def finished(number: int, outcome: dict[str, Any], path: str) -> None:
-            found = requests.after(number, outcome, path)
-            requests.note(number, models[-1], outcome, found)
-            models.append(outcome["weights"])
-            served.append({"request": number + 1, "rows": len(steps[number].rows), **outcome, **found})
-            console.print(request_words(served[-1]), markup=False, soft_wrap=True)
-
-        done = chain.run(finished)
+        done, served = Requests(chain, oracles).serve()
         shown = arguments_to_dict(*arguments)
         method = method_of(sequence_args.method).method.trainer
         described = {"method": "sequence", "paper": method.paper and method.paper._asdict()}

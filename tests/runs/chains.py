@@ -43,7 +43,9 @@ def examination(home: Path, **changes) -> Examination:
     rows = {"forget_file": str(home / "forget.jsonl"), "retain_file": str(home / "retain.jsonl")}
     data_args = DataArguments(model_name_or_path=str(home / "original"), **rows | changes)
     data = data_args.load_data()
-    return Examination(data_args, AttackArguments(attacks=["none"]), data, tiny_tokenizer(), device="cpu")
+    return Examination(
+        data_args, AttackArguments(attacks=["none"], judged_retain_rows=3), data, tiny_tokenizer(), device="cpu"
+    )
 
 
 def config(folder: Path, **changes) -> ChainConfig:

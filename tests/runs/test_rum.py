@@ -2,21 +2,40 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
-from chains import asked, flags, make_home, note_trainings
+from chains import asked, examination, flags, make_home, note_trainings
 from datasets import Dataset
 
 from llm_unlearn.errors import InputError
+from llm_unlearn.planning.hardness import Hardness
 from llm_unlearn.runs.chain import Step
-from llm_unlearn.runs.rum import RumArguments, read_groups, rum
+from llm_unlearn.runs.rum import RumArguments, measured_groups, read_groups, rum
 
 GROUPS = {"low": [0], "middle": [1], "high": [2]}
 ROWS = Dataset.from_list([{"question": f"q{i}", "answer": "a"} for i in range(3)])
 
 
+def test_groups_by_entanglement_are_measured_once(tmp_path, monkeypatch):
+    home = make_home(tmp_path / "home")
+    hardness = Hardness(examination(home), str(home / "original"), [])
+    groups, found = measured_groups("entanglement", hardness, tmp_path)
+    order = sorted(found["units"], key=lambda unit: unit["entanglement"])
+    assert [sorted(rows) for rows in groups.values()] == [
+        sorted(order[i]["rows"] + order[i + 1]["rows"]) for i in (0, 2, 4)
+    ]
+    monkeypatch.setattr(Hardness, "measure", lambda *_: pytest.fail("it was measured again"))
+    assert measured_groups("entanglement", hardness, tmp_path)[0] == groups
+    monkeypatch.undo()
+    few = replace(hardness.examination.data, forget=hardness.examination.data.forget.select(range(4)))
+    hardness.examination = replace(hardness.examination, data=few)
+    with pytest.raises(InputError, match=r"groups=entanglement: 2 people .* cannot be split into 3 groups"):
+        measured_groups("entanglement", hardness, tmp_path)
+
+
+@pytest.mark.long  # its parts are tested on their own
 def test_groups_by_memorization_are_forgotten_in_order(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("llm_unlearn.runs.recipe.write_report", lambda _folder: None)  # its figures take seconds
     home, trained, out = make_home(tmp_path / "home"), note_trainings(monkeypatch), tmp_path / "out"
     found = rum("", flags(home, out, "--group_methods", "npo", "low=none", "--max_steps=1"))
     groups = found["groups"]
