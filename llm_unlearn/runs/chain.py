@@ -294,12 +294,12 @@ class Chain:
 
 
 def _stops(steps: Sequence[Step], done: Sequence[dict]) -> str:
-    found = [
-        f"{step.name}: {one['stopped_by'] or 'end of training'}"
-        for step, one in zip(steps, done, strict=True)
+    """Steps by their numbers: a group may be called by a person's name, and results are pushed."""
+    return "; ".join(
+        f"step {number}: {one['stopped_by'] or 'end of training'}"
+        for number, (step, one) in enumerate(zip(steps, done, strict=True), 1)
         if step.method != NOTHING
-    ]
-    return "; ".join(found)
+    )
 
 
 def parse_chain(

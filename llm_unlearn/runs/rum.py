@@ -169,7 +169,8 @@ def rum(description: str, argv: Sequence[str] | None = None) -> dict[str, Any]:
             console.print(words, markup=False, soft_wrap=True)
         done = chain.run(lambda number, outcome, _model: say_step(steps[number], outcome))
         shown = arguments_to_dict(*arguments)
-        title = f"RUM by {rum_args.groups} ({', '.join(f'{step.name}: {step.method}' for step in steps)})"
+        by = f"by {rum_args.groups}" if rum_args.groups in SCORES else "of the user's"  # names of those may be people's
+        title = f"RUM, {len(steps)} groups {by}"
         described = {"method": "rum", "method_title": title, "paper": PAPER._asdict()}
         results = chain.conclude(done, described, shown, oracles)
         found = {

@@ -52,9 +52,10 @@ def test_groups_by_memorization_are_forgotten_in_order(tmp_path, monkeypatch, ca
     assert people == {"low": sorted(order[:2]), "middle": sorted(order[2:4]), "high": sorted(order[4:])}
 
     results = json.loads((out / "results.json").read_text())
-    assert results["method"] == "rum" and results["paper"]["arxiv"] == "2406.01257"
+    assert (results["method"], results["method_title"]) == ("rum", "RUM, 3 groups by memorization")
+    assert results["paper"]["arxiv"] == "2406.01257"
     assert results["training"]["steps"] == 2 and results["weights"] == found["steps"][2]["weights"]
-    assert results["training"]["stopped_by"] == "middle: end of training; high: end of training"
+    assert results["training"]["stopped_by"] == "step 2: end of training; step 3: end of training"
     assert json.loads((out / "rum.json").read_text()) == found and (out / "verdict.json").is_file()
     tow, product = found["tug_of_war"], 1.0
     for name, value in tow["unlearned"].items():
