@@ -9,8 +9,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm_unlearn.arguments.flags import parse_command
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TRAIL = "audit_trail.jsonl"  # `files.audit_trail.FILE`, whose import takes seconds
 
 PUSH = """\
 Upload a finished run: weights, tokenizer, model card, scores, verdict and report, in one commit.
@@ -32,12 +38,16 @@ VERIFY = """\
 Load a pushed model (or a run's folder), score it again on the rows at hand, and compare with what its card says.
 
 Are these the weights that were judged (by their SHA-256)? Do exact match and answer probability agree? It does not
-attack again: that is `llm-unlearn judge`."""
+attack again: that is `llm-unlearn judge`.
+
+Of the folder of a sequence of requests, its audit trail is checked first: every line, and every model that is there.
+Without rows (--data, --forget_file) that is all; with them, also whether the rows of each request are among them."""
 VERIFY_EXAMPLES = """\
 examples:
   llm-unlearn verify me/npo --data locuslab/TOFU --forget_split forget10
   llm-unlearn verify me/npo --forget_file forget.jsonl --retain_file retain.jsonl --base_model path/to/base
   llm-unlearn verify outputs/npo --data fictional
+  llm-unlearn verify outputs/sequence                       # its audit trail alone
 
 exit codes: 0 weights and scores are those of the card; 1 they are not; 2 bad input; 5 the hub failed"""
 
@@ -71,7 +81,7 @@ def push(argv: Sequence[str]) -> int:
 
 
 def verify(argv: Sequence[str]) -> int:
-    """Verify and print a table; returns 0 where everything agrees, else 1.
+    """Verify and print a table; returns 0 where everything agrees, else 1. A folder's audit trail is checked before.
 
     Raises:
         InputError, HubError: as `hub.load_unlearned` and `hub.verify`.
@@ -84,6 +94,9 @@ def verify(argv: Sequence[str]) -> int:
     from llm_unlearn.runs.recipe import prepare_process
 
     prepare_process()
+    has_trail = (Path(arguments.name_or_path) / TRAIL).is_file()
+    if has_trail and arguments.data is None and arguments.forget_file is None:
+        return _verified_trail(Path(arguments.name_or_path))
     data = load_unlearning_data(
         arguments.data,
         forget_split=arguments.forget_split,
@@ -92,6 +105,8 @@ def verify(argv: Sequence[str]) -> int:
         retain_file=arguments.retain_file,
         near_duplicates="allow",  # the run that is verified has decided it
     )
+    if has_trail and (code := _verified_trail(Path(arguments.name_or_path), data.forget)):
+        return code
     unlearned = hub.load_unlearned(
         arguments.name_or_path,
         arguments.revision,
@@ -108,6 +123,18 @@ def verify(argv: Sequence[str]) -> int:
         return 1
     print("The card's scores are those of the model.")
     return 0
+
+
+def _verified_trail(folder: Path, forget: Dataset | None = None) -> int:
+    """Check the trail in a folder and say what was found; 0: all is well, 1: not."""
+    from llm_unlearn.hub.verification import verify_trail
+
+    found = verify_trail(folder, forget)
+    for problem in found.problems:
+        print(f"error: {folder / TRAIL}: {problem}", file=sys.stderr)
+    if not found.problems:
+        print(f"{folder / TRAIL}: {found.lines} requests, each line as it was written; last hash {found.last}")
+    return 1 if found.problems else 0
 
 
 def _parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:

@@ -93,20 +93,28 @@ def load_unlearning_data(
             blank, a row is in two sets that exclude each other (forget and any other, or what is trained on and what
             judges abilities), or a question of the forget rows is in another set.
     """
-    data = _load(spec, forget_split, retain_split, forget_file, retain_file)
+    data = read_unlearning_data(
+        spec, forget_split=forget_split, retain_split=retain_split, forget_file=forget_file, retain_file=retain_file
+    )
     validate_forget_retain(data.forget, data.retain, near_duplicates)
     data = _with_general_data(data, general_data, near_duplicates)
     data = data if general_file is None else _with_general_file(data, general_file, near_duplicates)
     return _with_forms(data, augment_forms, augment_attributes)
 
 
-def _load(
-    spec: Source | tuple[Dataset, Dataset | None] | None,
-    forget_split: str | None,
-    retain_split: str | None,
-    forget_file: Source | None,
-    retain_file: Source | None,
+def read_unlearning_data(
+    spec: Source | tuple[Dataset, Dataset | None] | None = None,
+    *,
+    forget_split: str | None = None,
+    retain_split: str | None = None,
+    forget_file: Source | None = None,
+    retain_file: Source | None = None,
 ) -> UnlearningData:
+    """As `load_unlearning_data`, each set for itself: rows may be in two sets, whose conflicts are to be listed.
+
+    Raises:
+        InputError: as there, but for what is in two sets.
+    """
     if forget_file is not None or retain_file is not None:
         if spec is not None:
             raise InputError(f"give either --data or --forget_file and --retain_file, not both (data is {spec!r})")
@@ -223,7 +231,7 @@ def _with_general_data(data: UnlearningData, general_data: Source | None, near_d
 
 
 def _with_general_file(data: UnlearningData, general_file: Source, near_duplicates: str) -> UnlearningData:
-    rows = _dataset(_read(general_file), "general file")
+    rows = read_rows_of(general_file, "general file")
     validate_asked_apart(near_duplicates, forget=data.forget, general_file=rows)
     for name, others in (("retain", data.retain), ("general", data.general)):
         if others is not None:
@@ -245,7 +253,16 @@ def _with_forms(
     return replace(data, forms=forms, source=f"{data.source}, also trained: {words}")
 
 
-def _read(rows: Source | None) -> Rows | None:
+def read_rows_of(source: Source | Rows, name: str) -> Dataset:
+    """Rows, or those of a file or data set, each with a question and an answer; `name` is what errors call it.
+
+    Raises:
+        InputError: the file cannot be read, or a row is malformed.
+    """
+    return _dataset(_read(source), name)
+
+
+def _read(rows: Source | Rows | None) -> Rows | None:
     """Rows that the user hands over: a path is read, a Dataset taken as it is."""
     return read_rows(Path(rows).expanduser()) if isinstance(rows, (str, os.PathLike)) else rows
 

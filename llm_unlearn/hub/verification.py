@@ -1,4 +1,7 @@
-"""Verify a pushed model: are these the weights that were judged, and do they score what the card says?"""
+"""Verify a pushed model: are these the weights that were judged, and do they score what the card says?
+
+And the audit trail of requests: is every line as it was written, and about the models that are there?
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from llm_unlearn.data import UnlearningData, encode_dataset
+from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import RETAIN, ability_label, ability_scores, judged_sets
-from llm_unlearn.files.run_folder import other_file, weight_digests, weights_folder
+from llm_unlearn.files.audit_trail import FIRST, broken_links, read_trail, row_digest
+from llm_unlearn.files.run_folder import model_digests, other_file, weight_digests, weights_folder
 from llm_unlearn.hub.loading import UnlearnedModel, find_folder
 from llm_unlearn.models.judging import judge
 from llm_unlearn.models.scoring import mean_scores, score_answers
@@ -131,6 +137,38 @@ def verify(
             checks.append(Check(words, claimed[f"{name}_{score}"], value, allowed + 1e-9))
     more, skipped = _ability_checks(unlearned, data, tolerance, batch_size, length)
     return Verification(_same_weights(unlearned.evidence), _same_base(unlearned), checks + more, skipped)
+
+
+@dataclass(frozen=True)
+class TrailVerification:
+    """What `verify_trail` found: the number of lines, the hash of the last, and what is wrong, a sentence each."""
+
+    lines: int
+    last: str
+    problems: list[str]
+
+
+def verify_trail(folder: Path, forget: Dataset | None = None) -> TrailVerification:
+    """Check the audit trail in a folder: its chain of hashes, and the models of it that are there.
+
+    Args:
+        forget: also look for every row that was asked to be forgotten among these.
+
+    Raises:
+        InputError: the file is no trail.
+    """
+    lines = read_trail(folder)
+    problems = broken_links(lines) if lines else ["it has no line"]
+    known = forget and {row_digest(*pair) for pair in split_rows(forget, "forget set")}
+    for number, line in enumerate(lines, 1):
+        places = [folder / "steps" / str(number)] + [folder] * (number == len(lines))
+        for place in places:
+            saved = [place / name for name in ("adapter", "model") if (place / name).is_dir()]
+            if saved and all(model_digests(one) != line["after"] for one in saved):
+                problems.append(f"line {number} is about another model than that in {place}")
+        if known is not None and (others := [row for row in line["rows"] if row not in known]):
+            problems.append(f"line {number}: {len(others)} of its {len(line['rows'])} rows are none of the given ones")
+    return TrailVerification(len(lines), lines[-1]["sha256"] if lines else FIRST, problems)
 
 
 def _ability_checks(

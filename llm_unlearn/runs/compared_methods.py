@@ -109,8 +109,10 @@ def trainer_of(
     adapter_args: AdapterArguments,
     examination: Examination,
     original: str,
+    *,
+    further: bool = False,
 ) -> UnlearnTrainer:
-    """What trains `original`, read anew, on the rows of an examination."""
+    """What trains `original`, read anew, on the rows of an examination; `further`: the adapter that it has."""
     data = examination.data
     return method.method.trainer(
         model=examination.load_model(original),
@@ -119,6 +121,6 @@ def trainer_of(
         retain_dataset=data.retain,
         general_dataset=data.trained_general,
         processing_class=examination.processing_class,
-        peft_config=adapter_args.peft_config(),
+        peft_config=None if further else adapter_args.peft_config(),
         near_duplicates=examination.data_args.near_duplicates,
     )
