@@ -88,6 +88,8 @@ class PlanArguments(DataArguments):
 
     def __post_init__(self):
         check_ranges(self, {"batch_size": COUNT, "max_length": LENGTH})
+        if self.augment_forms:
+            raise ValueError("augment_forms trains rows in further forms, and a plan trains nothing; leave it out")
 
     @property
     def embedded_oracles(self) -> int:

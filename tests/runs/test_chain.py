@@ -109,6 +109,9 @@ def test_settings_of_which_no_chain_can_be_made(home, tmp_path, monkeypatch):
         chain(home, tmp_path, whole, AdapterArguments(load_in_4bit=True)).check()
     with pytest.raises(InputError, match="merge_between puts adapters into weights, and full_finetuning trains none"):
         chain(home, tmp_path, whole, AdapterArguments(full_finetuning=True), merge_between=True).check()
+    forms = ["--data=fictional:tiny", "--augment_forms=cloze"]
+    with pytest.raises(InputError, match="augment_forms: each step of a chain forgets its rows as they are"):
+        parse_chain((), forms, "", "out")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="a chain trains in one process: start it without --num_processes"):
         parse_chain((), [], "", "out")
