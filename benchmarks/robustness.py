@@ -5,7 +5,7 @@ Each reported run has a folder with results, verdict and page; the whole has tab
 95 % intervals over people, unlearning seeds, oracles and attack seeds.
 
 Finished runs are kept: started again, the benchmark goes on where it was. Several processes share the runs, each
-training alone: `llm-unlearn run --multi_gpu --num_processes 2 robustness` (on CPUs without `--multi_gpu`).
+training alone: `llm-unlearn run --multi_gpu --num_processes 2 robustness`, on CPUs too.
 
 Example:
     llm-unlearn run robustness
