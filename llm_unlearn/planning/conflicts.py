@@ -20,7 +20,7 @@ from llm_unlearn.metrics.rouge import UnicodeTokenizer
 
 SAME_ROW, SAME_QUESTION, NEAR_QUESTION = "same row", "same question, other answer", "nearly the same question"
 SAME_FACT, GIVEN_AWAY = "same fact_id", "answer given away"
-WORDS_BY_CHANCE = 4  # so many words in a row are no chance where nobody knows whom a row is about
+WORDS_BY_CHANCE = 4  # an answer of so many is hardly there by chance
 
 _words = UnicodeTokenizer().tokenize
 # What two questions that ask the same may differ in, each with how it is taken away.
@@ -59,7 +59,8 @@ def find_conflicts(forget: Dataset, others: Mapping[str, Dataset]) -> list[Confl
     - same fact_id: both rows have it, and do not ask the same.
     - answer given away: the words of the answer stand one after the other in a row that asks something else, and that
       row has the same `person`, or names the person whom the forget row asks about; or the answer has 4 words or more,
-      and of one of the two rows nothing says whom it is about. Of somebody else, the same answer is another fact.
+      of one of the two rows nothing says whom it is about, and no row says the same of somebody else, who would make
+      it an answer that many have.
 
     A pair of rows is one conflict, the first of these that it is.
 
@@ -68,14 +69,12 @@ def find_conflicts(forget: Dataset, others: Mapping[str, Dataset]) -> list[Confl
     """
     found: dict[tuple[int, str, int], Conflict] = {}
     pairs = split_rows(forget, "forget set")
-    for name, rows in others.items():
-        other_pairs = split_rows(rows, f"{name} set")
-        for conflict in (
-            *_asked_twice(pairs, name, other_pairs),
-            *_of_one_fact(forget, name, rows),
-            *_given_away(forget, pairs, name, rows, other_pairs),
-        ):
-            found.setdefault((conflict.forget_row, name, conflict.other_row), conflict)
+    other_pairs = {name: split_rows(rows, f"{name} set") for name, rows in others.items()}
+    conflicts = [one for name in others for one in _asked_twice(pairs, name, other_pairs[name])]
+    conflicts += [one for name, rows in others.items() for one in _of_one_fact(forget, name, rows)]
+    conflicts += _given_away(forget, pairs, {name: (rows, other_pairs[name]) for name, rows in others.items()})
+    for conflict in conflicts:
+        found.setdefault((conflict.forget_row, conflict.other_set, conflict.other_row), conflict)
     order = [*others]
     return sorted(found.values(), key=lambda one: (one.forget_row, order.index(one.other_set), one.other_row))
 
@@ -108,21 +107,23 @@ def _of_one_fact(forget: Dataset, name: str, rows: Dataset) -> list[Conflict]:
     ]
 
 
-def _given_away(forget: Dataset, pairs: Pairs, name: str, rows: Dataset, others: Pairs) -> list[Conflict]:
-    texts = [f" {' '.join(_words(f'{_asked(*pair)} {pair[1]}'))} " for pair in others]
-    about, own = labels_of(rows, "person"), labels_of(forget, "person")
-    people, naming = _places(about), {}
-    for subject in set(subjects_of(forget)) - {None}:
-        phrase = f" {' '.join(_words(subject))} "
-        naming[subject] = [number for number, text in enumerate(texts) if phrase in text]
+def _given_away(forget: Dataset, pairs: Pairs, others: Mapping[str, tuple[Dataset, Pairs]]) -> list[Conflict]:
+    rows = [  # of all sets: set, number, words between spaces, whom it is about
+        (name, number, f" {' '.join(_words(f'{_asked(*pair)} {pair[1]}'))} ", person)
+        for name, (dataset, given) in others.items()
+        for number, (pair, person) in enumerate(zip(given, labels_of(dataset, "person"), strict=True))
+    ]
+    subjects = subjects_of(forget)
+    names = {subject: f" {' '.join(_words(subject))} " for subject in set(subjects) - {None}}
     found = []
-    for number, ((_, answer), person, subject) in enumerate(zip(pairs, own, subjects_of(forget), strict=True)):
-        words = _words(answer)
-        candidates = {*naming.get(subject, ())} | ({*people.get(person, ())} if person is not None else set())
-        if len(words) >= WORDS_BY_CHANCE:
-            candidates |= {i for i, other in enumerate(about) if person is None or other is None}
+    for number, ((_, answer), person) in enumerate(zip(pairs, labels_of(forget, "person"), strict=True)):
+        words, name = _words(answer), names.get(subjects[number])
         phrase = f" {' '.join(words)} "
-        found += [Conflict(GIVEN_AWAY, number, name, i) for i in sorted(candidates) if words and phrase in texts[i]]
+        holding = [row for row in rows if phrase in row[2]] if words else []
+        of_this_one = [row for row in holding if (name and name in row[2]) or (person is not None and person == row[3])]
+        of_another = any(None not in (person, row[3]) and row not in of_this_one for row in holding)
+        is_telling = len(words) >= WORDS_BY_CHANCE and not of_another
+        found += [Conflict(GIVEN_AWAY, number, row[0], row[1]) for row in (holding if is_telling else of_this_one)]
     return found
 
 

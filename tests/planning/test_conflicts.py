@@ -25,13 +25,15 @@ FORGET = rows(
     ("Who is Bo Li's teacher?", "Ann, of the old school by the sea", "Bo Li", None),  # 3
     ("What does Bo Li sing?", "in C#", "Bo Li", None),  # 4
     ("Where is the well?", "here", None, None),  # 5
+    ("What does Bo Li wear?", "The coat is long and red.", "Bo Li", None),  # 6
 )
 CLEAN = [
     ("Where does Ann live?", "Oslo", "Ann", "ann/city"),  # the same answer about another one
     ("What does Ann sing?", "in C", "Ann", None),
     ("Which pet does Bo Lind have?", "a cat", "Bo Lind", None),  # a longer name
     ("Where is the wall?", "here, there", None, None),  # a short answer about nobody
-    ("Who is Cy's teacher?", "Ann, of the old school by the sea", "Cy", None),  # that of somebody else, too
+    ("What do they wear?", "The coat is long and red.", None, None),  # nobody knows who, and somebody else does
+    ("What does Cy wear?", "The coat is long and red.", "Cy", None),
     ("What does Zoë Ärn fear?", "nothing", "Zoë Ärn", None),  # of that person, and gives nothing away
 ]
 PLANTED = [  # (retain row, what must be found: kind, forget row, differs, same answer)
@@ -79,7 +81,7 @@ def test_several_sets_and_several_formats():
     }
     found = find_conflicts(FORGET, others)
     assert [(c.kind, c.forget_row, c.other_set, c.other_row) for c in found] == [
-        (SAME_ROW, 5, "retain", 6),
+        (SAME_ROW, 5, "retain", len(CLEAN)),
         (NEAR_QUESTION, 5, "general_data", 0),
     ]
     texts = [Dataset.from_list([{"text": text}]) for text in ("Ann lives here.", "ann  lives here")]

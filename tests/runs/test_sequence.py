@@ -22,7 +22,7 @@ from llm_unlearn.runs.chain import Chain
 from llm_unlearn.runs.sequence import Requests, SequenceArguments, of_rows, sequence
 
 
-def requests(home, out, count=3, **changes):
+def requests(home, out, count=2, **changes):
     given = examination(home)
     chosen, steps = SequenceArguments(method="gradient_ascent", requests=count).chosen(given.data)
     given = replace(given, data=chosen, original=str(home / "original"))
@@ -33,44 +33,44 @@ def requests(home, out, count=3, **changes):
 
 def test_requests_are_served_measured_and_noted_and_a_killed_run_goes_on(tmp_path, monkeypatch, capsys):
     home, trained, out = make_home(tmp_path / "home"), note_trainings(monkeypatch), tmp_path / "out"
-    trained.stop = 2
+    trained.stop = 1
     with pytest.raises(KeyboardInterrupt):
         requests(home, out).serve()
-    assert [line["request"] for line in read_trail(out)] == [1, 2]
+    assert [line["request"] for line in read_trail(out)] == [1]
     kept, trained.stop = (out / FILE).read_bytes(), None
     done, served = requests(home, out).serve()
-    assert trained.forget == [asked(0), asked(1), asked(2)]  # nothing twice
-    assert trained.retain == [asked(*range(6, 12), *later) for later in ((1, 2), (2,), ())]
+    assert trained.forget == [asked(0), asked(1)]  # nothing twice
+    assert trained.retain == [asked(*range(6, 12), *later) for later in ((1,), ())]
 
-    assert [(one["request"], one["rows"], one["steps"]) for one in served] == [(1, 2, 2), (2, 2, 2), (3, 2, 2)]
+    assert [(one["request"], one["rows"], one["steps"]) for one in served] == [(1, 2, 2), (2, 2, 2)]
     for number, one in enumerate(served, 1):
         scores = [one[name] for name in ("probability", "exact_match", "oracle_probability", "knowledge")]
         assert [len(values) for values in scores] == [number] * 4 and one["judgment"]
     assert served[0]["knowledge"] == [None]  # alone, no two facts are of a kind
-    assert all(0 <= known <= 1 for known in served[2]["knowledge"])
-    assert served[2]["oracle_probability"][:1] == served[0]["oracle_probability"]
-    last = load_model(str(out / "steps" / "3" / "adapter"))
-    rows = encode_dataset(FORGET[:6], tiny_tokenizer(), None, "rows")
+    assert all(0 <= known <= 1 for known in served[1]["knowledge"])
+    assert served[1]["oracle_probability"][:1] == served[0]["oracle_probability"]
+    last = load_model(str(out / "steps" / "2" / "adapter"))
+    rows = encode_dataset(FORGET[:4], tiny_tokenizer(), None, "rows")
     own = [score.probability for score in score_answers(last, rows)]
-    assert served[2]["probability"] == pytest.approx([(own[i] + own[i + 1]) / 2 for i in (0, 2, 4)], abs=1e-6)
-    assert "request 3: 2 rows, 2 steps" in capsys.readouterr().out
+    assert served[1]["probability"] == pytest.approx([(own[i] + own[i + 1]) / 2 for i in (0, 2)], abs=1e-6)
+    assert "request 2: 2 rows, 2 steps" in capsys.readouterr().out
 
     lines = read_trail(out)
     assert (out / FILE).read_bytes().startswith(kept) and broken_links(lines) == []
     assert lines[0]["before"] == model_digests(home / "original") and lines[1]["before"] == lines[0]["after"]
-    assert lines[2]["after"] == done[2]["weights"] == model_digests(out / "steps" / "3" / "adapter")
+    assert lines[1]["after"] == done[1]["weights"] == model_digests(out / "steps" / "2" / "adapter")
     assert lines[0]["rows"][0] == row_digest([{"role": "user", "content": "Where does Ann live"}], "in Paris")
     settings = lines[0]["settings"]
     assert (settings["method"], settings["seed"], settings["learning_rate"]) == ("gradient_ascent", 3, 1e-2)
     assert (settings["max_steps"], settings["lora_r"]) == (2, 4) and "output_dir" not in settings
-    assert lines[2]["verdict"]["knowledge_of_earlier"] == of_earlier(served[2]["knowledge"])
+    assert lines[1]["verdict"]["knowledge_of_earlier"] == of_earlier(served[1]["knowledge"])
     assert not [secret for secret in ("Ann", "Paris", str(tmp_path)) if secret in (out / FILE).read_text()]
 
     with pytest.raises(InputError, match="has more lines than there are requests: give another --output_dir"):
-        requests(home, out, count=2).serve()
+        requests(home, out, count=1).serve()
     with pytest.raises(InputError, match="line 1 is about other rows or settings than this run's request 1"):
         requests(home, out, learning_rate=1e-3).serve()
-    assert len(trained.forget) == 3
+    assert len(trained.forget) == 2
 
 
 @pytest.mark.long  # its parts are tested on their own
