@@ -99,6 +99,9 @@ def probe_questions(
         ]
         for name, found in rows.items()
     }
+    for name in ("retained", "forgotten"):
+        if lost := len(sets[name]) - len(rows[name]):
+            notes.append(f"{lost} {name} rows are left out: they lack a person, {column}, question or other wording")
     for name, least in (("retained", LEAST_RETAINED), ("forgotten", LEAST_FORGOTTEN)):
         if (people := len({row.person for row in kept[name]})) < least:
             reasons = "".join(f"; {note}" for note in notes)

@@ -127,6 +127,7 @@ def member_block(states: States, questions: Questions, strength: float) -> tuple
 
     Args:
         states, questions: as in `probe_block`, with the set "never_trained".
+        strength: the one that suits the values in this block.
 
     Returns:
         {"auc": of retained against never trained people, each left out in turn; "retained", "never_trained",

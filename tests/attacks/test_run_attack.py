@@ -37,9 +37,10 @@ def attack(name, given, model=None, **options):
 def calls(monkeypatch):
     """(name, positional arguments, others) of every attack, in place of running it."""
     found = []
-    for name in attack_names():
+    modules = {name: import_module(f"llm_unlearn.attacks.{name}") for name in attack_names()}  # some take from others
+    for name, file in modules.items():
         instead = lambda *args, _name=name, **named: found.append((_name, args, named)) or {}  # noqa: E731
-        monkeypatch.setattr(import_module(f"llm_unlearn.attacks.{name}"), name, instead)
+        monkeypatch.setattr(file, name, instead)
     return found
 
 

@@ -126,6 +126,9 @@ def test_values_that_nobody_shares_are_left_out_and_counted():
     questions, notes = questions_of(replace(data, forget=Dataset.from_list(rows)))
     assert notes == ["1 forgotten facts are left out, city (1): no 2 retained people have the value"]
     assert len(questions["forgotten"]) == 23 and len(questions["forgotten_held_out"]) == 23
+    lacking = [rows[0], rows[1] | {"paraphrased_question": " "}, *rows[2:]]
+    _, notes = questions_of(replace(data, forget=Dataset.from_list(lacking)))
+    assert notes[1:] == ["1 forgotten rows are left out: they lack a person, kind, question or other wording"]
     for row in rows:
         row["answer"] = "Gone0 lives in Which" if row["kind"] == "city" else row["answer"]
     questions, notes = questions_of(replace(data, forget=Dataset.from_list(rows)))
