@@ -73,10 +73,10 @@ def _check(target: Target) -> None:
     split_facts(target.fact_ids, target.budget.fraction, seed=0)
 
 
-def _run(target: Target) -> dict:
-    facts = target.fact_ids
-    rows = (target.forget, target.retain, target.budget, facts, target.title)
-    return adversarial_reinjection(target.model, *rows, pool=target.pool, **target.beside) | target.units
+def reinject(target: Target, part: str | None = None) -> dict:
+    """`adversarial_reinjection` of a target; all that is trained is a `part`, as in `relearning_attack`."""
+    rows = (target.forget, target.retain, target.budget, target.fact_ids, target.title)
+    return adversarial_reinjection(target.model, *rows, pool=target.pool, part=part, **target.beside) | target.units
 
 
 ATTACK = Attack(
@@ -85,7 +85,7 @@ ATTACK = Attack(
     title="Adversarial reinjection",
     label="reinjection",
     on_card="{share} of the facts are taught again, the others are asked for",
-    run=_run,
+    run=reinject,
     check=_check,
     rates="reinjection",
     taught=_taught,

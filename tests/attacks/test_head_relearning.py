@@ -7,14 +7,13 @@ import torch
 from builders import encoded_rows, tiny_model
 
 from llm_unlearn.attacks import relearning
-from llm_unlearn.attacks.block_relearning import block_relearning
+from llm_unlearn.attacks.adversarial_reinjection import adversarial_reinjection
 from llm_unlearn.attacks.copies import attackable_copy, only_trainable
-from llm_unlearn.attacks.head_relearning import head_relearning
 from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.models.finetuning import finetune
 
 BUDGET = AttackBudget((5e-3,), 0.5, seeds=(0,), steps=3, batch_size=4, score_every=2, attackers=("full", "lora"))
-ATTACKS = {"head": head_relearning, "blocks": block_relearning}
+PARTS = ("head", "blocks")
 
 
 def changed(before: torch.nn.Module, after: torch.nn.Module) -> set[str]:
@@ -28,7 +27,7 @@ def test_one_part_is_trained_and_all_else_stays(family, inside, tied):
     model = tiny_model(family, tie_word_embeddings=tied)
     assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
     ids = torch.tensor([[5, 6, 7]])
-    for part in ATTACKS:
+    for part in PARTS:
         attacked = only_trainable(attackable_copy(model), part)
         with torch.no_grad():
             assert torch.equal(attacked(ids).logits, model(ids).logits)  # untied, it says what it said
@@ -42,7 +41,7 @@ def test_one_part_is_trained_and_all_else_stays(family, inside, tied):
             assert attacked.config.tie_word_embeddings == tied
 
 
-@pytest.mark.parametrize("part", ATTACKS)
+@pytest.mark.parametrize("part", PARTS)
 def test_the_one_loop_trains_it_with_the_rates_of_full_fine_tuning(part, monkeypatch):
     model, trained, real = tiny_model(tie_word_embeddings=True), [], relearning.finetune
     before = copy.deepcopy(model.state_dict())
@@ -52,7 +51,7 @@ def test_the_one_loop_trains_it_with_the_rates_of_full_fine_tuning(part, monkeyp
         return real(attacked, rows, **options)
 
     monkeypatch.setattr(relearning, "finetune", watch)
-    outcome = ATTACKS[part](model, encoded_rows(6), encoded_rows(2, 20), BUDGET)
+    outcome = adversarial_reinjection(model, encoded_rows(6), encoded_rows(2, 20), BUDGET, part=part)
     ((names, learning_rate),) = trained  # no run of the lora attacker
     assert learning_rate == 5e-3
     assert names == ["lm_head.weight"] if part == "head" else all(".layers." in name for name in names)
