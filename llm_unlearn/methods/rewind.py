@@ -42,14 +42,14 @@ class RewindConfig(RetainOnlyConfig):
             raise ValueError(
                 "rewind_to is missing: the checkpoint before the data, such as the base model that was fine-tuned"
             )
+        for name in ("retain_loss", "general_loss"):
+            if getattr(self, name) in COMPARING_LOSSES:
+                raise ValueError(f"{name}={getattr(self, name)!r} would compare with the checkpoint; choose nll")
         for score, limit in self.stopping_thresholds.items():
             raise ValueError(
                 f"stop_at_forget_{score}={limit} would hold at the first check, since the checkpoint does not know the "
                 "forget rows; leave it out"
             )
-        for name in ("retain_loss", "general_loss"):
-            if getattr(self, name) in COMPARING_LOSSES:
-                raise ValueError(f"{name}={getattr(self, name)!r} would compare with the checkpoint; choose nll")
 
 
 class RewindTrainer(RetainOnlyTrainer):

@@ -245,7 +245,13 @@ def sandbox(stand_ins, cache, tmp_path, monkeypatch):
 PAGES_WITH_BLOCKS = [page for page in PAGES if any(language in ("bash", "python") for language, _ in blocks(page))]
 
 
-@pytest.mark.parametrize("page", PAGES_WITH_BLOCKS, ids=lambda page: str(page.relative_to(ROOT)))
+def quick(page):
+    """Methods have pages of one form: by default those of three are run."""
+    is_long = page.parent.name == "methods" and page.stem not in ("npo", "counterfactual", "other_answers")
+    return pytest.param(page, marks=[pytest.mark.long] * is_long, id=str(page.relative_to(ROOT)))
+
+
+@pytest.mark.parametrize("page", map(quick, PAGES_WITH_BLOCKS))
 def test_every_block_runs(page, sandbox):
     place = sandbox(page)
     for language, text in blocks(page):

@@ -79,6 +79,7 @@ def test_its_fields_are_its_own(plugged_in):
     assert RobustnessArguments(methods=["unlikelihood:floor=0.5", "npo"]).methods
 
 
+@pytest.mark.long  # a method of ours takes the same way in shorter tests
 def test_a_run_to_its_verdict_and_its_card(site, cache, tmp_path):
     path = {"PYTHONPATH": str(site)}
     run = ["run", "unlikelihood", "--data", "fictional:tiny", "--max_steps", "4", "--floor", "0.125"]

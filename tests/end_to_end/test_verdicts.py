@@ -124,6 +124,7 @@ def test_the_original_is_not_forgotten(world):
     )
 
 
+@pytest.mark.long  # the verdict's own tests decide this from made-up runs
 def test_an_oracle_that_is_not_among_the_references_has_erased(world):
     verdict, output = judged(world, world / "references" / "oracle-2")
     assert verdict["verdict"] == "erased", verdict["reasons"]

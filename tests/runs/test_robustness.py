@@ -120,7 +120,8 @@ def test_a_control_is_one_of_the_method_with_the_same_fields():
 
 @pytest.mark.parametrize(("name", "weight"), [("npo", 1.0), ("npo:general_weight=0", 0.0), ("gradient_ascent", 0.0)])
 def test_methods_have_general_rows_unless_their_name_says_otherwise(name, weight, tmp_path):
-    method, data = method_of(name), SimpleNamespace(forget=qa_rows(4), retain=qa_rows(4, 20), general=qa_rows(4, 8))
+    sets = {"trained_forget": qa_rows(4), "retain": qa_rows(4, 20), "trained_general": qa_rows(4, 8)}
+    method, data = method_of(name), SimpleNamespace(**sets)
     models = {"load_model": lambda path: tiny_model(), "processing_class": tiny_tokenizer()}
     examination = SimpleNamespace(data=data, data_args=DataArguments(), **models)
     config = method.method.config(output_dir=str(tmp_path), use_cpu=True, **method.fixed)
