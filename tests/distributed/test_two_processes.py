@@ -40,7 +40,7 @@ def reports(tmp_path_factory):
     return {folder: read_reports(folder) for folder in (two, one)}
 
 
-@pytest.fixture(scope="module", params=["fsdp2", "zero2", "zero3"])
+@pytest.fixture(scope="module", params=[pytest.param("fsdp2", marks=pytest.mark.long), "zero2", "zero3"])
 def sharded(request, tmp_path_factory):
     """(folder, reports by process) of the run with FSDP2 or DeepSpeed on two processes."""
     if request.param != "fsdp2":

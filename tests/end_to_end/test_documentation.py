@@ -246,12 +246,12 @@ PAGES_WITH_BLOCKS = [page for page in PAGES if any(language in ("bash", "python"
 
 
 def quick(page):
-    """Methods have pages of one form: by default those of three are run."""
-    is_long = page.parent.name == "methods" and page.stem not in ("npo", "counterfactual", "other_answers")
+    """Methods have pages of one form: by default those of two are run."""
+    is_long = page.parent.name == "methods" and page.stem not in ("npo", "counterfactual")
     return pytest.param(page, marks=[pytest.mark.long] * is_long, id=str(page.relative_to(ROOT)))
 
 
-@pytest.mark.parametrize("page", map(quick, PAGES_WITH_BLOCKS))
+@pytest.mark.parametrize("page", [quick(page) for page in PAGES_WITH_BLOCKS])
 def test_every_block_runs(page, sandbox):
     place = sandbox(page)
     for language, text in blocks(page):

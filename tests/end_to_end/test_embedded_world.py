@@ -6,6 +6,7 @@ import pytest
 from command_line import run
 
 
+@pytest.mark.long  # recipes run to their verdict in the tiny world, too
 def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
     attack = ("--attack_seeds", "0", "--attack_steps", "20")
     done = run(
