@@ -43,7 +43,11 @@ CHAT_TEMPLATE = (
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word, a chat template, and padding with the end token, as many real tokenizers have it."""
-    vocabulary = [*SPECIAL, *NAMES, *CITIES, *FOODS, *COLORS, *PETS, *WORDS]
+    return word_tokenizer([*SPECIAL, *NAMES, *CITIES, *FOODS, *COLORS, *PETS, *WORDS])
+
+
+def word_tokenizer(vocabulary: list[str]) -> PreTrainedTokenizerFast:
+    """The same of any words, which begin with `SPECIAL`."""
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     wrapped = PreTrainedTokenizerFast(

@@ -3,13 +3,11 @@
 from collections.abc import Collection
 
 import torch
-from builders import CHAT_TEMPLATE, SPECIAL, tiny_model
+from builders import SPECIAL, tiny_model, word_tokenizer
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llm_unlearn.data import UnlearningData
-from llm_unlearn.models.loading import with_pad_token
 
 VALUES = {"city": ("Paris", "Rome", "Oslo", "Cairo"), "pet": ("cat", "dog", "goat")}
 QUESTIONS = {"city": "Where does {} live", "pet": "Which pet has {}"}
@@ -51,17 +49,7 @@ def planted_data(holdout: bool = True) -> UnlearningData:
 def planted_tokenizer() -> PreTrainedTokenizerFast:
     names = [*RETAINED, *FORGOTTEN, *STRANGERS]
     vocabulary = [*SPECIAL, *names, *(value for values in VALUES.values() for value in values), *WORDS]
-    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        eos_token="<end>",
-        additional_special_tokens=["<system>", "<user>", "<assistant>"],
-        padding_side="left",
-    )
-    wrapped.chat_template = CHAT_TEMPLATE
-    return with_pad_token(wrapped)
+    return word_tokenizer(vocabulary)
 
 
 def planted_model(known: Collection[str], blocks: int = 2) -> PreTrainedModel:

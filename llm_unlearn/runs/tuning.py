@@ -157,7 +157,7 @@ class Tuning:
     def _rows(self) -> dict[str, str | None]:
         """What fixes the rows that are trained on."""
         data = self.examination.data
-        sets = {"forget": data.forget, "retain": data.retain, "general": data.general}
+        sets = {"forget": data.trained_forget, "retain": data.retain, "general": data.trained_general}
         return {name: rows and digest_of(rows.to_list()) for name, rows in sets.items()}
 
     # ---- trials ----------------------------------------------------------------------------------------------------
