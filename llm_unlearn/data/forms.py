@@ -99,8 +99,8 @@ def build_forms(
         trained[form] = [name for name in possible if name in attributes] if attributes else possible[::2]
         if not trained[form]:
             raise InputError(
-                f"augment_forms: no forget row can be asked about as {form}; leave it out (reversed needs a value that one "
-                "person alone has, multiple_choice three values of an attribute)"
+                f"augment_forms: no forget row can be asked about as {form}; leave it out (reversed needs a value that "
+                "one person alone has, multiple_choice three values of an attribute)"
             )
         for side, of_side in rows.items():
             chosen = [row for row in of_side if row["attribute"] in trained[form]]

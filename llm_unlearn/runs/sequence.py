@@ -70,7 +70,7 @@ class SequenceArguments:
         groups = [*rows_by_label(data.forget, self.request_column, "request_column").values()]
         if self.requests is not None and self.requests > len(groups):
             raise InputError(
-                f"requests={self.requests}: column {self.request_column!r} has {len(groups)} values; give at most so many"
+                f"requests={self.requests}: column {self.request_column!r} has {len(groups)} values; ask for no more"
             )
         groups = groups[: self.requests]
         order = [row for rows in groups for row in rows]
