@@ -1,5 +1,7 @@
 """What was found inside a run's models: the picture and the table of a verdict."""
 
+import io
+
 import pytest
 from made_up_runs import ROWS, run
 from rich.console import Console
@@ -55,7 +57,7 @@ def test_without_an_unlearned_model_there_is_nothing_to_draw(audits, tmp_path):
 def test_terminal_and_page_have_a_part_of_its_own():
     results, records = run(unlearned={})
     verdict = verdict_of(results | {"audits": AUDITS}, records)
-    console = Console(record=True, width=100, file=open("/dev/null", "w"))
+    console = Console(record=True, width=100, file=io.StringIO())
     print_verdict(verdict, console)
     lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
     assert any(line.startswith("values read off the hidden states 0.90 0.10 0.50 [") for line in lines)
