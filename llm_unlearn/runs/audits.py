@@ -18,6 +18,7 @@ from llm_unlearn.arguments.ranges import COUNT, LENGTH, SEED, check_each_once, c
 from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.audits import audit_names, load_audit
 from llm_unlearn.audits.audit import Inspection
+from llm_unlearn.audits.foretelling import foretold
 from llm_unlearn.audits.influence import SCORES
 from llm_unlearn.audits.looking import look_inside
 from llm_unlearn.data import UnlearningData
@@ -30,6 +31,7 @@ from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.loading import check_models
+from llm_unlearn.reporting.foretelling import foretelling_figure, foretelling_sections
 from llm_unlearn.reporting.influence_figure import influence_figure, lens_figure
 from llm_unlearn.reporting.influence_table import influence_sections, markdown, print_sections
 from llm_unlearn.reporting.inside_table import inside_sections
@@ -38,11 +40,12 @@ from llm_unlearn.reporting.probes_table import probes_sections
 from llm_unlearn.runs.benchmarking import ReferenceArguments, show_dry_run
 from llm_unlearn.runs.recipe import prepare_process
 
-TABLES = (influence_sections, probes_sections, inside_sections)
+TABLES = (influence_sections, probes_sections, inside_sections, foretelling_sections)
 FIGURES = {  # section of the results -> what draws it, and the file
     "comparisons": (influence_figure, "influence.png"),
     "logit_lens": (lens_figure, "logit_lens.png"),
     "probes": (probes_figure, "probes.png"),
+    "foretold": (foretelling_figure, "foretold.png"),
 }
 console = Console(highlight=False, width=max(Console().width, 110))  # narrower, the tables would lose digits
 
@@ -247,6 +250,7 @@ def _audit(arguments: AuditsArguments, data: UnlearningData) -> dict[str, Any]:
         "data": data.source,
         "score": arguments.influence_score,
         **findings,
+        "foretold": foretold(findings, models),
         "not_measured": not_measured,
     }
 
