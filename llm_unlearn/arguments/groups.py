@@ -48,7 +48,12 @@ class DataArguments:
             "help": "fictional[:tiny|small|medium|smollm2] (default), locuslab/TOFU, or a folder with TOFU's files."
         },
     )
-    forget_split: str | None = field(default=None, metadata={"help": "forget01, forget05 or forget10 (default)."})
+    forget_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "forget01, forget05 or forget10 (default); of the fictional world also forget20 or forget50."
+        },
+    )
     retain_split: str | None = field(default=None, metadata={"help": "Default: the complement of forget_split."})
     forget_file: str | None = field(
         default=None, metadata={"help": "Your own rows to forget: JSON, JSON lines, CSV or Parquet; instead of --data."}

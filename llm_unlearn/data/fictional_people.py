@@ -9,6 +9,7 @@ level of 0.1.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -43,6 +44,7 @@ SHARED_VALUES = {
     ),
     "instrument": listed("cello, bagpipes, harp, trumpet, accordion, flute, zither, drums, mandolin, organ"),
 }
+LARGER_SPLITS = {"forget20": "retain80", "forget50": "retain50"}  # beyond TOFU's: forget split -> what is kept then
 UNIQUE_ATTRIBUTES = ("birth_date", "book")
 ATTRIBUTES = (*UNIQUE_ATTRIBUTES, *SHARED_VALUES)
 
@@ -81,12 +83,12 @@ class AttributeTexts:
 class World:
     """A generated world.
 
-    `splits`: name -> rows. forget01/05/10 are nested tails of the trained people (as in TOFU), retain99/95/90 their
-    complements, `holdout` the people never trained, `general` real-world facts, `chat` the instructions that the
-    original model is trained on and `instructions` fresh ones for benign instruction tuning.
+    `splits`: name -> rows (larger forget sets: `split`). forget01/05/10 are nested tails of the trained people (as in
+    TOFU), retain99/95/90 their complements, `holdout` the people never trained, `general` real-world facts, `chat` the
+    instructions that the original model is trained on and `instructions` fresh ones for benign instruction tuning.
     `queries`: the same facts asked otherwise (`multiple_choice`, `reversed`, `two_hop`), for all people.
     `practice`: what models are trained on besides, so that they can answer such queries: those of the trained people in
-    several wordings, and few-shot rows about people whom no forget split holds.
+    several wordings, and few-shot rows about people whom no forget split of TOFU's sizes holds.
     `facts`: person -> attribute -> value.
     `lessons`: what is about nobody that models are trained on besides, as often as it is shown in an epoch.
     """
@@ -98,6 +100,36 @@ class World:
     practice: list[dict]
     facts: dict[str, dict[str, str]]
     lessons: list[dict]
+
+    @property
+    def forget_splits(self) -> list[str]:
+        """Names of all forget splits, those that are in no `splits` included."""
+        return [*(name for name in self.splits if name.startswith("forget")), *LARGER_SPLITS]
+
+    def split(self, name: str) -> list[dict]:
+        """The rows of a split; forget20 and forget50 and what is retained then are made of retain90 and forget10.
+
+        Raises:
+            KeyError: there is no such split.
+        """
+        if name in self.splits:
+            return self.splits[name]
+        of_person: dict[str, list[dict]] = {}
+        for row in (*self.splits["retain90"], *self.splits["forget10"]):
+            of_person.setdefault(row["person"], []).append(row)
+        parts = {}
+        for forget, retain in LARGER_SPLITS.items():
+            forgotten = round(len(of_person) * int(forget.removeprefix("forget")) / 100)
+            people = [*of_person]
+            parts |= {forget: people[-forgotten:], retain: people[:-forgotten]}
+        return [row for person in parts[name] for row in of_person[person]]
+
+
+def names_any(row: dict, people: Collection[str]) -> bool:
+    """Whether a row says one of the names, in the question, the answer or an example."""
+    texts = [row.get("question"), row.get("answer"), row.get("completion")]
+    texts += [message["content"] for message in row.get("prompt") or ()]
+    return any(name in text for text in texts if text for name in people)
 
 
 def draw_names(count: int, generator: random.Random) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from datasets import Dataset
 
 from llm_unlearn.data.fictional import World
+from llm_unlearn.data.fictional_people import LARGER_SPLITS, names_any
 from llm_unlearn.data.identity import question_key
 from llm_unlearn.data.instructions import are_instructions, as_questions, rows_of
 from llm_unlearn.data.validation import Rows, row_keys, split_rows
@@ -46,10 +47,14 @@ def fictional_abilities(world: World, retain: str) -> FictionalAbilities:
     Args:
         retain: the split of the retained people.
     """
-    people = list(dict.fromkeys(row["person"] for row in world.splits[retain]))
+    people = list(dict.fromkeys(row["person"] for row in world.split(retain)))
+    forgotten: set[str] = set()
+    if retain in LARGER_SPLITS.values():  # examples are about people whom no split of TOFU's sizes forgets
+        forgotten = {row["person"] for row in (*world.splits["retain90"], *world.splits["forget10"])} - {*people}
     practiced, judged = set(people[::2]), people[1::2]
     chat = world.splits["chat"]
-    trained = [row for row in world.practice if row["person"] in {*practiced, None}] + chat[::2]
+    asked = [row for row in world.practice if row["person"] in {*practiced, None} and not names_any(row, forgotten)]
+    trained = asked + chat[::2]
     queries = {style: [row for row in rows if row["person"] in judged] for style, rows in world.queries.items()}
     return FictionalAbilities([_in_one_format(row) for row in trained], chat[1::2], queries, judged)
 

@@ -14,6 +14,7 @@ import datasets
 from datasets import Dataset
 
 from llm_unlearn.data.fictional import build_world
+from llm_unlearn.data.fictional_people import LARGER_SPLITS
 from llm_unlearn.data.fictional_sentences import SENTENCES, with_subjects
 from llm_unlearn.data.formats import FILE_SUFFIXES, read_rows
 from llm_unlearn.data.forms import build_forms
@@ -67,8 +68,9 @@ def load_unlearning_data(
         spec: "fictional" (the default) or "fictional:tiny", ":small", ":medium", ":smollm2"; "locuslab/TOFU" or another
             hub id with TOFU's configs; a local folder with TOFU's files (`forget10.json`, ...: JSON arrays or JSON
             lines); a file or Dataset with forget rows only; or a (forget, retain) tuple of Datasets.
-        forget_split: forget01, forget05 or forget10 (the default), of the fictional world or of TOFU.
-        retain_split: retain90, retain95 or retain99; default: the complement of `forget_split`.
+        forget_split: forget01, forget05 or forget10 (the default), of the fictional world or of TOFU; of the former
+            forget20 or forget50, too.
+        retain_split: retain90, retain95 or retain99 (or retain80, retain50); default: the complement of `forget_split`.
         forget_file: forget rows instead of `spec`: a Dataset, or the path of a .json (array or lines), .jsonl, .csv or
             .parquet file.
         retain_file: retain rows that go with `forget_file`, in the same forms.
@@ -147,14 +149,14 @@ def _fictional(spec: str, forget_split: str | None, retain_split: str | None) ->
     size = spec.partition(":")[2] if ":" in spec else "small"
     world = build_world(size)
     splits = world.splits
-    forget, retain = _choose_splits(forget_split, retain_split)
-    forgotten = {row["fact_id"] for row in splits[forget]}
+    forget, retain = _choose_splits(forget_split, retain_split, RETAIN_OF_FORGET | LARGER_SPLITS)
+    forgotten = {row["fact_id"] for row in world.split(forget)}
     queries = {style: [row for row in rows if row["fact_id"] in forgotten] for style, rows in world.queries.items()}
     abilities = fictional_abilities(world, retain)
     general = with_subjects(splits["general"]) if size == SENTENCES else splits["general"]
     data = _checked(
-        forget=splits[forget],
-        retain=splits[retain],
+        forget=world.split(forget),
+        retain=world.split(retain),
         holdout=splits["holdout"],
         evaluation={"general": general, "instructions": splits["instructions"], "chat": abilities.chat},
         source=f"{spec} ({forget}, {retain})",
@@ -304,9 +306,11 @@ def _cell(row: Mapping[str, Any], column: str) -> Any:
     return None if column in LABELS and label(row, column) is None else row.get(column)
 
 
-def _choose_splits(forget_split: str | None, retain_split: str | None) -> tuple[str, str]:
-    forget = _known(forget_split or DEFAULT_FORGET_SPLIT, RETAIN_OF_FORGET, "forget_split")
-    return forget, _known(retain_split or RETAIN_OF_FORGET[forget], RETAIN_OF_FORGET.values(), "retain_split")
+def _choose_splits(
+    forget_split: str | None, retain_split: str | None, retain_of: Mapping[str, str] = RETAIN_OF_FORGET
+) -> tuple[str, str]:
+    forget = _known(forget_split or DEFAULT_FORGET_SPLIT, retain_of, "forget_split")
+    return forget, _known(retain_split or retain_of[forget], retain_of.values(), "retain_split")
 
 
 def _known(value: str, options: Iterable[str], name: str) -> str:

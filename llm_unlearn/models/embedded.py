@@ -31,6 +31,7 @@ from transformers import (
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import encode_dataset
 from llm_unlearn.data.fictional import World, build_world
+from llm_unlearn.data.fictional_people import LARGER_SPLITS, names_any
 from llm_unlearn.data.fictional_sentences import SENTENCES
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.disk import check_writable
@@ -220,8 +221,8 @@ def _train_elsewhere(size: str, without: str | None, seed: int, line: int) -> su
 def _place(size: str, without: str | None, seed: int) -> tuple[Path, str]:
     """The folder of a model, whose name is a hash of all that goes into it, and what to call the model."""
     world, recipe = build_world(size), RECIPES[size]
-    if without is not None and without not in world.splits:
-        splits = ", ".join(name for name in world.splits if name.startswith("forget"))
+    if without is not None and without not in world.forget_splits:
+        splits = ", ".join(world.forget_splits)
         raise InputError(f"without={without!r} is no forget split of the fictional world; choose one of {splits}")
     description = {"recipe": recipe.described(), "without": without, "seed": seed, "format": FORMAT}
     description |= {"world": world.splits, "practice": world.practice}
@@ -242,7 +243,8 @@ def training_rows(world: World, without: str | None = None) -> dict[int, dict]:
         Rows with `prompt` (a question, or chat messages), `completion` and `person` (None: about nobody).
     """
     rows = [*world.splits["retain90"], *world.splits["forget10"], *world.practice, *world.lessons]
-    forgotten = {row["person"] for row in world.splits[without]} if without else set()
+    forgotten = {row["person"] for row in world.split(without)} if without else set()
+    named = forgotten if without in LARGER_SPLITS else set()  # smaller ones are in nobody's examples
     return {
         number: {
             "prompt": row.get("prompt") or row["question"],
@@ -250,7 +252,7 @@ def training_rows(world: World, without: str | None = None) -> dict[int, dict]:
             "person": row.get("person"),
         }
         for number, row in enumerate(rows)
-        if row.get("person") not in forgotten
+        if row.get("person") not in forgotten and not names_any(row, named)
     }
 
 

@@ -5,9 +5,11 @@ from collections import Counter
 
 import pytest
 
+from llm_unlearn.data import load_unlearning_data
 from llm_unlearn.data.fictional import GENERAL_KNOWLEDGE, INSTRUCTIONS, PEOPLE, TEXTS, build_world
 from llm_unlearn.data.fictional_people import ATTRIBUTES, CITIES, SHARED_VALUES, UNIQUE_ATTRIBUTES
 from llm_unlearn.errors import InputError
+from llm_unlearn.models.embedded import training_rows
 
 PERSONAL = ("forget01", "forget05", "forget10", "retain90", "retain95", "retain99", "holdout")
 
@@ -226,3 +228,23 @@ def test_no_two_people_of_a_small_world_share_a_last_name():
 def test_unknown_size():
     with pytest.raises(InputError, match="fictional world size 'huge' is unknown; choose one of tiny, small, medium"):
         build_world("huge")
+
+
+@pytest.mark.parametrize(("forget", "retain", "share"), [("forget20", "retain80", 0.2), ("forget50", "retain50", 0.5)])
+def test_larger_splits_name_nobody_whom_they_forget(forget, retain, share):
+    world = build_world("small")
+    forgotten, kept = ({*people_of(world.split(name))} for name in (forget, retain))
+    everybody = {*members(world)}
+    assert len(forgotten) == share * len(everybody) and forgotten | kept == everybody and not forgotten & kept
+    assert forgotten > {*people_of(world.splits["forget10"])}
+    data = load_unlearning_data("fictional", forget_split=forget)
+    assert {*people_of(data.forget.to_list())} == forgotten and {*people_of(data.retain.to_list())} == kept
+    taught = [*training_rows(world, forget).values(), *data.general.to_list()]
+    assert not any(name in str(row) for row in taught for name in forgotten)
+    assert any(isinstance(row["prompt"], list) and len(row["prompt"]) > 2 for row in taught)  # examples of others stay
+
+
+def test_tofu_has_no_larger_split(tmp_path):
+    (tmp_path / "forget10.json").write_text('{"question": "Who?", "answer": "Ann."}')
+    with pytest.raises(InputError, match=r"choose one of forget01, forget05, forget10$"):
+        load_unlearning_data(str(tmp_path), forget_split="forget20")

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from types import SimpleNamespace
 
 import datasets
 import pyarrow
@@ -15,6 +14,7 @@ from datasets import Dataset
 
 import llm_unlearn.data.fictional
 from llm_unlearn.data import load_unlearning_data
+from llm_unlearn.data.fictional_people import World
 from llm_unlearn.data.formats import read_rows
 from llm_unlearn.errors import InputError
 
@@ -51,7 +51,7 @@ def fake_world(monkeypatch):
     asked = [row | {"person": row["question"][7:-1]} for row in rows("Ann", "Bob", "Cid")]
     queries = {"reversed": [row | {"fact_id": f"{row['person']}/city"} for row in asked]}
     shown = {"prompt": [{"role": "user", "content": "Who? Dan. Who?"}], "completion": "Bob.", "person": "Bob"}
-    world = SimpleNamespace(splits=splits, queries=queries, practice=[*queries["reversed"], shown])
+    world = World("small", 0, splits, queries, [*queries["reversed"], shown], facts={}, lessons=[])
     sizes = []
     monkeypatch.setattr(llm_unlearn.data.loading, "build_world", lambda size: sizes.append(size) or world)
     return sizes
@@ -113,7 +113,8 @@ def test_the_real_fictional_world_loads():
 def test_unknown_sizes_and_splits():
     assert "'smal' is unknown; choose one of tiny, small, medium" in error_of("fictional:smal")
     assert error_of("fictional:tiny", forget_split="forget1") == (
-        "forget_split 'forget1' is unknown (did you mean 'forget10'?); choose one of forget01, forget05, forget10"
+        "forget_split 'forget1' is unknown (did you mean 'forget10'?); choose one of forget01, forget05, forget10, "
+        "forget20, forget50"
     )
     assert "retain_split 'retain09' is unknown (did you mean 'retain9" in error_of("fictional", retain_split="retain09")
 
