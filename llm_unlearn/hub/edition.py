@@ -274,7 +274,9 @@ def public_configuration(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, d
     public = {}
     for group, values in groups.items():
         if group == "data_arguments":
-            values = {name: value for name, value in values.items() if name in _DATA_FIELDS}
+            # Attributes are words of the rows; of forms without them, those that were trained follow from the rows.
+            fields_kept = (*_DATA_FIELDS, *(() if values.get("augment_attributes") else ("augment_forms",)))
+            values = {name: value for name, value in values.items() if name in fields_kept}
         kept = {
             name: value
             for name, value in values.items()
