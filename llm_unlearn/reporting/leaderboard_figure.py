@@ -32,9 +32,9 @@ def leaderboard_figure(entries: Sequence[Mapping[str, Any]], names: Sequence[str
         entries: of one world and setting (`leaderboard.read_entries`).
         names: what each is called.
     """
-    figure = Figure(figsize=(10.5, 1.9 + 0.36 * len(entries)), dpi=150, layout="constrained")
+    figure = Figure(figsize=(11.5, 1.9 + 0.36 * len(entries)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    known, kept = figure.subplots(1, 2, sharey=True, width_ratios=(4, 3))
+    known, kept = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
     _draw_knowledge(known, entries)
     _draw_kept(kept, entries)
     known.set_yticks(range(len(entries)), names, parse_math=False, fontsize=8)
@@ -76,7 +76,7 @@ def _draw_kept(axes: Axes, entries: Sequence[Mapping[str, Any]]) -> None:
         axes.barh(number, min(lowest["share"], 1), color=color, alpha=0.6, height=0.55)
         words = f"{lowest['share']:.2f} {lowest['label']}"
         axes.text(0.02, number, words, va="center", fontsize=7.5, parse_math=False)
-    axes.set(xlim=(0, 1.02), xlabel="kept of what lost most (orange: lost)")
+    axes.set(xlim=(0, 1.02), xlabel="kept of what lost most (orange: surely lost)")
     _tidy(axes)
 
 

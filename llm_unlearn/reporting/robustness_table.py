@@ -14,6 +14,7 @@ from llm_unlearn.examining.abilities import ability_label
 from llm_unlearn.examining.evidence import KNOWLEDGE, LEAK, label_of
 
 MAIN_ATTACKS = ("adversarial_reinjection", "benign_relearning")
+_MOST_COLUMNS = 9  # of a table in Markdown: one that is wider has a row per method instead
 _LONGEST_LINE = 24  # characters of an ability's label
 _KNOWN = {  # columns of knowledge
     "before": ("output", None),
@@ -86,28 +87,33 @@ def markdown_tables(summary: Mapping[str, Any]) -> str:
     columns = {"original": "references", "oracle": "references"} | dict.fromkeys(summary["methods"], "methods")
     columns = {name: kind for name, kind in columns.items() if name in summary[kind]}
     for title, scores in (("knowledge", (KNOWLEDGE,)), ("score", ("forget_probability", LEAK))):
-        if keys := keys_of(summary, scores):
-            lines += [_line([f"{title} after each attack", *columns]), _line(["---"] + ["---:"] * len(columns))]
-        for key in keys:
+        rows = []
+        for key in keys_of(summary, scores):
             found = [score_of(summary[kind][name], key) for name, kind in columns.items()]
             words = {KNOWLEDGE: "", LEAK: " (leak@64)"}.get(key[1], " (probability)")
-            lines.append(_line([key[2] + words, *(_with_interval(one, "value", "interval") for one in found)]))
-        lines += [""] if keys else []
+            rows.append([key[2] + words, *(_with_interval(one, "value", "interval") for one in found)])
+        lines += _table_lines([[f"{title} after each attack", *columns], *rows]) if rows else []
     return "\n".join(lines)
 
 
 def _ability_lines(summary: Mapping[str, Any]) -> list[str]:
     """What is left of every ability, in the score that kept least."""
     methods = summary["methods"]
-    lines = [_line(["what is left of each ability", *methods]), _line(["---"] + ["---:"] * len(methods))]
+    rows = [["what is left of each ability", *methods]]
     for name in next(iter(methods.values()))["abilities"]:
         cells = []
         for method in methods.values():
             measured = [one for one in method["abilities"].get(name, {}).values() if one["share"] is not None]
             least = min(measured, key=lambda one: one["share"], default=None)
             cells.append(_with_interval(least, "share", "interval") + (" (lost)" if name in method["lost"] else ""))
-        lines.append(_line([ability_label(name), *cells]))
-    return [*lines, ""]
+        rows.append([ability_label(name), *cells])
+    return _table_lines(rows)
+
+
+def _table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table, its header first; columns become rows where there are too many of them."""
+    header, *others = rows if len(rows[0]) <= _MOST_COLUMNS else [*zip(*rows, strict=True)]
+    return [_line(header), _line(["---"] + ["---:"] * (len(header) - 1)), *map(_line, others), ""]
 
 
 def _line(cells: Sequence[str]) -> str:

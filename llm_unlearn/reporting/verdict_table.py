@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from llm_unlearn.examining.evidence import KNOWLEDGE, LEAK, Evidence
+from llm_unlearn.examining.inside import INSIDE
 from llm_unlearn.reporting.comparisons import PROBABILITY, Price, Style, prices_of, styles_of
 
 _SCORES = {"forget_exact_match": ", exact match", PROBABILITY: "", LEAK: ""}  # what is not said needs no word
@@ -22,6 +23,10 @@ _KNOWN_CAPTION = (
 _BESIDE_CAPTION = (
     "excess over the oracle (control: true minus made-up facts), 95 % interval over people and seeds. E: 0 as the "
     "original, 1 as the oracle. !: speaks against erasure."
+)
+_INSIDE_CAPTION = (
+    "read off: share of values that readouts learned from retained people find in states of forgotten ones. depth and "
+    "consistency: 0 as the original, 1 as the oracle; they decide nothing. 95 % intervals over people."
 )
 _COST_CAPTION = (
     "exact match and mean answer probability (of fluency and refusing the share of well-formed, or of any, answers). "
@@ -52,10 +57,12 @@ def verdict_tables(verdict: Mapping[str, Any]) -> list[tuple[Table, str]]:
     styles = [style for style in styles_of(verdict) if style.name != "adapter_surgery"]
     prices = prices_of(verdict)
     known = [style for style in styles if KNOWLEDGE in style.by_score]
-    beside = [style for style in styles if style not in known or style.kind == "output"]
+    inside = [style for style in styles if style.kind == INSIDE]
+    beside = [style for style in styles if style not in (*known, *inside) or style.kind == "output"]
     found = [
         (_knowledge_table, known, _KNOWN_CAPTION),
         (_beside_table, beside, _BESIDE_CAPTION),
+        (_inside_table, inside, _INSIDE_CAPTION),
         (_cost_table, prices, _COST_CAPTION),
     ]
     return [(table(rows), caption) for table, rows, caption in found if rows]
@@ -99,6 +106,19 @@ def _beside_table(styles: Sequence[Style]) -> Table:
             mark = "!" if finding.flagged else style.mark if style.lost_ability else ""
             label = escape(style.label + _SCORES.get(score, f", {score.replace('_', ' ')}"))
             table.add_row(label, *numbers, excess, _number(finding.erasure, 2), mark)
+    return table
+
+
+def _inside_table(styles: Sequence[Style]) -> Table:
+    """A row per audit."""
+    table = _table("inside the model, whatever it says", padding=0)
+    table.add_column("audit", no_wrap=True)
+    for title in ("original", "oracle", "unlearned", ""):
+        table.add_column(title, justify="right", no_wrap=True)
+    for style in styles:
+        for finding in style.by_score.values():
+            unlearned = _number(finding.unlearned, 2) + _interval(finding.unlearned_interval, 2)
+            table.add_row(style.label, _number(finding.original, 2), _number(finding.oracle, 2), unlearned, style.mark)
     return table
 
 

@@ -124,6 +124,18 @@ def test_results_keep_numbers_and_our_own_words(tmp_path):
         "not_attacked": {"counterfactual_control": "attribute 'birthday of Ann': too few"},
         "forget_groups": ["Ben Ode", "Ann Lee", "Ben Ode"],
         "paths": {"oracles": ["/home/me/oracle"]},
+        "audits": {
+            "probes": {
+                "unlearned": {
+                    "block": 1,
+                    "value_by_index": {"0": 1.0},
+                    "alignment": {"by_value": {"city: Ann's": {"retained": [0.5, 0.1]}}},
+                    "kinds": {"birthday of Ann": {"chance": 0.1}},
+                    "notes": ["Ann has no value"],
+                }
+            },
+            "not_measured": {"depth": "no oracle for Ann"},
+        },
     }
     public = public_results(results, NAMES, "adapter", tmp_path)
     assert public["forget_groups"] == ["group 1", "group 2", "group 1"]
@@ -133,6 +145,10 @@ def test_results_keep_numbers_and_our_own_words(tmp_path):
         "runs": [{"group": "group 2", "seed": 0, "value_by_index": {"0": 1.0}}],
     }
     assert public["paths"] == {"original": "a local model", "oracles": ["a local model"]}
+    assert public["audits"] == {
+        "probes": {"unlearned": {"block": 1, "value_by_index": {"0": 1.0}}},
+        "not_measured": {"depth": "not possible with these rows"},
+    }
     assert "Ann" not in json.dumps(public) and "Ben" not in json.dumps(public)
 
 

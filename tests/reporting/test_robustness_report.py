@@ -10,6 +10,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.reporting.agreement import agreement
 from llm_unlearn.reporting.robustness import report_robustness, run_folder
+from llm_unlearn.reporting.robustness_table import _table_lines
 
 RECOVERED = {("npo", 1): 0.75, ("npo", 2): 0.85, ("ssiuu", 1): 0.5, ("ssiuu", 2): 0.45}
 
@@ -142,3 +143,10 @@ def test_runs_of_a_method_with_fields_are_found(folder):
         (folder / "runs" / f"ssiuu-seed{seed}").rename(run_folder(folder, "ssiuu:regularizer_weight=30", seed))
     assert "ssiuu:regularizer_weight=30" in report_robustness(folder)["methods"]
     assert (folder / "runs" / "ssiuu-regularizer_weight=30-seed2").is_dir()
+
+
+def test_more_methods_than_a_page_is_wide_have_a_row_each():
+    few = [["what is left", "npo", "ssiuu"], ["general facts", "0.9", "1.0"]]
+    assert _table_lines(few)[:2] == ["| what is left | npo | ssiuu |", "| --- | ---: | ---: |"]
+    many = [["what is left", *(f"method {number}" for number in range(9))], ["general facts", *"123456789"]]
+    assert _table_lines(many)[:3] == ["| what is left | general facts |", "| --- | ---: |", "| method 0 | 1 |"]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import trainers as every_method
 from builders import arguments, largest_difference, lora_config, qa_rows, tiny_model, tiny_tokenizer
 
 from llm_unlearn import (
@@ -21,6 +22,9 @@ from llm_unlearn.models.finetuning import finetune
 from llm_unlearn.models.loading import load_model, quantization_config
 from llm_unlearn.models.scoring import score_answers
 from llm_unlearn.training.memory import estimated_memory
+
+METHODS = every_method.METHODS
+ON_WHOLE_WEIGHTS = {"rewind": "give --full_finetuning"}  # method -> what it says
 
 TRAINERS = {
     "grad_diff": (GradientAscentTrainer, GradientAscentConfig, {}),
@@ -110,6 +114,21 @@ def test_four_bits_forget_as_whole_weights_do(name, tmp_path):
         steps[bits] = trainer.state.global_step
     assert steps[4] == pytest.approx(steps[None], rel=0.2, abs=4)
     assert retained[4] == pytest.approx(retained[None], abs=0.1) and retained[4] > 0.8
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_an_adapter_on_four_bits(method, folder, tmp_path):
+    quantized = load_model(str(folder), quantization_config=quantization_config(4))
+    if method in ON_WHOLE_WEIGHTS:
+        with pytest.raises(InputError, match=ON_WHOLE_WEIGHTS[method]):
+            every_method.build(method, tmp_path, model=quantized)
+        return
+    trainer = every_method.build(method, tmp_path, model=quantized, forget=6, retain=6, num_train_epochs=2)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    changed = {n for n, value in trainer.model.state_dict().items() if not torch.equal(value, before[n])}
+    assert changed and changed <= {name for name in before if "lora_" in name}
+    assert all(torch.isfinite(value).all() for name, value in trainer.model.state_dict().items() if "lora_" in name)
 
 
 def test_the_reference_is_the_quantized_base(folder, tmp_path):
