@@ -91,19 +91,19 @@ class ModelInfluence:
     rows: list[dict[str, float]]
 
 
-def summarize_influence(influence: torch.Tensor, lengths: torch.Tensor) -> NeuronInfluence:
-    """Aggregate over tokens and rows.
+def summed_influence(
+    influence: torch.Tensor, lengths: torch.Tensor
+) -> tuple[NeuronInfluence, torch.Tensor, torch.Tensor]:
+    """Aggregate over tokens, and sum over rows.
 
     Args:
         influence: (rows, tokens, neurons).
         lengths: (rows,), how many tokens of each row count. What follows them (padding, and the answer's last token,
             which predicts nothing) has no influence: its zeros would hide that all influence of a row is negative.
+
+    Returns:
+        The sums over rows, and sums over neurons of positive and of negative influence, two tensors (rows,).
     """
-    return _summed(influence, lengths)[0] / len(lengths)
-
-
-def _summed(influence: torch.Tensor, lengths: torch.Tensor) -> tuple[NeuronInfluence, torch.Tensor, torch.Tensor]:
-    """The sums over rows, and sums over neurons of positive and of negative influence, two tensors (rows,)."""
     influence = influence.float()
     beyond = (torch.arange(influence.shape[1], device=influence.device) >= lengths[:, None])[..., None]
     highest = influence.masked_fill(beyond, -math.inf).amax(1)
@@ -157,7 +157,7 @@ def neuron_influence(
             positive, negative = torch.zeros_like(scores), torch.zeros_like(scores)
             for name, output, gradient in zip(modules, outputs, gradients, strict=True):
                 products = output.detach().float() * gradient.float()
-                summed, its_positive, its_negative = _summed(products, lengths)
+                summed, its_positive, its_negative = summed_influence(products, lengths)
                 sums[name] = sums[name] + summed if name in sums else summed
                 positive, negative = positive + its_positive, negative + its_negative
             probabilities = (answers.logps / answers.lengths).exp()

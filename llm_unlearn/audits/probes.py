@@ -32,51 +32,18 @@ from transformers import PreTrainedModel
 from llm_unlearn.attacks.counterfactual import PERTURBED
 from llm_unlearn.audits.audit import Audit, Inspection, Measure
 from llm_unlearn.audits.probe_questions import HELD_OUT, Question, probe_questions
-from llm_unlearn.data.collators import pad_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 from llm_unlearn.metrics.readouts import FOLDS, Labeled, chosen_strength, cross_predicted, fitted, shuffled
-from llm_unlearn.models.answers import block_outputs, narrowed_logits
-from llm_unlearn.models.loading import decoder_layers
-from llm_unlearn.models.scoring import evaluation_mode
+from llm_unlearn.models.hidden_states import states_and_head_inputs
 
 SMALLEST_DIFFERENCE = 0.15  # of original and oracles: below it the probe cannot tell who knows
 SHUFFLES = 3
+BATCH_SIZE = 64  # contexts in a forward
 _HEAD_CHUNK = 256
 
 Questions = Mapping[str, Sequence[Question]]
 States = Mapping[str, np.ndarray]
-
-
-@torch.no_grad()
-def hidden_states(
-    model: PreTrainedModel, contexts: Sequence[tuple[int, ...]], batch_size: int = 64
-) -> tuple[np.ndarray, np.ndarray]:
-    """States at the last token of each context.
-
-    Returns:
-        (contexts, blocks, width), what each block gives, and (contexts, width), what the output head is given; float32.
-    """
-    device, blocks = next(model.parameters()).device, range(len(decoder_layers(model)))
-    order = sorted(range(len(contexts)), key=lambda i: -len(contexts[i]))
-    states, ends = [], []
-
-    def keep(hidden: torch.Tensor) -> torch.Tensor:
-        ends.append(hidden.float().cpu())
-        return hidden[:0]  # nobody asks for logits
-
-    with evaluation_mode(model), narrowed_logits(model) as logits_only_at, block_outputs(model, blocks) as outputs:
-        for start in range(0, len(order), batch_size):
-            batch = [list(contexts[i]) for i in order[start : start + batch_size]]
-            rows = pad_rows([{"input_ids": context, "labels": context} for context in batch], 0)
-            ids = rows["input_ids"].to(device)
-            last = torch.tensor([len(context) - 1 for context in batch], device=device)
-            logits_only_at(torch.arange(ids.shape[1], device=device) == last[:, None], instead=keep)
-            model(input_ids=ids, attention_mask=rows["attention_mask"].to(device), use_cache=False)
-            at_last = torch.arange(len(batch), device=device), last
-            states.append(torch.stack([outputs[block][at_last].float().cpu() for block in blocks], 1))
-    back = np.argsort(order)
-    return torch.cat(states).numpy()[back], torch.cat(ends).numpy()[back]
 
 
 def probe_block(states: States, questions: Questions) -> tuple[dict[str, float], np.ndarray]:
@@ -289,10 +256,12 @@ def _kinds(group_by: str | None) -> str | None:
 
 
 def _states(model: PreTrainedModel, questions: Questions) -> tuple[States, States]:
-    """Of each set (rows, blocks, width), and what the head is given, (rows, width)."""
-    found = hidden_states(model, [question.context for asked in questions.values() for question in asked])
-    ends = np.cumsum([len(asked) for asked in questions.values()])[:-1]
-    blocks, heads = (dict(zip(questions, np.split(part, ends), strict=True)) for part in found)
+    """Before the value: of each set (rows, blocks, width), and what the head is given, (rows, width)."""
+    contexts = [question.context for asked in questions.values() for question in asked]
+    states, ends = states_and_head_inputs(model, contexts, [[len(one) - 1] for one in contexts], BATCH_SIZE)
+    firsts = np.cumsum([len(asked) for asked in questions.values()])[:-1]
+    of_sets = (np.split(part, firsts) for part in (states.transpose(0, 1).numpy(), ends.numpy()))
+    blocks, heads = (dict(zip(questions, part, strict=True)) for part in of_sets)
     return blocks, heads
 
 

@@ -92,6 +92,7 @@ def verify(argv: Sequence[str]) -> int:
     from llm_unlearn import hub
     from llm_unlearn.data import load_unlearning_data
     from llm_unlearn.runs.recipe import prepare_process
+    from llm_unlearn.runs.sequence import requested
 
     prepare_process()
     has_trail = (Path(arguments.name_or_path) / TRAIL).is_file()
@@ -105,8 +106,10 @@ def verify(argv: Sequence[str]) -> int:
         retain_file=arguments.retain_file,
         near_duplicates="allow",  # the run that is verified has decided it
     )
-    if has_trail and (code := _verified_trail(Path(arguments.name_or_path), data.forget)):
-        return code
+    if has_trail:
+        if code := _verified_trail(Path(arguments.name_or_path), data.forget):
+            return code
+        data = requested(data, Path(arguments.name_or_path))  # the card may be about a part of the rows
     unlearned = hub.load_unlearned(
         arguments.name_or_path,
         arguments.revision,

@@ -101,7 +101,7 @@ def load_unlearning_data(
     validate_forget_retain(data.forget, data.retain, near_duplicates)
     data = _with_general_data(data, general_data, near_duplicates)
     data = data if general_file is None else _with_general_file(data, general_file, near_duplicates)
-    return _with_forms(data, augment_forms, augment_attributes)
+    return with_trained_forms(data, augment_forms, augment_attributes)
 
 
 def read_unlearning_data(
@@ -241,9 +241,10 @@ def _with_general_file(data: UnlearningData, general_file: Source, near_duplicat
     return replace(data, evaluation=data.evaluation | {"general": rows})
 
 
-def _with_forms(
+def with_trained_forms(
     data: UnlearningData, augment_forms: Sequence[str] | None, augment_attributes: Sequence[str] | None
 ) -> UnlearningData:
+    """The data with its facts in further forms, for training; arguments and errors as of `load_unlearning_data`."""
     if not augment_forms:
         if augment_attributes:
             raise InputError(f"augment_attributes={augment_attributes!r} goes with augment_forms, which is not given")

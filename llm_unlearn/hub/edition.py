@@ -33,7 +33,7 @@ from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.run_files import RERUN, read_json, read_rows
 from llm_unlearn.files.run_folder import WEIGHTS, check_weights, model_digests, weight_digests, weights_folder
 from llm_unlearn.hub.leaks import Secrets
-from llm_unlearn.models.smollm2 import SMOLLM2
+from llm_unlearn.models.smollm2 import SMOLLM2, is_located
 from llm_unlearn.reporting.card import BOILERPLATE, write_card
 from llm_unlearn.reporting.page import write_report
 
@@ -196,7 +196,7 @@ def public_names(results: Mapping[str, Any], weights: Path) -> dict[str, str | N
         base = f"{base}@{adapter['revision']}" if base and adapter.get("revision") else base
     if data and data.get("model_name_or_path") is None and spec is not None:  # the embedded model
         base = f"fictional:{spec.partition(':')[2] or 'small'}"
-    elif data.get("model_name_or_path") == SMOLLM2 and not Path(SMOLLM2).is_dir():
+    elif is_located(base) or (data.get("model_name_or_path") == SMOLLM2 and not Path(SMOLLM2).is_dir()):
         base = SMOLLM2
     return {
         "base_model": base if base and (base.startswith("fictional:") or base == SMOLLM2 or _is_hub_id(base)) else None,
@@ -290,7 +290,9 @@ def public_configuration(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, d
     public = {}
     for group, values in groups.items():
         if group == "data_arguments":
-            values = {name: value for name, value in values.items() if name in _DATA_FIELDS}
+            # Attributes are words of the rows; of forms without them, those that were trained follow from the rows.
+            fields_kept = (*_DATA_FIELDS, *(() if values.get("augment_attributes") else ("augment_forms",)))
+            values = {name: value for name, value in values.items() if name in fields_kept}
         kept = {
             name: value
             for name, value in values.items()

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from llm_unlearn.data import UnlearningData, encode_dataset
+from llm_unlearn.data.loading import with_trained_forms
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.abilities import RETAIN, ability_label, ability_scores, judged_sets
@@ -104,7 +105,7 @@ def verify(
     from the given rows as in the run; those that these rows do not have are skipped, with the reason.
 
     Args:
-        data: the rows of the run.
+        data: the rows of the run; in which further forms it trained them, the evidence says.
         tolerance: absolute; of exact match at least one row, which a rounding may turn.
 
     Raises:
@@ -114,6 +115,8 @@ def verify(
     claimed = (results.get("scores") or {}).get("unlearned")
     if not claimed:
         raise InputError("the model was pushed without scores: there is nothing to verify")
+    if data.forms is None and (forms := _setting(results, "augment_forms")):
+        data = with_trained_forms(data, forms, _setting(results, "augment_attributes"))
     length, most = _setting(results, "max_length"), _setting(results, "judged_retain_rows")
     judged_retain = None if data.retain is None or most is None else judged_sets(data, None, None, most).sets["retain"]
     model = unlearned.model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -121,13 +124,11 @@ def verify(
     for name, dataset in (("forget", data.forget), ("retain", data.retain)):
         if dataset is None or f"{name}_probability" not in claimed:
             continue
-        judged = (results.get("data") or {}).get(f"{name}_rows")
-        if judged is not None and judged != len(dataset):
-            raise InputError(
-                f"the card is about {judged} {name} rows, these are {len(dataset)}: give the rows of the run"
-            )
+        _check_count(name, (results.get("data") or {}).get(f"{name}_rows"), len(dataset))  # only a card has it
         if name == "retain" and judged_retain is not None:
             dataset = judged_retain
+        records = (unlearned.evidence["records"].get("unlearned") or {}).get(f"{name}_Q_A_Prob")
+        _check_count(name, records and len(records["value_by_index"]), len(dataset))
         rows = encode_dataset(dataset, unlearned.processing_class, length, f"{name} set")
         scores = score_answers(model, rows, batch_size)
         measured = mean_scores(scores)
@@ -137,6 +138,11 @@ def verify(
             checks.append(Check(words, claimed[f"{name}_{score}"], value, allowed + 1e-9))
     more, skipped = _ability_checks(unlearned, data, tolerance, batch_size, length)
     return Verification(_same_weights(unlearned.evidence), _same_base(unlearned), checks + more, skipped)
+
+
+def _check_count(name: str, judged: int | None, given: int) -> None:
+    if judged is not None and judged != given:
+        raise InputError(f"the card is about {judged} {name} rows, these are {given}: give the rows of the run")
 
 
 @dataclass(frozen=True)
@@ -219,6 +225,6 @@ def _same_base(unlearned: UnlearnedModel) -> bool | None:
     return weight_digests(folder) == digests if folder.is_dir() else None
 
 
-def _setting(results: dict[str, Any], name: str) -> int | None:
-    """What the run had of a field; None where it had none: to what rows were cut, how many judged."""
+def _setting(results: dict[str, Any], name: str) -> Any:
+    """What the run had of a field; None where it had none: to what rows were cut, how many judged, further forms."""
     return next((group[name] for group in results["config"].values() if name in group), None)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 
 from llm_unlearn.data.alternates import SAMPLED, other_answers
-from llm_unlearn.data.validation import validate_trained
 from llm_unlearn.methods.sampled_answers import with_sampled_answers
 from llm_unlearn.training.checks import check_arguments
 from llm_unlearn.training.config import UnlearnConfig
@@ -42,11 +41,8 @@ class AlternateTrainer(UnlearnTrainer):
 
     def __init__(self, model, args=None, forget_dataset=None, **keywords):
         args = args or self.config_class()
-        if args.replace_with == SAMPLED and args.alternate_column is None and forget_dataset is not None:
-            check_arguments(self, args)  # what the trainer refuses is refused before minutes of sampling
-            others = [keywords.get(f"{name}_dataset") for name in ("retain", "general")]
-            near_duplicates = keywords.get("near_duplicates", "refuse")
-            validate_trained(forget_dataset, *others, args.retain_loss, near_duplicates)
+        check_arguments(self, args)
+        if args.replace_with == SAMPLED and args.alternate_column is None:
             model, forget_dataset = with_sampled_answers(model, args, forget_dataset, keywords)
         super().__init__(model, args, forget_dataset, **keywords)
 

@@ -25,11 +25,13 @@ from llm_unlearn.methods.damage import SCOPES, damage, influential_neurons, rand
 from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.methods.sampled_guesses import SAMPLED, with_sampled_guesses
 from llm_unlearn.models.answers import Answers
+from llm_unlearn.training.checks import check_arguments
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.losses import nll_loss
 from llm_unlearn.training.trainer import UnlearnTrainer
 
 SOURCES = ("kind", "sampled")
+NO_DAMAGE = "damage changes weights that an adapter leaves as they are: give --full_finetuning"
 
 
 @dataclass
@@ -89,12 +91,15 @@ class CounterfactualTrainer(UnlearnTrainer):
 
     def __init__(self, model, args=None, forget_dataset=None, retain_dataset=None, **keywords):
         args = args or self.config_class()
-        if args.guess_source == "sampled" and forget_dataset is not None:
+        check_arguments(self, args)
+        if args.damage and (keywords.get("peft_config") is not None or isinstance(model, PeftModel)):
+            raise InputError(NO_DAMAGE)  # before minutes of sampling
+        if args.guess_source == "sampled":
             model, forget_dataset = with_sampled_guesses(model, args, forget_dataset, retain_dataset, keywords)
         super().__init__(model, args, forget_dataset, retain_dataset, **keywords)
         if args.damage:
-            if isinstance(self.model, PeftModel):
-                raise InputError("damage changes weights that an adapter leaves as they are: give --full_finetuning")
+            if isinstance(self.model, PeftModel):  # the adapter of a folder
+                raise InputError(NO_DAMAGE)
             self.add_callback(_DamageFirst(self))
 
     def alternates(self, forget_dataset: Dataset, args: CounterfactualConfig) -> list[str]:

@@ -12,15 +12,19 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from llm_unlearn.data import encode_prompt
 from llm_unlearn.data.alternates import SAMPLED, is_same
+from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import end_token_ids
 from llm_unlearn.data.formats import Prompt, question_text
 from llm_unlearn.data.queries import with_column
-from llm_unlearn.data.validation import split_rows
+from llm_unlearn.data.validation import split_rows, validate_trained
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import remember, weights_digest
+from llm_unlearn.models.files import check_rows_fit
 from llm_unlearn.models.generation import generating_by
-from llm_unlearn.models.loading import load_model, load_tokenizer
+from llm_unlearn.models.loading import load_model, tokenizer_of
 from llm_unlearn.models.scoring import evaluation_mode
+from llm_unlearn.training.config import UnlearnConfig
+from llm_unlearn.training.rows import encoded_row_sets
 
 FILE = "sampled_answers.json"
 INSTRUCTION = (
@@ -34,17 +38,21 @@ BATCH_SIZE = 16
 
 
 def with_sampled_answers(
-    model: str | PreTrainedModel, args: Any, forget_dataset: Dataset, keywords: dict[str, Any]
+    model: str | PreTrainedModel,
+    args: Any,
+    forget_dataset: Dataset | None,
+    keywords: dict[str, Any],
 ) -> tuple[PreTrainedModel, Dataset]:
     """The model, loaded, and the forget rows with a column `sampled`; what was drawn is kept in `args.output_dir`.
 
     Args:
-        args: an `AlternateConfig`. keywords: as of `with_loaded_model`.
+        args: an `AlternateConfig`. keywords: as of `checked_rows`, with the retain rows.
 
     Raises:
-        InputError: the model gives nothing but the true answer to a row.
+        InputError: as `checked_rows`, or the model gives nothing but the true answer to a row.
     """
-    model, tokenizer = with_loaded_model(model, args, keywords)
+    rows = checked_rows(model, args, forget_dataset, keywords.get("retain_dataset"), keywords)
+    model, tokenizer = with_loaded_model(model, args, rows, keywords)
     pairs = split_rows(forget_dataset, "forget_dataset")
     key = [weights_digest(model), pairs, INSTRUCTION, args.seed]
     file = Path(args.output_dir) / FILE
@@ -52,21 +60,44 @@ def with_sampled_answers(
     return model, with_column(forget_dataset, SAMPLED, texts)
 
 
+def checked_rows(
+    model: str | PreTrainedModel,
+    args: UnlearnConfig,
+    forget_dataset: Dataset | None,
+    retain_dataset: Dataset | None,
+    keywords: dict[str, Any],
+) -> list[EncodedRow]:
+    """All rows, encoded, when the trainer will not refuse them: known before minutes of sampling.
+
+    Args:
+        keywords: the trainer's other arguments, to which the tokenizer is added.
+
+    Raises:
+        InputError: as `UnlearnTrainer`, of rows.
+    """
+    general, near_duplicates = keywords.get("general_dataset"), keywords.get("near_duplicates", "refuse")
+    validate_trained(forget_dataset, retain_dataset, general, args.retain_loss, near_duplicates)
+    tokenizer = keywords["processing_class"] = tokenizer_of(model, keywords.get("processing_class"))
+    row_sets = encoded_row_sets(forget_dataset, retain_dataset, general, None, args, tokenizer)
+    return [row for rows in row_sets.values() for row in rows or ()]
+
+
 def with_loaded_model(
-    model: str | PreTrainedModel, args: Any, keywords: dict[str, Any]
+    model: str | PreTrainedModel, args: UnlearnConfig, rows: Sequence[EncodedRow], keywords: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model that a trainer was given, loaded, and its tokenizer.
 
     Args:
-        args: the trainer's. keywords: its other arguments; the tokenizer is added to them, and the quantization taken
-            out, as both have been used.
+        args: the trainer's. rows, keywords: as `checked_rows` has left them; the quantization is taken out, as it has
+            been used.
+
+    Raises:
+        InputError: as `load_model`, or the rows do not fit the model.
     """
-    tokenizer = keywords.get("processing_class")
-    if tokenizer is None:
-        tokenizer = load_tokenizer(model if isinstance(model, str) else model.config._name_or_path)
-    keywords["processing_class"] = tokenizer
+    tokenizer = keywords["processing_class"]
     if isinstance(model, str):
         model = load_model(model, quantization_config=keywords.pop("quantization_config", None), device=args.device)
+    check_rows_fit(model.config, rows, tokenizer.pad_token_id, f"model {model.config._name_or_path!r}")
     return model, tokenizer
 
 

@@ -18,7 +18,7 @@ from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import remember, weights_digest
-from llm_unlearn.methods.sampled_answers import sample, with_loaded_model
+from llm_unlearn.methods.sampled_answers import checked_rows, sample, with_loaded_model
 
 FILE, SAMPLED = "sampled_guesses.json", "sampled_guesses"
 FIRST_NAMES = (
@@ -35,7 +35,7 @@ LAST_NAMES = (
 def with_sampled_guesses(
     model: str | PreTrainedModel,
     args: Any,
-    forget_dataset: Dataset,
+    forget_dataset: Dataset | None,
     retain_dataset: Dataset | None,
     keywords: dict[str, Any],
 ) -> tuple[PreTrainedModel, Dataset]:
@@ -43,18 +43,19 @@ def with_sampled_guesses(
     drawn is kept in `args.output_dir`.
 
     Args:
-        keywords: as of `sampled_answers.with_loaded_model`.
+        keywords: as of `sampled_answers.checked_rows`.
 
     Raises:
-        InputError: a row whose question does not name its `person`.
+        InputError: as there, or a row whose question does not name its `person`.
     """
-    model, tokenizer = with_loaded_model(model, args, keywords)
+    rows = checked_rows(model, args, forget_dataset, retain_dataset, keywords)
     pairs, subjects = split_rows(forget_dataset, "forget_dataset"), subjects_of(forget_dataset)
     if None in subjects:
         raise InputError(
             f"guess_source='sampled': the question of forget row {subjects.index(None)} does not name its `person`: "
             "add that column, with the name as the question has it, or choose guess_source kind"
         )
+    model, tokenizer = with_loaded_model(model, args, rows, keywords)
     known = [*subjects, *(people_of(retain_dataset) if retain_dataset is not None else ())]
     key = [weights_digest(model), pairs, known, args.guesses, args.seed]
 

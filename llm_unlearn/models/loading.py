@@ -241,6 +241,22 @@ def load_tokenizer(
     return set_template_arguments(with_pad_token(tokenizer), enable_thinking, template_date)
 
 
+def tokenizer_of(
+    model: str | PreTrainedModel | PeftModel, given: PreTrainedTokenizerBase | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that is given, or else the one in the model's folder; it pads.
+
+    Raises:
+        InputError: none is given, and the model came from no folder; or as `load_tokenizer`.
+    """
+    if given is None:
+        name_or_path = model if isinstance(model, str) else model.config._name_or_path
+        if not name_or_path:
+            raise InputError("processing_class is missing, and the model came from no folder; pass the tokenizer")
+        given = load_tokenizer(name_or_path)
+    return with_pad_token(given)
+
+
 def with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The tokenizer itself, padding with its end token where it has no pad token."""
     if tokenizer.pad_token_id is None:

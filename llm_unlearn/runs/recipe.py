@@ -26,7 +26,7 @@ from llm_unlearn.data.alternates import REFUSAL, own_refusals
 from llm_unlearn.data.collators import PART_ROLES
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import Examination
-from llm_unlearn.examining.preflight import check_lengths, check_loaded, check_model
+from llm_unlearn.examining.preflight import check_loaded, check_model
 from llm_unlearn.examining.results import make_results, reference_models, write_results, write_verdict
 from llm_unlearn.examining.usage import forget_words
 from llm_unlearn.examining.verdict import verdict_of
@@ -39,13 +39,14 @@ from llm_unlearn.methods import load_method
 from llm_unlearn.methods.method import Method
 from llm_unlearn.models.files import is_adapter
 from llm_unlearn.models.judging import Records
-from llm_unlearn.models.loading import check_models, use_all_cpu_threads
+from llm_unlearn.models.loading import use_all_cpu_threads
 from llm_unlearn.models.precision import without_mixed_precision
 from llm_unlearn.models.sharding import is_partitioned
 from llm_unlearn.reporting.counterfactual_table import counterfactual_table
 from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results
 from llm_unlearn.reporting.verdict_table import print_verdict
+from llm_unlearn.runs.examinations import checked_examination, settings_of
 from llm_unlearn.runs.inside import audited
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.memory import attack_memory_words, bytes_to_write, memory_words, reference_words
@@ -125,21 +126,15 @@ class Recipe:
                 f"model_name_or_path={model_path!r} is an adapter, and a recipe trains another one or all weights: "
                 "merge it into its base first (merge_and_unload() and save_pretrained() of its PeftModel)"
             )
-        processing_class = data_args.load_tokenizer(model_path)
-        references = reference_models(model_path, oracle_paths)
-        check_models(references, processing_class, data.forget, args.max_length, data_args.trust_remote_code)
-        examination = Examination(
+        examination = checked_examination(
             data_args,
             attack_args,
             data,
-            processing_class,
-            device=args.device,
-            max_length=args.max_length,
-            batch_size=args.per_device_eval_batch_size,
+            reference_models(model_path, oracle_paths),
+            **settings_of(args),
             output_dir=args.output_dir,
             own_refusals=own_refusals(getattr(args, "replace_with", REFUSAL)),
-        ).checked()
-        check_lengths(examination.asked, references)
+        )
         return cls(args, adapter_args, examination, model_path, oracle_paths)
 
     def trainer_arguments(self) -> dict:

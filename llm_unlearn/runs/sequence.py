@@ -92,6 +92,12 @@ def of_rows(data: UnlearningData, rows: Sequence[int]) -> UnlearningData:
     return replace(data, forget=forget, queries={style: asked for style, asked in queries.items() if len(asked)})
 
 
+def requested(data: UnlearningData, folder: Path) -> UnlearningData:
+    """The data with those of its forget rows that the audit trail in a folder names, in its order: all are there."""
+    numbers = {row_digest(*pair): number for number, pair in enumerate(split_rows(data.forget, "forget set"))}
+    return of_rows(data, [numbers[row] for line in read_trail(folder) for row in line["rows"]])
+
+
 @dataclass
 class Requests:
     """What is measured after each request.

@@ -26,14 +26,13 @@ from llm_unlearn.data.made_up import MADE_UP
 from llm_unlearn.errors import DivergenceError, InputError
 from llm_unlearn.examining.examination import Examination
 from llm_unlearn.examining.left import ignorance, scores_by_style
-from llm_unlearn.examining.preflight import check_lengths, check_loaded
+from llm_unlearn.examining.preflight import check_loaded
 from llm_unlearn.examining.price import reference_abilities
 from llm_unlearn.examining.results import reference_models
 from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.outcomes import digest_of, remember
 from llm_unlearn.files.whole import write_json, write_whole
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
-from llm_unlearn.models.loading import check_models
 from llm_unlearn.models.precision import without_mixed_precision
 from llm_unlearn.reporting.tuning_table import print_left_out, print_spaces, print_tuning, trial_words, tuning_csv
 from llm_unlearn.runs.benchmarking import (
@@ -43,6 +42,7 @@ from llm_unlearn.runs.benchmarking import (
     show_dry_run,
 )
 from llm_unlearn.runs.compared_methods import method_of, trainer_of
+from llm_unlearn.runs.examinations import checked_examination, settings_of
 from llm_unlearn.runs.recipe import prepare_process
 from llm_unlearn.runs.sharing import become_worker, share
 from llm_unlearn.runs.trials import best_trial, summed_up
@@ -245,20 +245,10 @@ def tune(description: str, argv: Sequence[str] | None = None) -> dict[str, Any]:
         print_spaces(plan.spaces, plan.drawn, plan.left_out, len(tuning_args.tuning_seeds))
         return {}
     original, oracles = data_args.model_paths()
-    processing_class = data_args.load_tokenizer(original)
-    examination = Examination(
-        data_args,
-        tuning_args.attack_arguments(),
-        data,
-        processing_class,
-        device=config.device,
-        max_length=config.max_length,
-        batch_size=config.per_device_eval_batch_size,
-    )
     references = reference_models(original, oracles)
-    check_models(references, processing_class, data.forget, config.max_length, data_args.trust_remote_code)
-    check_measurable(examination.checked(), oracles)
-    check_lengths(examination.asked, references)
+    attack_args = tuning_args.attack_arguments()
+    examination = checked_examination(data_args, attack_args, data, references, **settings_of(config))
+    check_measurable(examination, oracles)
     if not worker:
         check_loaded(examination.asked, references)
     tuning = Tuning(plan, examination, original, oracles, worker)

@@ -43,7 +43,7 @@ from llm_unlearn.files.all_processes import failing_together
 from llm_unlearn.models.adapters import remember_base, with_adapter
 from llm_unlearn.models.answers import Answers, forward_answers
 from llm_unlearn.models.files import check_rows_fit
-from llm_unlearn.models.loading import load_model, load_tokenizer, with_pad_token
+from llm_unlearn.models.loading import load_model, tokenizer_of
 from llm_unlearn.models.sharding import check_saves_whole
 from llm_unlearn.training.callbacks import UnlearnCallback, UnlearnProgressCallback
 from llm_unlearn.training.checkpoint_folders import last_checkpoint
@@ -70,7 +70,8 @@ class UnlearnTrainer(Trainer):
     Subclasses give `forget_loss` (one value per forget row or per forget answer token) and may give `regularizer`.
 
     Args:
-        model: a hub id or local folder, a `PreTrainedModel`, or a `PeftModel` (whose adapter is then trained further).
+        model: a hub id, a local folder, "smollm2" (see `models.smollm2`), a `PreTrainedModel`, or a `PeftModel` (whose
+            adapter is then trained further).
         args: an `UnlearnConfig`.
         forget_dataset: rows as question/answer, prompt/completion, messages, or text.
         retain_dataset: likewise; needed unless `retain_loss="none"`.
@@ -120,12 +121,7 @@ class UnlearnTrainer(Trainer):
         if args.device.type == "cpu":
             args.dataloader_pin_memory = False  # pinning is for transfers to a GPU, and warns where there is none
         validate_trained(forget_dataset, retain_dataset, general_dataset, args.retain_loss, near_duplicates)
-        if processing_class is None:
-            name_or_path = model if isinstance(model, str) else model.config._name_or_path
-            if not name_or_path:
-                raise InputError("processing_class is missing, and the model came from no folder; pass the tokenizer")
-            processing_class = load_tokenizer(name_or_path)
-        with_pad_token(processing_class)
+        processing_class = tokenizer_of(model, processing_class)
         encode = {"processing_class": processing_class, "max_length": args.max_length}
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
         alternates = self.alternates(forget_dataset, args) if "alternates" in self.needs else None

@@ -18,7 +18,7 @@ from llm_unlearn.audits.influence import (
     hiding_share,
     influence_variation,
     neuron_influence,
-    summarize_influence,
+    summed_influence,
 )
 from llm_unlearn.audits.relearning import reinjected_influence
 from llm_unlearn.errors import InputError
@@ -30,7 +30,8 @@ LENGTHS = torch.tensor([3, 2])
 
 
 def summary(values) -> NeuronInfluence:
-    return summarize_influence(torch.tensor(values), LENGTHS)
+    """The mean over rows."""
+    return summed_influence(torch.tensor(values), LENGTHS)[0] / len(LENGTHS)
 
 
 def assert_close(first: ModelInfluence, second: ModelInfluence, tolerance: float = 1e-5):
@@ -202,7 +203,7 @@ def test_frozen_adapted_and_training_models_give_the_same_and_stay_as_they_are()
 
 
 def test_correlation_without_spread_is_none_and_what_cannot_be_compared_is_refused():
-    flat = summarize_influence(torch.ones(1, 1, 3), torch.tensor([1]))
+    flat, _, _ = summed_influence(torch.ones(1, 1, 3), torch.tensor([1]))
     model = ModelInfluence({"0.q": flat}, [])
     assert attribution_correlation(model, model) == {"pearson": None, "spearman": None}
     with pytest.raises(InputError, match=r"different architecture .* 0.q has 3 and no"):

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import qa_rows, with_trained_adapter
+from builders import qa_rows
 from datasets import Dataset
 from planted import FORGOTTEN, RETAINED, planted_data, planted_model, planted_tokenizer, value_of
 
 from llm_unlearn.audits.audit import Inspection
 from llm_unlearn.audits.probe_questions import probe_questions
-from llm_unlearn.audits.probes import AUDIT, head_alignment, hidden_states, probe_reading
+from llm_unlearn.audits.probes import AUDIT, head_alignment, probe_reading
 from llm_unlearn.data import UnlearningData, load_unlearning_data
 from llm_unlearn.errors import InputError
 
@@ -160,18 +160,6 @@ def test_data_that_is_not_enough():
 
 
 # ---- what is read ----------------------------------------------------------------------------------------------------
-
-
-def test_states_are_those_of_the_last_token(models):
-    model = with_trained_adapter(models["original"])
-    contexts = [question.context for question in questions_of(planted_data())[0]["retained"]][:5]
-    states, ends = hidden_states(model, contexts, batch_size=2)
-    assert states.shape == (5, 2, 64) and ends.shape == (5, 64)
-    for number, context in enumerate(contexts):
-        with torch.no_grad():
-            wanted = model(input_ids=torch.tensor([context]), output_hidden_states=True).hidden_states
-        np.testing.assert_allclose(states[number, 0], wanted[1][0, -1], atol=1e-5)
-        np.testing.assert_allclose(ends[number], wanted[2][0, -1], atol=1e-5)
 
 
 def test_alignment_by_hand(models):

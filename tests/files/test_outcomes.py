@@ -56,9 +56,11 @@ import os, time
 from pathlib import Path
 from llm_unlearn.files.outcomes import remember
 me = os.environ["RANK"]
+Path(f"asks-{me}").touch()
 def compute():
     Path(f"computed-{me}").touch()
-    time.sleep(1.0)
+    while len([*Path().glob("asks-*")]) < 2:
+        time.sleep(0.01)
     return {"by": me}
 Path(f"answer-{me}").write_text(remember(Path("outcome", "a.json"), ["key"], compute)["by"])
 """)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from loopback_hub import DROP
@@ -92,6 +93,13 @@ def test_other_rows_are_refused(run, data):
     reseal(run)
     with pytest.raises(InputError, match="about 3 forget rows, these are 4"):
         verify(load_unlearned(run), data)
+
+
+def test_other_rows_than_those_with_records_are_refused(run, data):
+    """A run's folder has no number of its rows beside them."""
+    fewer = replace(data, forget=data.forget.select(range(3)))
+    with pytest.raises(InputError, match="about 4 forget rows, these are 3: give the rows of the run"):
+        verify(load_unlearned(run), fewer)
 
 
 def test_an_adapter_whose_base_is_unknown_says_so(hub, run):

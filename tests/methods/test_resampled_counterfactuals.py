@@ -7,6 +7,7 @@ import torch
 from builders import arguments, lora_config, qa_rows, step_logs, tiny_model, tiny_tokenizer
 from datasets import Dataset
 
+from llm_unlearn import UnlearnConfig
 from llm_unlearn.data.collators import ALTERNATE, FORGET
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods import sampled_guesses
@@ -123,9 +124,38 @@ def test_guesses_of_the_model_itself_are_told_of_the_person_and_kept(tmp_path):
     assert len(texts) == 27 and (tmp_path / "sampled_guesses.json").is_file()
     again = build(tmp_path, guess_source="sampled", guesses=3)
     assert again.alternates(again.forget_dataset, again.args) == texts
-    nameless = Dataset.from_list([row | {"person": "Nobody"} for row in rows(3)])
-    with pytest.raises(InputError, match="the question of forget row 0 does not name its `person`: add that column"):
-        build(tmp_path / "nameless", guess_source="sampled", forget=nameless)
+
+
+def changed(**columns):
+    """Three rows, the second with other values in these columns."""
+    return Dataset.from_list([row | (columns if number == 1 else {}) for number, row in enumerate(rows(3))])
+
+
+@pytest.mark.parametrize(
+    ("forget", "changes", "words"),
+    [
+        (changed(person="Nobody"), {}, "the question of forget row 1 does not name its `person`: add that column"),
+        (rows(3).remove_columns("person"), {}, "the question of forget row 0 does not name its `person`"),
+        (changed().rename_column("answer", "reply"), {}, "forget_dataset: "),
+        (changed(answer=" "), {}, r"forget_dataset row 1: .*answer"),
+        (changed().select([]), {}, r"forget_dataset is empty \(no rows\)"),
+        (None, {}, "forget_dataset is missing; pass the rows to forget"),
+        (rows(1, start=20), {}, "rows of the forget set that are in the retain set too: 1"),
+        (rows(3), {"max_length": 4}, "forget_dataset row 0"),
+        (rows(3), {"damage": 0.5, "lora": True}, "damage changes weights that an adapter leaves as they are"),
+        (rows(3), {"model": tiny_model(vocab_size=20)}, "has embeddings for 20 tokens, but its tokenizer gives"),
+    ],
+)
+def test_what_is_refused_is_refused_before_anything_is_sampled(forget, changes, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampled_guesses, "sample", lambda *_: pytest.fail("sampled"))
+    with pytest.raises(InputError, match=words):
+        build(tmp_path, guess_source="sampled", forget=forget, **changes)
+
+
+def test_arguments_of_another_method_are_refused(tmp_path):
+    words = "CounterfactualTrainer needs args of class CounterfactualConfig, got UnlearnConfig"
+    with pytest.raises(InputError, match=words):
+        CounterfactualTrainer(model=tiny_model(), args=arguments(UnlearnConfig, tmp_path), forget_dataset=rows(3))
 
 
 def test_a_model_that_says_nothing_now_and_then_or_always(tmp_path, monkeypatch):

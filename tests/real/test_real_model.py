@@ -7,8 +7,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from datasets import Dataset
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llm_unlearn import NPOConfig, NPOTrainer
 from llm_unlearn.models.loading import load_model, load_tokenizer
 from llm_unlearn.models.smollm2 import KNOWN_ANSWER, KNOWN_QUESTION, smollm2_model
 
@@ -76,6 +79,28 @@ def test_the_converted_model_is_an_ordinary_folder_that_answers():
     named = load_model("smollm2")
     assert all(torch.equal(one, other) for one, other in zip(named.parameters(), model.parameters(), strict=True))
     assert load_tokenizer("smollm2").get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_trainer_in_python_takes_the_name(tmp_path):
+    """As with a hub id: no tokenizer is given, and the adapter that is saved loads on the same weights."""
+    forget, retain = ([*PEOPLE][:2], [*PEOPLE][2:])
+    trainer = NPOTrainer(
+        model="smollm2",
+        args=NPOConfig(
+            str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, use_cpu=True, report_to="none"
+        ),
+        forget_dataset=Dataset.from_list(rows(forget)),
+        retain_dataset=Dataset.from_list(rows(retain)),
+        peft_config=LoraConfig(r=4),
+    )
+    trainer.train()
+    trainer.save_model()
+    assert [line["retain/loss"] for line in trainer.state.log_history if "retain/loss" in line]
+    loaded, ids = load_model(str(tmp_path / "out")), torch.tensor([trainer.forget_rows[0]["input_ids"]])
+    assert loaded.peft_config["default"].base_model_name_or_path == str(smollm2_model())
+    with torch.no_grad():
+        said, expected = loaded.eval()(ids).logits, trainer.model.eval()(ids).logits
+    torch.testing.assert_close(said, expected)
 
 
 def test_the_original_learns_what_the_oracle_does_not(references):

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from drawn import assert_nothing_is_cut_off
 from matplotlib.colors import to_rgb
 
 from llm_unlearn.errors import InputError
@@ -14,15 +15,6 @@ WORDS = {"title": "a title", "colorbar_label": "mean answer probability (0 to 1)
 
 def cell_texts(figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts]
-
-
-def assert_nothing_is_cut_off(figure):
-    figure.draw_without_rendering()
-    boxes = [axes.get_tightbbox() for axes in figure.axes]
-    boxes += [figure._suptitle.get_window_extent(), *(legend.get_window_extent() for legend in figure.legends)]
-    for box in boxes:
-        assert box.x0 >= -1 and box.y0 >= -1, box
-        assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, box
 
 
 def test_every_cell_has_its_number_or_a_dash(tmp_path):

@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+from drawn import assert_nothing_is_cut_off
 from rich.console import Console
 
 from llm_unlearn.errors import InputError
@@ -47,15 +48,6 @@ def results() -> dict:
         "attribution": {name: [run] for name in names},
         "logit_lens": {name: lens for name in names},
     }
-
-
-def assert_nothing_is_cut_off(figure):
-    figure.draw_without_rendering()
-    boxes = [axes.get_tightbbox() for axes in figure.axes]
-    boxes += [figure._suptitle.get_window_extent(), *(legend.get_window_extent() for legend in figure.legends)]
-    for box in boxes:
-        assert box.x0 >= -1 and box.y0 >= -1, box
-        assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, box
 
 
 def test_tables_have_a_row_for_each_model(results):

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from drawn import assert_nothing_is_cut_off
 
 from llm_unlearn.errors import InputError
 from llm_unlearn.reporting.probes_figure import probes_figure
@@ -71,9 +72,8 @@ def test_figure(results, tmp_path):
     lines = {line.get_label(): [*line.get_ydata()] for line in axes.lines}
     assert lines["original"] == [0.5, 1.0] and lines[r"npo \$1"] == [0.5, 0.5] and lines["chance"] == [0.1, 0.1]
     assert [0.5, 0.1875] in [[*line.get_ydata()] for line in axes.lines]  # the oracles' mean
-    figure.draw_without_rendering()
-    for box in (axes.get_tightbbox(), figure._suptitle.get_window_extent(), figure.legends[0].get_window_extent()):
-        assert min(box.x0, box.y0) >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+    assert figure.legends
+    assert_nothing_is_cut_off(figure)
     single = copy.deepcopy(results)
     single["probes"] = {"original": found(1.0)}
     assert len(probes_figure(single, tmp_path / "single.png").axes[0].lines) == 3

@@ -12,14 +12,15 @@ from llm_unlearn.arguments.groups import AdapterArguments
 from llm_unlearn.cli.main import main
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.data.unlearning_data import UnlearningData
+from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
-from llm_unlearn.files.audit_trail import FILE, broken_links, read_trail, row_digest
+from llm_unlearn.files.audit_trail import FILE, append_line, broken_links, read_trail, row_digest
 from llm_unlearn.files.run_folder import model_digests
 from llm_unlearn.models.loading import load_model
 from llm_unlearn.models.scoring import score_answers
 from llm_unlearn.planning.requests import of_earlier
 from llm_unlearn.runs.chain import Chain
-from llm_unlearn.runs.sequence import Requests, SequenceArguments, of_rows, sequence
+from llm_unlearn.runs.sequence import Requests, SequenceArguments, of_rows, requested, sequence
 
 
 def requests(home, out, count=2, **changes):
@@ -83,8 +84,19 @@ def test_the_command_writes_all_of_it(tmp_path, capsys):
     assert f"llm-unlearn verify {out}" in capsys.readouterr().out
     main(["verify", str(out)])
     main(["verify", str(out), f"--forget_file={out / 'forget.jsonl'}", f"--retain_file={out / 'retain.jsonl'}"])
+    # The rows as they were given, of which the requests are a part.
+    main(["verify", str(out), f"--forget_file={home / 'forget.jsonl'}", f"--retain_file={home / 'retain.jsonl'}"])
     printed = capsys.readouterr().out
-    assert printed.count("2 requests, each line as it was written") == 2 and "The card's scores are those" in printed
+    assert printed.count("2 requests, each line as it was written") == 3
+    assert printed.count("The card's scores are those") == 2 and "not verified" not in printed
+
+
+def test_rows_that_a_trail_names_are_found_again(tmp_path):
+    given, out = examination(make_home(tmp_path / "home")).data, tmp_path
+    digests = [row_digest(*pair) for pair in split_rows(given.forget, "forget set")]
+    append_line(out, rows=[digests[3], digests[2]], before={}, after={}, settings={}, verdict={})
+    append_line(out, rows=[digests[0]], before={}, after={}, settings={}, verdict={})
+    assert requested(given, out).forget["question"][:] == [FORGET[i]["question"] for i in (3, 2, 0)]
 
 
 def data():

@@ -38,18 +38,18 @@ def test_lora_training_changes_the_adapter_and_nothing_else(method, tmp_path):
 def accumulation_cases():
     """Those that bring code of their own to each part once more in other settings."""
     for method in METHODS:
-        yield method, method != "rewind", 5
+        yield method, method != "rewind", 5 if method != "task_vector" else 0, {}
         if method in LONG_STANDING:
-            yield from ((method, True, 0), (method, False, 0))
+            yield from ((method, True, 0, {}), (method, False, 0, {}))
+    for lora in (True, False):  # a step of its own for the batch, which micro-batches take together
+        yield "sam", lora, 0, {"rho": 0.3, "retain_loss": "kl"}
 
 
-@pytest.mark.parametrize(("method", "lora", "general"), accumulation_cases())
+@pytest.mark.parametrize(("method", "lora", "general", "changes"), accumulation_cases())
 # 11: a step of 8 rows, and one of 3, in micro-batches of 2 and 1; 16 only repeats the former
 @pytest.mark.parametrize("forget", [11, pytest.param(16, marks=pytest.mark.long)])
-def test_accumulating_four_batches_of_two_equals_one_batch_of_eight(method, forget, lora, general, tmp_path):
+def test_accumulating_four_batches_of_two_equals_one_batch_of_eight(method, forget, lora, general, changes, tmp_path):
     runs = []
-    if method == "task_vector":
-        general = 0
     for batch, accumulate in ((8, 1), (2, 4)):
         trainer = build(
             method,
@@ -61,6 +61,7 @@ def test_accumulating_four_batches_of_two_equals_one_batch_of_eight(method, forg
             gradient_accumulation_steps=accumulate,
             learning_rate=1e-3,
             adam_epsilon=1e-4,  # else Adam makes a step of full size out of a gradient that is only rounding
+            **changes,
         )
         start = trainable(trainer.model)
         trainer.train()
