@@ -54,8 +54,7 @@ class Examination:
     Attributes:
         output_dir: folder that receives attacks/ATTACK-MODEL.json as soon as each attack is done; what is found there,
             and was decided by the same weights, rows and arguments, is not run again. None: nothing is kept.
-        seconds: of each stage.
-        original: the model before unlearning, which tells well-formed answers from broken ones; `examine` sets it.
+        seconds: of each stage. original: the model before unlearning, which tells answers from noise (`examine` sets).
         own_refusals: sentences that count as refusals beside the standard ones.
     """
 
