@@ -50,14 +50,32 @@ def rank_correlation(
     has_both = np.isfinite(first) & np.isfinite(second)
     first, second = first[has_both], second[has_both]
     people, numbers = np.unique(units[has_both], return_inverse=True)
-    rows_of = [np.flatnonzero(numbers == number) for number in range(len(people))]
     value = spearman(first, second) if len(first) else None
     interval = None
     if value is not None and len(people) > 1:
-        generator, resampled = np.random.default_rng(seed), []
-        for _ in range(resamples):
-            rows = np.concatenate([rows_of[i] for i in generator.integers(len(people), size=len(people))])
-            one = spearman(first[rows], second[rows])  # None where one person was drawn alone, with a constant score
-            resampled += [] if one is None else [one]
-        interval = percentile_interval(np.array(resampled), units=len(people)) if resampled else None
+        generator, count = np.random.default_rng(seed), len(people)
+        drawn = generator.multinomial(count, np.full(count, 1 / count), resamples)[:, numbers]
+        resampled = _weighted_spearman(first, second, drawn)
+        resampled = resampled[np.isfinite(resampled)]  # else one person was drawn alone, with a constant score
+        interval = percentile_interval(resampled, units=count) if len(resampled) else None
     return RankCorrelation(value, interval, len(first), len(people))
+
+
+def _weighted_spearman(first: np.ndarray, second: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`spearman` of rows that are there so many times, (resamples, rows) -> (resamples,); NaN where it has no value."""
+    ranks = [_weighted_ranks(side, counts) for side in (first, second)]
+    total = counts.sum(1)
+    first_ranks, second_ranks = (side - ((side * counts).sum(1) / total)[:, None] for side in ranks)
+    size = np.sqrt((counts * first_ranks**2).sum(1) * (counts * second_ranks**2).sum(1))
+    product = (counts * first_ranks * second_ranks).sum(1)
+    return np.divide(product, size, out=np.full(len(counts), np.nan), where=size > 1e-9)
+
+
+def _weighted_ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean rank of each row among rows that are there so many times, (resamples, rows)."""
+    ordered, groups = np.unique(values, return_inverse=True)
+    order = np.argsort(groups, kind="stable")
+    ends = np.cumsum(np.bincount(groups, minlength=len(ordered)))
+    up_to = np.cumsum(counts[:, order], axis=1)[:, ends - 1]  # rows up to each value, itself included
+    below = np.concatenate([np.zeros_like(up_to[:, :1]), up_to[:, :-1]], axis=1)
+    return ((below + up_to + 1) / 2)[:, groups]

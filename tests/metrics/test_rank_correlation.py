@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from llm_unlearn.metrics.rank_correlation import rank_correlation, spearman
+from llm_unlearn.metrics.rank_correlation import _weighted_spearman, rank_correlation, spearman
 
 
 def test_correlation_by_hand():
@@ -35,6 +35,16 @@ def test_rows_of_a_person_are_no_further_people():
     assert again.value == pytest.approx(apart.value) and again.interval == pytest.approx(apart.interval, abs=1e-9)
     as_if = rank_correlation(np.repeat(first, 10), np.repeat(second, 10), range(200))
     assert np.diff(as_if.interval) < 0.6 * np.diff(again.interval)
+
+
+def test_a_row_that_is_drawn_twice_is_two_rows():
+    draw = np.random.default_rng(1)
+    first, second = draw.integers(0, 9, (2, 30)).astype(float)  # with ties
+    counts = draw.integers(0, 3, (7, 30))
+    expected = [spearman(np.repeat(first, one), np.repeat(second, one)) for one in counts]
+    assert _weighted_spearman(first, second, counts).tolist() == pytest.approx(expected)
+    alone = _weighted_spearman(first, second, np.eye(30, dtype=int)[:1])
+    assert np.isnan(alone).all()
 
 
 def test_rows_without_a_score_are_left_out():
