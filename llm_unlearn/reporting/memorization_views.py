@@ -52,7 +52,8 @@ def print_memorization(found: Mapping[str, Any], folder: Path) -> None:
     values = sorted(one["value"] for one in by_person)
     errors = sorted(one["standard_error"] for one in by_person if one["standard_error"] is not None)
     words = f"answer probability of a row: {probability['with']:.3f} by trainings with its person, "
-    words += f"{probability['without']:.3f} without, {probability['original']:.3f} by the original"
+    words += f"{probability['without']:.3f} without, {probability['original']:.3f} by the original, "
+    words += f"{probability['original_retrained']:.3f} by it after held-out retraining"
     console.print(words, markup=False, soft_wrap=True)
     words = f"exact memorization of {len(values)} people by {found['trainings']} trainings: {values[0]:.3f} to "
     middle = number_words(errors[len(errors) // 2]) if errors else NOTHING
