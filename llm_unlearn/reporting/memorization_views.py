@@ -15,7 +15,11 @@ from rich.table import Table
 from llm_unlearn.reporting.planning_figures import saved
 from llm_unlearn.reporting.words import NOTHING, number_words
 
-_LEVELS = {"rows": ("#0072B2", "o"), "people": ("#D55E00", "^")}
+_LEVELS = {  # in words, color, marker, and where it stands beside the others
+    "rows": ("over rows", "#0072B2", "o", 0.2),
+    "rows_of_a_kind": ("over rows, less their kind's mean", "#009E73", "s", 0.0),
+    "people": ("over people", "#D55E00", "^", -0.2),
+}
 
 
 def correlation_words(found: Mapping[str, Any]) -> str:
@@ -32,8 +36,8 @@ def correlations_table(found: Mapping[str, Any]) -> Table:
         title="Spearman's rank correlation with exact memorization", title_justify="left", box=box.SIMPLE_HEAD
     )
     table.add_column("proxy")
-    for level in _LEVELS:
-        table.add_column(f"over {level}", justify="right")
+    for words, *_ in _LEVELS.values():
+        table.add_column(words, justify="right")
     table.caption_justify = "left"
     table.caption = (
         "In brackets 95 % over people. Confidence over training: low passes for memorized, so below 0 is as foretold. "
@@ -80,19 +84,19 @@ def memorization_figure(found: Mapping[str, Any], path: Path) -> Figure:
     left.set(title="exact memorization, and two standard errors", xlabel="people, in order")
     left.set_ylabel("answer probability, with less without")
     names = [*found["correlations"]]
-    for (level, (color, marker)), shift in zip(_LEVELS.items(), (0.12, -0.12), strict=True):
+    for level, (words, color, marker, shift) in _LEVELS.items():
+        right.plot([], [], marker, color=color, label=words)
         for number, name in enumerate(reversed(names)):
             one = found["correlations"][name][level]
             if one["value"] is None:
                 continue
-            label = level if name == names[0] else None
-            right.plot([one["value"]], [number + shift], marker, color=color, label=f"over {label}" if label else None)
+            right.plot([one["value"]], [number + shift], marker, color=color)
             if one["interval"] is not None:
                 right.plot(one["interval"], [number + shift] * 2, color=color, linewidth=1)
     right.axvline(0, color="black", linestyle="--", linewidth=1)
     right.set(title="Spearman's correlation with it", xlim=(-1.02, 1.02))
     right.set_yticks(range(len(names)), names[::-1])
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

@@ -128,8 +128,8 @@ class MemorizationRun:
 
         Returns:
             {"people", "rows" (how many of each), "exact": {"by_row" and "by_person": [{"value", "standard_error"}]},
-            "proxies": {name: one number a row or None}, "correlations": {proxy, or `HALVES`: {"rows" and "people":
-            {"value", "interval", "rows", "people"}}}, "probability": {"with", "without", "original"}, "seconds"};
+            "proxies": {name: one number a row or None}, "correlations": {proxy, or `HALVES`: {"rows", "rows_of_a_kind" (less
+            the mean of the kind of question, on both sides) and "people": {"value", "interval", "rows", "people"}}}, "probability": {"with", "without", "original"}, "seconds"};
             people in the order of "people", rows in that of the world's retain90 and forget10.
         """
         planned = self.planned()
@@ -193,13 +193,7 @@ class MemorizationRun:
             "trainings": len(self.subsets),
             "exact": {"by_row": _listed(by_row), "by_person": _listed(by_person)},
             "proxies": {name: [None if v != v else v for v in values.tolist()] for name, values in proxies.items()},
-            "correlations": {
-                name: {
-                    "rows": rank_correlation(*sides, of_row)._asdict(),
-                    "people": rank_correlation(*(_means(side, of_row) for side in sides), range(len(people)))._asdict(),
-                }
-                for name, sides in pairs.items()
-            },
+            "correlations": {name: self._correlations(sides, of_row) for name, sides in pairs.items()},
             "probability": {
                 "with": float(scores[included].mean()),
                 "without": float(scores[~included].mean()),
@@ -207,6 +201,16 @@ class MemorizationRun:
                 "original_retrained": done["original"]["kept_by_retraining"],
             },
             "seconds": round(sum(one["seconds"] for one in done.values()), 2),
+        }
+
+    def _correlations(self, sides: tuple[np.ndarray, np.ndarray], of_row: np.ndarray) -> dict[str, dict[str, Any]]:
+        kinds = np.unique(self.trainings.scored["attribute"], return_inverse=True)[1]
+        of_kind = [side - _means(side, kinds)[kinds] for side in sides]
+        of_people = [_means(side, of_row) for side in sides]
+        return {
+            "rows": rank_correlation(*sides, of_row)._asdict(),
+            "rows_of_a_kind": rank_correlation(*of_kind, of_row)._asdict(),
+            "people": rank_correlation(*of_people, range(len(self.trainings.people)))._asdict(),
         }
 
 
@@ -218,7 +222,7 @@ def _listed(found: Any) -> list[dict[str, float | None]]:
 
 
 def _means(values: np.ndarray, of_row: np.ndarray) -> np.ndarray:
-    """Means over the rows of each person that have a value; NaN for whoever has none."""
+    """Means over the rows of each person (or kind) that have a value; NaN where none has."""
     has_one = np.isfinite(values)
     sums = np.bincount(of_row, np.where(has_one, values, 0.0))
     counts = np.bincount(of_row, has_one)

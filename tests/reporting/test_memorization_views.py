@@ -21,8 +21,14 @@ FOUND = {
         ]
     },
     "correlations": {
-        "gain over a base": {"rows": correlation(0.714, 0.5, 0.86), "people": correlation(0.5)},
-        "confidence over training": {"rows": correlation(-0.3, -0.5, 0.004), "people": correlation(None)},
+        "gain over a base": {
+            **{"rows": correlation(0.714, 0.5, 0.86), "rows_of_a_kind": correlation(0.25, 0.1, 0.4)},
+            "people": correlation(0.5),
+        },
+        "confidence over training": {
+            **{"rows": correlation(-0.3, -0.5, 0.004), "rows_of_a_kind": correlation(-0.7, -0.8, -0.6)},
+            "people": correlation(None),
+        },
     },
 }
 
@@ -34,7 +40,8 @@ def test_correlations_in_words_and_as_a_table():
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(correlations_table(FOUND))
     lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
-    assert "proxy over rows over people" in lines and "gain over a base 0.71 [0.50, 0.86] 0.50" in lines
+    assert "proxy over rows over rows, less their kind's mean over people" in lines
+    assert "gain over a base 0.71 [0.50, 0.86] 0.25 [0.10, 0.40] 0.50" in lines
 
 
 def test_the_figure_has_people_in_order_and_every_proxy(tmp_path):
@@ -44,6 +51,6 @@ def test_the_figure_has_people_in_order_and_every_proxy(tmp_path):
     spans = [[end for _, end in segment] for segment in bars.lines[2][0].get_segments()]
     assert spans == [pytest.approx([0.16, 0.24]), pytest.approx([0.4, 0.4]), pytest.approx([0.5, 0.7])]
     assert [label.get_text() for label in right.get_yticklabels()] == ["confidence over training", "gain over a base"]
-    points = [line.get_xdata()[0] for line in right.get_lines() if line.get_marker() in ("o", "^")]
-    assert points == [-0.3, 0.714, 0.5]  # one has none
+    points = [x for line in right.get_lines() if line.get_marker() in "os^" for x in line.get_xdata()]
+    assert points == [-0.3, 0.714, -0.7, 0.25, 0.5]  # one has none
     assert (tmp_path / "memorization.png").read_bytes().startswith(b"\x89PNG")

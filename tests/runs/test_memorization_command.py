@@ -55,6 +55,8 @@ def test_planted_memorization_is_found(planted, tmp_path, capsys):
         for level in ("rows", "people"):
             assert found["correlations"][name][level]["value"] == pytest.approx(expected)
             assert found["correlations"][name][level]["interval"] == pytest.approx((expected, expected))
+        within = found["correlations"][name]["rows_of_a_kind"]["value"]  # every person has all kinds
+        assert within == pytest.approx(expected, abs=0.01)
     assert found["correlations"][MARGIN]["rows"]["rows"] == 126  # the others have no made-up answers
     assert found["correlations"][DIVERGENCE]["rows"] == {"value": None, "interval": None, "rows": 252, "people": 12}
     assert found["probability"]["without"] == pytest.approx(0.2)
