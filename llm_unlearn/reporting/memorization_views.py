@@ -41,8 +41,8 @@ def correlations_table(found: Mapping[str, Any]) -> Table:
     table.caption_justify = "left"
     table.caption = (
         "In brackets 95 % over people. Confidence over training: low passes for memorized, so below 0 is as foretold. "
-        "Half against half: exact values of every second pair of trainings with those of the others; of a proxy no "
-        "more can be seen than these values know of themselves"
+        "Half against half: exact values of every second pair of trainings with those of the others; where that is r, "
+        "no proxy can be expected above sqrt(2r / (1 + r))"
     )
     for name, levels in found["correlations"].items():
         table.add_row(name, *(correlation_words(levels[level]) for level in _LEVELS))

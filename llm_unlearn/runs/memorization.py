@@ -127,10 +127,11 @@ class MemorizationRun:
         """Train what is not there yet, and compare.
 
         Returns:
-            {"people", "rows" (how many of each), "exact": {"by_row" and "by_person": [{"value", "standard_error"}]},
-            "proxies": {name: one number a row or None}, "correlations": {proxy, or `HALVES`: {"rows", "rows_of_a_kind" (less
-            the mean of the kind of question, on both sides) and "people": {"value", "interval", "rows", "people"}}}, "probability": {"with", "without", "original"}, "seconds"};
-            people in the order of "people", rows in that of the world's retain90 and forget10.
+            {"people": names, "trainings": how many halves, "exact": {"by_row" and "by_person": [{"value",
+            "standard_error"}]}, "proxies": {name: one number a row or None}, "correlations": {proxy, or `HALVES`:
+            {"rows", "rows_of_a_kind" (both sides less the mean of the kind of question) and "people": as
+            `rank_correlation` returns it}}, "probability": {"with", "without", "original", "original_retrained"},
+            "seconds"}; people in the order of "people", rows in that of the world's retain90 and forget10.
         """
         planned = self.planned()
         tasks = {(name,): self._task(name, *how) for name, how in planned.items()}
