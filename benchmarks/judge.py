@@ -11,7 +11,7 @@ Example:
     llm-unlearn run --num_processes 2 judge --unlearned_model_name_or_path outputs/ssiuu/adapter
 """
 
-from llm_unlearn.arguments.groups import AttackArguments
+from llm_unlearn.arguments.attacking import AttackArguments
 from llm_unlearn.arguments.parsing import run_main
 from llm_unlearn.runs.benchmarking import attack_benchmark
 

@@ -50,13 +50,13 @@ class Inspection:
 
     data: UnlearningData
     processing_class: PreTrainedTokenizerBase
-    score: str
-    top_shares: Sequence[float]
-    budget: AttackBudget | None
-    derangement_seeds: Sequence[int]
-    group_by: str | None
-    max_length: int | None
-    batch_size: int
+    score: str = "log_odds"
+    top_shares: Sequence[float] = (0.01, 0.05, 1.0)
+    budget: AttackBudget | None = None
+    derangement_seeds: Sequence[int] = (0, 1, 2)
+    group_by: str | None = None
+    max_length: int | None = 1024
+    batch_size: int = 16
 
     @cached_property
     def rows(self) -> list[EncodedRow]:

@@ -133,7 +133,7 @@ def _placed(by_index: Mapping[str, Any], places: Sequence[int] | None) -> Mappin
     """Rows of a style by the forget row that they come from."""
     if places is None:
         return by_index
-    return {str(places[_checked(row, len(places))]): value for row, value in by_index.items()}
+    return {str(places[row_number(row, len(places))]): value for row, value in by_index.items()}
 
 
 def comparison(
@@ -255,7 +255,7 @@ def _comparisons(runs: Sequence[Mapping[str, Mapping[str, Any]]], rows: int) -> 
     for number, by_index in enumerate(runs):
         for row, value in by_index.items():
             wins = value.get("wins") or ()
-            values[number, _checked(row, rows), : len(wins)] = wins
+            values[number, row_number(row, rows), : len(wins)] = wins
     return values.reshape(len(runs), rows * width)
 
 
@@ -265,13 +265,14 @@ def _rows(runs: Sequence[Mapping[str, Mapping[str, float]]], field: str, rows: i
         for row, value in by_index.items():
             if field not in value:
                 raise InputError(f"row {row} has no {field!r}")
-            values[number, _checked(row, rows)] = value[field]
+            values[number, row_number(row, rows)] = value[field]
     if not np.isfinite(values).any():
         raise InputError("no row was scored")
     return values
 
 
-def _checked(row: str, rows: int) -> int:
+def row_number(row: str, rows: int) -> int:
+    """The number of a row of so many; InputError where there is none."""
     if int(row) >= rows:
         raise InputError(f"row {row} of {rows} rows")
     return int(row)

@@ -15,7 +15,8 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm_unlearn.arguments.groups import AttackArguments, DataArguments
+from llm_unlearn.arguments.attacking import AttackArguments
+from llm_unlearn.arguments.groups import DataArguments
 from llm_unlearn.arguments.parsing import is_main_process
 from llm_unlearn.attacks import load_attack
 from llm_unlearn.attacks.attack import SAMPLE_TOKENS, Target, groups_of
@@ -53,7 +54,7 @@ class Examination:
     Attributes:
         output_dir: folder that receives attacks/ATTACK-MODEL.json as soon as each attack is done; what is found there,
             and was decided by the same weights, rows and arguments, is not run again. None: nothing is kept.
-        seconds: how long each stage took.
+        seconds: of each stage.
         original: the model before unlearning, which tells well-formed answers from broken ones; `examine` sets it.
         own_refusals: sentences that count as refusals beside the standard ones.
     """

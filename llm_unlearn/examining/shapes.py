@@ -22,6 +22,7 @@ Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e-4, le=1 
 Count = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 ModelName = Annotated[str, Field(pattern=r"^(original|oracle|unlearned)(_\d{1,4})?$")]
 RowNumber = Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,8})$")]
+Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Scores = dict[str, Number | None]
 SCORES, RATES = TypeAdapter(Scores), TypeAdapter(list[Number])
 
@@ -153,7 +154,7 @@ class Ability(Shape):
 
 class Excess(Shape):
     excess: Number
-    interval: Annotated[list[Number], Field(min_length=2, max_length=2)]
+    interval: Interval
     p_value: Share | None = None
     recovered: Number | None = None
     recovered_counterfactual: Number | None = None
@@ -166,6 +167,65 @@ class Before(Shape):
 
 class Control(Before):
     excess_before: Before
+
+
+class Block(Shape):
+    forgotten: Share
+    shuffled: Share
+
+
+class Members(Shape):
+    forgotten: Share
+
+
+class Probes(Shape):
+    """What a verdict and a page take of transfer probes."""
+
+    block: Count
+    layers: list[Block]
+    majority: Share
+    value_by_index: dict[RowNumber, Share]
+    membership: Members | None = None
+
+    @model_validator(mode="after")
+    def _the_block_is_there(self) -> Probes:
+        if self.block >= len(self.layers):
+            raise ValueError(f"block {self.block} of {len(self.layers)}")
+        return self
+
+
+class Depth(Shape):
+    uds: Number
+    interval: Interval | None = None
+    unclipped: Number
+    by_layer: list[Number | None] = []
+
+
+class Consistent(Shape):
+    value: Number | None
+    interval: Interval | None = None
+    by_layer: list[Number | None] = []
+
+
+class Aligned(Shape):
+    forget_consistency: Consistent
+
+
+class Place(Shape):
+    aligned: Aligned
+
+
+Places = dict[Literal["value", "question"], Place]
+
+
+class Audits(Shape):
+    """What was found inside models, by section and model; other audits are not looked at."""
+
+    probes: dict[ModelName, Probes] = {}
+    depth: dict[ModelName, Depth] = {}
+    consistency: dict[ModelName, Places] = {}
+    consistency_ceiling: dict[ModelName, Places] = {}
+    not_measured: dict[str, str] = {}
 
 
 class Paths(Shape):
@@ -254,6 +314,7 @@ class Results(Shape):
     counterfactual: dict[ModelName, Control] = {}
     not_attacked: dict[str, str] = {}
     forget_groups: list[str] = []
+    audits: Audits | None = None
     generation: dict[ModelName, Generated] = {}
     rouge_tokenizers: dict[str, dict[str, Count]] = {}
     refusals: dict[ModelName, dict[str, Share]] = {}
@@ -276,9 +337,9 @@ class Finding(Shape):
     original: Number | None = None
     oracle: Number | None = None
     unlearned: Number | None = None
-    unlearned_interval: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
+    unlearned_interval: Interval | None = None
     excess: Number | None = None
-    interval: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
+    interval: Interval | None = None
     lower: Number | None = None
     upper: Number | None = None
     erasure: Number | None = None
@@ -288,7 +349,7 @@ class Finding(Shape):
     rows: Count | None = None
     share: Number | None = None
     selectivity: Number | None = None
-    selectivity_interval: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
+    selectivity_interval: Interval | None = None
     ability_lost: bool = False
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 
-from llm_unlearn.arguments.groups import AttackArguments
+from llm_unlearn.arguments.attacking import AttackArguments
 from llm_unlearn.attacks import load_attack
 from llm_unlearn.attacks.attack import Target
 from llm_unlearn.data import UnlearningData

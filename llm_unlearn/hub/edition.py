@@ -48,6 +48,7 @@ _LOCAL_NAMES = ("_name_or_path", "name_or_path")  # where the files were loaded 
 _TEXTS = ("answers", "generation", "ground_truth")  # what models said, and should have said
 _WORDS = ("attacker", "resampled", "generation_config")  # the only strings that outcomes and records keep
 _NUMBERS = ("abilities", "units", "style_rows", "rouge_tokenizers", "generation", "refusals")  # of what was examined
+_KEYED_BY_TEXT = ("alignment", "kinds")  # of transfer probes
 _TRAINING = {  # fields of TrainingArguments that are published: what decided the weights
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm", "optim"),
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
@@ -258,7 +259,22 @@ def _examined(results: Mapping[str, Any]) -> dict[str, Any]:
         found["kinds"] = results["kinds"] if _is_plain(results["kinds"]) else None
     if "not_measured" in results:
         found["not_measured"] = dict.fromkeys(results["not_measured"], "not possible with these rows")
+    if "audits" in results:
+        found["audits"] = _audits(results["audits"])
     return found
+
+
+def _audits(audits: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of what was found inside models; where answers or kinds are keys, they stay here."""
+    public: dict[str, Any] = {
+        section: {
+            model: without_texts({name: value for name, value in found.items() if name not in _KEYED_BY_TEXT})
+            for model, found in by_model.items()
+        }
+        for section, by_model in audits.items()
+        if section != "not_measured"
+    }
+    return public | {"not_measured": dict.fromkeys(audits["not_measured"], "not possible with these rows")}
 
 
 def _splits(data: Mapping[str, Any], name: str | None) -> dict[str, str]:

@@ -68,7 +68,8 @@ class Method:
     @property
     def defaults(self) -> dict[str, Any]:
         """What the embedded world has in place of the configuration's own defaults, which suit larger models."""
-        return {"output_dir": f"outputs/{self.name}"} | EMBEDDED_DEFAULTS | dict(self.embedded_defaults)
+        own = {"output_dir": f"outputs/{self.name}", "audits": ["probes"]}
+        return own | EMBEDDED_DEFAULTS | dict(self.embedded_defaults)
 
     @property
     def full_defaults(self) -> dict[str, Any]:

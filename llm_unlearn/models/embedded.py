@@ -144,6 +144,7 @@ SENTENCE_DEFAULTS = {
     "reinjection_lora_learning_rates": [3e-4],
     "benign_lora_learning_rates": [3e-4],
     "attack_learning_rate": 3e-5,
+    "audits": ["none"],  # thirty blocks take minutes
 }
 SENTENCE_FULL_DEFAULTS = {"learning_rate": 2e-5, "learning_rates": [1e-5, 2e-5, 5e-5]}
 

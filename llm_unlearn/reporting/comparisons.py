@@ -11,10 +11,11 @@ from typing import Any
 
 from llm_unlearn.examining.evidence import KNOWLEDGE, Evidence
 from llm_unlearn.examining.fluency import FLUENCY
+from llm_unlearn.examining.inside import INSIDE
 from llm_unlearn.examining.price import is_unsure
 
 PROBABILITY = "forget_probability"
-KINDS = ("output", "attack", "counterfactual")  # of what is still known; "ability" is the price
+KINDS = ("output", "attack", "counterfactual", INSIDE)  # of what is still known; "ability" is the price
 ABILITY_LOST = "ability lost"
 _FIRST = (KNOWLEDGE, PROBABILITY)  # the order of scores within a style; others follow as they come
 _FIELDS = {field.name for field in fields(Evidence)}

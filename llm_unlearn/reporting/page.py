@@ -17,6 +17,7 @@ from llm_unlearn.files.run_files import read_rows
 from llm_unlearn.reporting import page_sections as sections
 from llm_unlearn.reporting.figures import attacks_with_curves, recovery_figure
 from llm_unlearn.reporting.heat_map import run_heat_map
+from llm_unlearn.reporting.inside_figure import inside_figure
 from llm_unlearn.reporting.page_samples import samples_section
 from llm_unlearn.reporting.trade_off import run_trade_off
 from llm_unlearn.reporting.words import NOTHING, attack_words, number_words
@@ -128,6 +129,17 @@ def _figures(results: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
             run_heat_map,
             results,
             folder / "heat_map.png",
+        ),
+        _figure(
+            "What is still inside?",
+            "Whatever the model says: what readouts learned from retained people find about forgotten ones, and how "
+            "far its hidden states went from the original's (0) to an oracle's (1). Only the first speaks against "
+            "erasure.",
+            "Line plots over the blocks of the model; the numbers are in the table of what is still known.",
+            inside_figure,
+            results,
+            folder / "inside.png",
+            wide=True,
         ),
         _figure(
             "Forgotten, and at what price?",

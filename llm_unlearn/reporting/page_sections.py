@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from llm_unlearn.examining.evidence import KNOWLEDGE, Evidence
+from llm_unlearn.examining.inside import INSIDE
 from llm_unlearn.examining.results import MODELS, model_entries
 from llm_unlearn.reporting.comparisons import Price, Style, price_words, prices_of, styles_of
 from llm_unlearn.reporting.words import (
@@ -26,6 +27,7 @@ _KINDS = {
     "output": "Before any attack",
     "attack": "Asked otherwise, or attacked",
     "counterfactual": "Counterfactual control",
+    INSIDE: "Inside the model, whatever it says",
 }
 _ABILITY_SCORES = {"exact_match": "exact match", "probability": "answer probability", "rouge_l": "ROUGE-L recall"}
 _MARKS = {"lost": "×", "kept": "✓", "?": "?"}  # noqa: RUF001

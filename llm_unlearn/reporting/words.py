@@ -19,6 +19,9 @@ _SCORES = {
     "retain_knowledge": "retain: knowledge",
     "well_formed": "share well formed",
     "answered": "share answered",
+    "probes": "share read off",
+    "depth": "UDS: 0 the original, 1 the oracle",
+    "consistency": "consistency: 0 the original, 1 the oracle",
 }
 _LEAK = "forget_leak_at_"
 NOTHING = "\N{EN DASH}"  # where nothing was measured

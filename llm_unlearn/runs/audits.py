@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.arguments.groups import parse_for_model
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process
@@ -18,6 +19,7 @@ from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.audits import audit_names, load_audit
 from llm_unlearn.audits.audit import Inspection
 from llm_unlearn.audits.influence import SCORES
+from llm_unlearn.audits.looking import look_inside
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.preflight import Asked, check_lengths, check_loaded
@@ -230,32 +232,14 @@ def _audit(arguments: AuditsArguments, data: UnlearningData) -> dict[str, Any]:
     check_lengths(asked, models)
     check_loaded(asked, models)
     inspection = arguments.inspection(data, tokenizer)
-    not_measured: dict[str, str] = {}
-    findings: dict[str, dict[str, Any]] = {}
-    started = {}
-    for name in arguments.audits:
-        audit = load_audit(name)
-        findings |= {section: {} for section in audit.sections}
-        try:
-            started[name] = audit.start(inspection)
-        except InputError as error:  # all else can still be measured
-            if name == "logit_lens" and arguments.counterfactual_group_by is not None:
-                raise
-            not_measured[name] = str(error)
-    for name, path in models.items() if any(started.values()) else ():
-        with console.status(f"{name}: {', '.join(started).replace('_', ' ')}"):
-            model = arguments.load_model(path).to(device)
-            for audit, measure in started.items():
-                try:
-                    found = measure(name, model) if measure else {}
-                except InputError as error:
-                    not_measured[f"{audit} of {name}"] = str(error)
-                    found = {}
-                    if name == "original":  # with which all others are compared
-                        started[audit] = None
-                for section, finding in found.items():
-                    findings[section][name] = finding
-            del model  # before the next one is loaded
+    with console.status("looking inside") as status:
+        findings, not_measured = look_inside(
+            arguments.audits,
+            inspection,
+            {name: partial(_loaded, arguments, path, device) for name, path in models.items()},
+            required=["logit_lens"] if arguments.counterfactual_group_by is not None else [],
+            begin=lambda name, audits: status.update(f"{name}: {', '.join(audits).replace('_', ' ')}"),
+        )
     return {
         "config": arguments_to_dict(arguments),
         "paths": models,
@@ -265,6 +249,10 @@ def _audit(arguments: AuditsArguments, data: UnlearningData) -> dict[str, Any]:
         **findings,
         "not_measured": not_measured,
     }
+
+
+def _loaded(arguments: AuditsArguments, path: str, device: str) -> PreTrainedModel:
+    return arguments.load_model(path).to(device)
 
 
 def _label(name: str, path: str) -> str:

@@ -11,7 +11,8 @@ import torch
 import yaml
 from rich.console import Console
 
-from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, DataArguments, parse_for_model
+from llm_unlearn.arguments.attacking import AttackArguments
+from llm_unlearn.arguments.groups import AdapterArguments, DataArguments, parse_for_model
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process
 from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_ranges
 from llm_unlearn.data import UnlearningData
@@ -28,6 +29,7 @@ from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.files import check_model_path
 from llm_unlearn.models.loading import check_models
 from llm_unlearn.reporting.robustness import report_robustness
+from llm_unlearn.runs.inside import audited
 from llm_unlearn.runs.recipe import claimed, conclude, prepare_process, show_results
 from llm_unlearn.runs.robustness import Robustness, RobustnessArguments, RobustnessConfig
 from llm_unlearn.runs.sharing import become_worker
@@ -168,6 +170,7 @@ def _judged(
     examined, records = examination.examine(original, oracles, unlearned)
     if not is_main_process():
         return {}
+    inside = audited(examination, original, oracles, unlearned)
     output = Path(arguments.output_dir)
     results = make_results(
         output,
@@ -179,6 +182,7 @@ def _judged(
         data=arguments.data,
         weights=digests,
         **examined,
+        **inside,
         seconds=examination.seconds,
     )
     verdict = conclude(results, records, output)

@@ -17,7 +17,8 @@ from typing import Any
 from datasets import Dataset
 from rich.console import Console
 
-from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, DataArguments, parse_for_model
+from llm_unlearn.arguments.attacking import AttackArguments
+from llm_unlearn.arguments.groups import AdapterArguments, DataArguments, parse_for_model
 from llm_unlearn.arguments.parsing import arguments_to_dict
 from llm_unlearn.data import UnlearningData, row_format, unusual_template
 from llm_unlearn.data.identity import facts_of
@@ -35,6 +36,7 @@ from llm_unlearn.models.files import is_adapter
 from llm_unlearn.models.loading import check_models
 from llm_unlearn.runs.benchmarking import show_dry_run
 from llm_unlearn.runs.compared_methods import method_of, trainer_of
+from llm_unlearn.runs.inside import audited
 from llm_unlearn.runs.recipe import conclude, prepare_process, show_results
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.memory import bytes_to_write
@@ -277,6 +279,7 @@ class Chain:
         examination = replace(self.examination, output_dir=self.output, seconds={})
         examination.seconds["unlearn"] = round(sum(one["seconds"] for one in done), 2)
         examined, records = examination.examine(self.original, oracles, str(saved))
+        inside = audited(examination, self.original, oracles, str(saved))
         results = make_results(
             self.output,
             described,
@@ -287,6 +290,7 @@ class Chain:
             data=examination.data_args.data,
             training={"steps": sum(one["steps"] for one in done), "stopped_by": _stops(self.steps, done), "log": []},
             **examined,
+            **inside,
             seconds=examination.seconds,
         )
         show_results(results, conclude(results, records, self.output))

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from llm_unlearn.arguments.groups import AttackArguments, DataArguments, parse_for_model
+from llm_unlearn.arguments.attacking import AttackArguments
+from llm_unlearn.arguments.groups import DataArguments, parse_for_model
 from llm_unlearn.arguments.parsing import arguments_to_dict
 from llm_unlearn.arguments.ranges import COUNT, COUNT_OR_NONE, LENGTH, check_each_once, check_ranges
 from llm_unlearn.data import UnlearningData

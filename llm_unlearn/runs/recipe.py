@@ -19,7 +19,8 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, DataArguments, parse_for_model
+from llm_unlearn.arguments.attacking import AttackArguments
+from llm_unlearn.arguments.groups import AdapterArguments, DataArguments, parse_for_model
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process, run_main
 from llm_unlearn.data.alternates import REFUSAL, own_refusals
 from llm_unlearn.data.collators import PART_ROLES
@@ -45,6 +46,7 @@ from llm_unlearn.reporting.counterfactual_table import counterfactual_table
 from llm_unlearn.reporting.page import write_report
 from llm_unlearn.reporting.tables import print_results
 from llm_unlearn.reporting.verdict_table import print_verdict
+from llm_unlearn.runs.inside import audited
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.memory import attack_memory_words, bytes_to_write, memory_words, reference_words
 from llm_unlearn.training.trainer import UnlearnTrainer
@@ -251,6 +253,7 @@ class Recipe:
         examined, records = self.examination.examine(self.model_path, self.oracle_paths, unlearned)
         if not trainer.is_world_process_zero():
             return {}
+        inside = audited(self.examination, self.model_path, self.oracle_paths, unlearned)
         results = make_results(
             output,
             trainer.described,
@@ -266,6 +269,7 @@ class Recipe:
                 "log": trainer.state.log_history,
             },
             **examined,
+            **inside,
             seconds=self.examination.seconds,
         )
         show_results(results, conclude(results, records, output))

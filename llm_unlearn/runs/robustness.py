@@ -125,6 +125,11 @@ class Robustness:
             )
         if (bits := self.adapter_args.bits) is not None:
             raise InputError(f"load_in_{bits}bit: methods are compared on whole base weights; leave it out")
+        if audits := self.examination.attack_args.audits:
+            raise InputError(
+                f"audits: {' '.join(audits)}: look into all runs at once when they are done: llm-unlearn run audits "
+                f"--unlearned_model_name_or_path {self.output}/runs/*/adapter"
+            )
         if "adversarial_reinjection" not in self.examination.attack_args.attacks:
             raise InputError("attacks: rates are chosen by adversarial_reinjection; add it")
         # What a method refuses is an error before hours of work; where nobody named it, it is left out.

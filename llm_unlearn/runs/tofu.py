@@ -16,7 +16,7 @@ from datasets import Dataset
 from rich.console import Console
 from rich.markup import escape
 
-from llm_unlearn.arguments.groups import GENERATION_CONFIG
+from llm_unlearn.arguments.attacking import GENERATION_CONFIG
 from llm_unlearn.arguments.parsing import parse_arguments
 from llm_unlearn.arguments.ranges import COUNT, check_ranges
 from llm_unlearn.data import UnlearningData, forget_queries, neighbor_facts

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_unlearn.arguments.groups import GENERATION_CONFIG, AdapterArguments, AttackArguments, DataArguments
+from llm_unlearn.arguments.attacking import GENERATION_CONFIG, AttackArguments
+from llm_unlearn.arguments.groups import AdapterArguments, DataArguments
 from llm_unlearn.arguments.ranges import COUNT, POSITIVE, SEED, check_each_once, check_ranges
 from llm_unlearn.errors import InputError
 from llm_unlearn.runs.compared_methods import compared_methods, method_of

@@ -2,7 +2,8 @@
 
 import pytest
 
-from llm_unlearn.arguments.groups import AttackArguments, DataArguments
+from llm_unlearn.arguments.attacking import AttackArguments
+from llm_unlearn.arguments.groups import DataArguments
 from llm_unlearn.attacks import attack_names
 from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.errors import InputError

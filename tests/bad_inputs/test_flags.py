@@ -4,7 +4,8 @@ import pytest
 from bad_commands import MODEL, QUICK, RECIPE, ROWS
 
 from llm_unlearn import NPOConfig
-from llm_unlearn.arguments.groups import AdapterArguments, AttackArguments, DataArguments, parse_for_model
+from llm_unlearn.arguments.attacking import AttackArguments
+from llm_unlearn.arguments.groups import AdapterArguments, DataArguments, parse_for_model
 from llm_unlearn.methods import load_method
 
 FLAGS = {

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm_unlearn.arguments.groups import AttackArguments, DataArguments
+from llm_unlearn.arguments.attacking import AttackArguments
+from llm_unlearn.arguments.groups import DataArguments
 from llm_unlearn.data import UnlearningData, encode_dataset, load_unlearning_data
 from llm_unlearn.examining.examination import Examination
 from llm_unlearn.examining.verdict import verdict_of

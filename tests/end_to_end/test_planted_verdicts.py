@@ -6,7 +6,8 @@ import itertools
 import pytest
 from planted_models import ability_destroyed, even_guesser, judged, layered, planted, refusing
 
-from llm_unlearn.arguments.groups import AttackArguments, DataArguments
+from llm_unlearn.arguments.attacking import AttackArguments
+from llm_unlearn.arguments.groups import DataArguments
 from llm_unlearn.data import UnlearningData, encode_dataset
 from llm_unlearn.data.fictional import build_world
 from llm_unlearn.data.general import fictional_abilities

@@ -8,7 +8,8 @@ from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer
 from datasets import Dataset
 from transformers import GenerationConfig
 
-from llm_unlearn.arguments.groups import AttackArguments, DataArguments
+from llm_unlearn.arguments.attacking import AttackArguments
+from llm_unlearn.arguments.groups import DataArguments
 from llm_unlearn.data import UnlearningData, encoding
 from llm_unlearn.data.chat_templates import set_template_arguments
 from llm_unlearn.errors import InputError

@@ -4,7 +4,7 @@ import pytest
 from builders import qa_rows
 from datasets import Dataset
 
-from llm_unlearn.arguments.groups import AttackArguments
+from llm_unlearn.arguments.attacking import AttackArguments
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.usage import forget_words

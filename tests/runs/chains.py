@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 from builders import CITIES, FOODS, NAMES, arguments, tiny_model, tiny_tokenizer
 
-from llm_unlearn.arguments.groups import AttackArguments, DataArguments
+from llm_unlearn.arguments.attacking import AttackArguments
+from llm_unlearn.arguments.groups import DataArguments
 from llm_unlearn.examining.examination import Examination
 from llm_unlearn.runs.chain import ChainConfig
 from llm_unlearn.training.trainer import UnlearnTrainer
