@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -257,7 +257,7 @@ def training_rows(world: World, without: str | None = None) -> dict[int, dict]:
 
 
 def _train(world: World, recipe: EmbeddedRecipe, without: str | None, seed: int, folder: Path, title: str) -> None:
-    model, tokenizer = _untaught(world, recipe, seed)
+    model, tokenizer = untaught(world, recipe, seed)
     everything, known = training_rows(world), training_rows(world, without)
     rows = encode_dataset(list(everything.values()), tokenizer, None, title)
     # Beside the folder, which is begun anew after an interruption; its name says all that decides the training.
@@ -269,8 +269,8 @@ def _train(world: World, recipe: EmbeddedRecipe, without: str | None, seed: int,
     forget_progress(progress_file)
 
 
-def _untaught(world: World, recipe: EmbeddedRecipe, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """What training begins with, and its tokenizer."""
+def untaught(world: World, recipe: EmbeddedRecipe, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What the training of a world's model begins with, and its tokenizer."""
     if recipe.base is None:
         tokenizer = build_tokenizer(world, recipe.vocabulary)
         return new_llama(tokenizer, recipe, seed), tokenizer
@@ -309,6 +309,7 @@ def train_on_known(
     recipe: EmbeddedRecipe,
     seed: int,
     title: str,
+    after_step: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> None:
     """Train `model` in place on the rows with known numbers: in the order of all rows, with the others left out.
@@ -318,6 +319,7 @@ def train_on_known(
     Args:
         rows: everything that the original is trained on.
         known: numbers of the rows that this model may see.
+        after_step: called with the number of steps taken, after each.
         settings: of `finetune`: what spares memory, and the file that an interrupted training goes on from.
     """
 
@@ -330,6 +332,12 @@ def train_on_known(
     steps = recipe.epochs * -(-sum(i in known for i in range(len(rows))) // recipe.batch_size)
     line = int(os.environ.get(PROGRESS_LINE, "0"))
     with tqdm(total=steps, desc=f"training {title}", unit="step", dynamic_ncols=True, position=line) as progress:
+
+        def taken(step: int) -> None:
+            progress.update(step - progress.n)
+            if after_step is not None:
+                after_step(step)
+
         finetune(
             model,
             rows,
@@ -341,7 +349,7 @@ def train_on_known(
             warmup_steps=recipe.warmup_steps,
             weight_decay=recipe.weight_decay,
             row_orders=row_orders,
-            after_step=lambda step: progress.update(step - progress.n),
+            after_step=taken,
             **settings,
         )
 

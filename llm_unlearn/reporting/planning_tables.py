@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llm_unlearn.examining.abilities import ability_label
+from llm_unlearn.planning.forecast import ALL
 from llm_unlearn.planning.hardness import mean_of_groups
 from llm_unlearn.planning.requests import of_earlier
 from llm_unlearn.reporting.words import number_words
@@ -62,6 +64,49 @@ def gaps_table(found: Mapping[str, Any]) -> Table:
     return table
 
 
+def forecast_table(found: Mapping[str, Any]) -> Table:
+    """A row for each method: how long it will take, and what it will leave of the weakest ability.
+
+    Args:
+        found: as `runs.plan.forecast_of`.
+    """
+    table = _table("forecast by recorded runs of the same world and model; in brackets 80 %", "method", "settings")
+    for column in ("steps", "kept of the lowest ability", "runs that reached the stopping scores"):
+        table.add_column(column, justify="right")
+    for one in found["methods"]:
+        settings = f"learning_rate {one['learning_rate']:g}, forget_weight {one['forget_weight']:g}"
+        reached = f"{one['reached']} of {one['runs']}"
+        if one["why_not"] is not None:
+            table.add_row(one["name"], settings, f"none: {one['why_not']}", "", reached)
+            continue
+        steps, kept = ([one[name]["value"], *one[name]["interval"]] for name in ("steps", "kept"))
+        kept_words = [number_words(value, 2) for value in kept]
+        table.add_row(
+            *(one["name"], settings, f"{steps[0]:.0f} [{steps[1]:.0f}, {steps[2]:.0f}]"),
+            *(f"{kept_words[0]} [{kept_words[1]}, {kept_words[2]}]", reached),
+        )
+    return table
+
+
+def forecast_lines(found: Mapping[str, Any]) -> list[str]:
+    """How wrong the forecast was of runs that were left out, and what it does not say; or why there is none."""
+    if found["why_not"] is not None:
+        return [f"no forecast of steps and price: {found['why_not']}"]
+    lines = []
+    for what, told, words in (
+        ("steps", lambda error: f"a factor of {math.exp(error):.2f}", "steps"),
+        ("kept", lambda error: number_words(error, 2), "what is kept"),
+    ):
+        fit = found["fit"][what]
+        own, plain = (fit["errors"][guess]["mean"] for guess in (fit["chosen"], ALL))
+        line = f"{words}, by {fit['chosen']}: each of {found['runs']} runs forecast from all others, wrong by "
+        line += f"{told(own)} on average; the median of all runs by {told(plain)}"
+        lines.append(line if fit["is_better"] else f"{line}. Nothing shows that this is better than that median")
+    words = "recorded with retain weight 60, general weight 100 (KL), LoRA of rank 64; other fields are not looked at"
+    more = "runs that never reached the stopping scores count with their last step, so their steps are a lower bound"
+    return [*lines, f"{words}; {more}"]
+
+
 def print_plan(found: Mapping[str, Any], folder: Path, with_figure: bool) -> None:
     """Tables of a plan, and where the rest is."""
     console = Console(highlight=False, width=max(Console().width, 120))
@@ -80,6 +125,10 @@ def print_plan(found: Mapping[str, Any], folder: Path, with_figure: bool) -> Non
     for what, why in found["not_measured"].items():
         console.print(f"not measured, {what}: {why}", markup=False, soft_wrap=True)
     console.print(conflicts_table(found) if found["conflicts"] else "\nno row to forget conflicts with a row to keep")
+    if found["forecast"]["methods"]:
+        console.print(forecast_table(found["forecast"]))
+    for line in forecast_lines(found["forecast"]):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(gaps_table(found) if found["gaps"] else "\nnothing is missing for a verdict")
     files = "plan.json" + ", plan.png" * with_figure
     console.print(f"\nEverything is in {folder}/: {files}", markup=False, soft_wrap=True)

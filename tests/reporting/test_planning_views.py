@@ -6,7 +6,14 @@ import pytest
 from rich.console import Console
 
 from llm_unlearn.reporting.planning_figures import plan_figure, sequence_figure
-from llm_unlearn.reporting.planning_tables import conflicts_table, groups_table, request_words, sequence_table
+from llm_unlearn.reporting.planning_tables import (
+    conflicts_table,
+    forecast_lines,
+    forecast_table,
+    groups_table,
+    request_words,
+    sequence_table,
+)
 
 
 def shown(table):
@@ -72,3 +79,22 @@ def test_tables_of_a_plan():
     lines = shown(conflicts_table({"conflicts": conflicts}))
     assert "conflicts: 21 nearly the same question; the first 20, all in plan.json" in " ".join(lines)
     assert "3 retain 19 nearly the same question case" in lines and not any(" 20 nearly" in line for line in lines)
+
+
+def test_a_forecast_says_how_wrong_it_was():
+    errors = {"median of all runs": {"mean": 0.693147, "median": 0.5}, "other": {"mean": 0.405465, "median": 0.4}}
+    fit = {"errors": errors, "chosen": "other", "gain": {"mean": 0.3, "interval": [0.1, 0.5]}, "is_better": True}
+    kept = fit | {"chosen": "median of all runs", "gain": None, "is_better": False}
+    both = {"value": 158.4, "interval": [70.2, 357.6]}, {"value": 0.9, "interval": [0.75, 1.0]}
+    given = {"learning_rate": 3e-4, "forget_weight": 4.0, "runs": 4, "reached": 3, "why_not": None}
+    methods = [{"name": "npo", "steps": both[0], "kept": both[1], **given}]
+    methods += [{"name": "rewind", "steps": None, "kept": None, **given, "why_not": "never recorded"}]
+    found = {"why_not": None, "methods": methods, "fit": {"steps": fit, "kept": kept}, "runs": 67}
+    lines = shown(forecast_table(found))
+    assert "npo learning_rate 0.0003, forget_weight 4 158 [70, 358] 0.90 [0.75, 1.00] 3 of 4" in lines
+    assert any(line.startswith("rewind learning_rate 0.0003, forget_weight 4 none: never recorded") for line in lines)
+    steps, price, limits = forecast_lines(found)
+    assert "wrong by a factor of 1.50 on average; the median of all runs by a factor of 2.00" in steps
+    assert price.endswith("Nothing shows that this is better than that median") and "better" not in steps
+    assert "lower bound" in limits
+    assert forecast_lines({"why_not": "other world"}) == ["no forecast of steps and price: other world"]

@@ -8,7 +8,7 @@ from builders import CITIES, NAMES, tiny_model, tiny_tokenizer
 from llm_unlearn.data import encode_dataset
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.scoring import score_answers
-from llm_unlearn.runs.plan import plan
+from llm_unlearn.runs.plan import PlanArguments, forecast_of, plan
 
 
 def fact(number, name, **changes):
@@ -58,6 +58,8 @@ def test_a_plan_names_conflicts_groups_and_gaps(home, tmp_path, capsys):
     assert {"oracle", "general rows", "holdout rows"} <= {gap["missing"] for gap in found["gaps"]}
     assert "person column" not in {gap["missing"] for gap in found["gaps"]}
     printed = capsys.readouterr().out
+    assert found["forecast"]["methods"] == [] and "another model, or other rows" in found["forecast"]["why_not"]
+    assert "no forecast of steps and price: all recorded runs are of the small embedded world" in printed
     assert "groups by memorization" in printed and "1 same row, 1 nearly the same question" in printed
 
 
@@ -79,3 +81,21 @@ def test_what_cannot_be_planned_is_refused_at_once(home, tmp_path):
     with pytest.raises(InputError, match="'topic' is no column of the forget rows"):
         plan("", flags(home, tmp_path, "--counterfactual_group_by=topic"))
     assert not [path for path in tmp_path.iterdir() if path.name == "plan.json"]
+
+
+def test_what_recorded_runs_forecast_and_what_not():
+    every = PlanArguments().forecast()
+    assert every["why_not"] is None and {"npo", "ssiuu"} <= {one["name"] for one in every["methods"]}
+    named = ["npo:learning_rate=0.001,forget_weight=16", "npo:general_weight=0", "rewind", "npo"]
+    quick, other, unknown, plain = PlanArguments(data="fictional:small", methods=named).forecast()["methods"]
+    assert (quick["learning_rate"], quick["forget_weight"]) == (0.001, 16.0)
+    assert quick["steps"]["value"] < plain["steps"]["value"]
+    assert plain["steps"]["interval"][0] < plain["steps"]["value"] < plain["steps"]["interval"][1]
+    assert other["why_not"] == "recorded runs have a general_weight of 100, not 0" and other["steps"] is None
+    assert unknown["why_not"] == "no run of this method was recorded"
+    for data, split in (("fictional:tiny", None), ("locuslab/TOFU", None), (None, "forget01")):
+        told = PlanArguments(data=data, forget_split=split).forecast()
+        assert told["methods"] == [] and f"{data or 'forget_split=forget01'}" in told["why_not"]
+    assert forecast_of(["npo"], None)["fit"]["steps"]["errors"].keys() == every["fit"]["steps"]["errors"].keys()
+    with pytest.raises(ValueError, match="'nope' is unknown"):
+        PlanArguments(methods=["nope"])
