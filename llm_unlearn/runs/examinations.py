@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm_unlearn.arguments.groups import AttackArguments, DataArguments
+from llm_unlearn.arguments.attacking import AttackArguments
+from llm_unlearn.arguments.groups import DataArguments
 from llm_unlearn.data import UnlearningData
 from llm_unlearn.examining.examination import Examination
 from llm_unlearn.examining.preflight import check_lengths
