@@ -84,11 +84,10 @@ def test_the_converted_model_is_an_ordinary_folder_that_answers():
 def test_a_trainer_in_python_takes_the_name(tmp_path):
     """As with a hub id: no tokenizer is given, and the adapter that is saved loads on the same weights."""
     forget, retain = ([*PEOPLE][:2], [*PEOPLE][2:])
+    quick = {"max_steps": 2, "per_device_train_batch_size": 2, "logging_steps": 1, "use_cpu": True, "report_to": "none"}
     trainer = NPOTrainer(
         model="smollm2",
-        args=NPOConfig(
-            str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, use_cpu=True, report_to="none"
-        ),
+        args=NPOConfig(str(tmp_path / "out"), **quick),
         forget_dataset=Dataset.from_list(rows(forget)),
         retain_dataset=Dataset.from_list(rows(retain)),
         peft_config=LoraConfig(r=4),
