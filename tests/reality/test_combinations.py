@@ -16,7 +16,7 @@ from llm_unlearn.models.scoring import generate_answers, score_answers
 
 MOST = 4  # generated tokens
 ASKED = 4  # rows that are generated for
-NUMBERS = [*range(100), *(pytest.param(number, marks=pytest.mark.long) for number in range(100, 1000))]
+NUMBERS = [*range(50), *(pytest.param(number, marks=pytest.mark.long) for number in range(50, 1000))]
 
 
 @pytest.mark.parametrize("number", NUMBERS)
