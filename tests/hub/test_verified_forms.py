@@ -13,6 +13,7 @@ from llm_unlearn.runs.recipe import Recipe
 
 
 def rows(people):
+    """Two facts of each; the wrong answers are the options of a question that judges."""
     return [
         {
             "question": question.format(NAMES[person]),
@@ -20,13 +21,12 @@ def rows(people):
             "person": NAMES[person],
             "attribute": attribute,
             "value": value,
+            "perturbed_answer": [f"in {one}" if attribute == "city" else one for one in others if one != value],
             "fact_id": f"{person} {attribute}",
         }
         for person in people
-        for attribute, question, value in (
-            ("city", "Where does {} live", CITIES[person % 5]),
-            ("food", "What does {} eat", FOODS[person % 5]),
-        )
+        for attribute, question, others in (("city", "Where does {} live", CITIES), ("food", "What does {} eat", FOODS))
+        for value in (others[person % 5],)
     ]
 
 

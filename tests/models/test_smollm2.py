@@ -54,7 +54,7 @@ def test_without_the_extra_one_line_names_it(monkeypatch, tmp_path, missing, pac
 
 def trainer_of(trainer_class, config_class, folder, **changes):
     """A trainer that is given the name, and no tokenizer."""
-    args = arguments(config_class, folder, max_steps=1)
+    args = arguments(config_class, folder, max_steps=1, report_to="none")
     rows = {"forget_dataset": qa_rows(4), "retain_dataset": qa_rows(4, start=20)}
     return trainer_class(model="smollm2", args=args, **rows | changes)
 
