@@ -59,7 +59,7 @@ def test_nothing_that_was_judged_is_skipped(home, capsys):
     main(["verify", str(home / "run"), *(f"--{name}_file={home / name}.jsonl" for name in ("forget", "retain"))])
     printed = capsys.readouterr().out
     assert "The card's scores are those of the model." in printed
-    assert "not verified" not in printed and "retained facts, as multiple choice: probability" in printed
+    assert "not verified" not in printed and "retained facts, as multiple choice:" in printed  # the rest is wrapped
 
 
 @pytest.mark.parametrize(("attributes", "told"), [(None, ["multiple_choice"]), (["city"], None)])
