@@ -179,8 +179,8 @@ def _refuse_what_nobody_shares(
     for number, (key, kind, value) in enumerate(zip(keys, kinds, values, strict=True)):
         if of_kind[kind] < LEAST_RETAINED:
             raise InputError(
-                f"classes of answers: forget row {number} has {column}={excerpt(kind)}, of which retain rows have "
-                f"{of_kind[kind]} classes with {LEAST_ROWS} rows or more, and {LEAST_RETAINED} are needed; add retain "
+                f"classes of answers: forget row {number} has {column}={excerpt(kind)}, of which retain rows have too "
+                f"few classes that {LEAST_ROWS} rows share ({of_kind[kind]}; {LEAST_RETAINED} are needed); add retain "
                 "rows of that kind whose values are shared, or leave the row out"
             )
         if key is None or counts[key] < LEAST_ROWS:

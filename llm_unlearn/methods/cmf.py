@@ -216,6 +216,6 @@ METHOD = Method(
     CMFTrainer,
     summary="Unlearn with CMF (class-mean features): hidden states leave the mean of their answer's class, before a "
     "frozen output head",
-    search_space={"base_loss": BASE_LOSSES, "temperature": (16.0, 30.0), "class_weight": (0.3, 1.0, 3.0)},
+    search_space={"base_loss": BASE_LOSSES, "temperature": (5.0, 20.0), "class_weight": (0.3, 1.0, 3.0)},
     extra_forwards=2,  # an epoch's means: once more all rows, where there are as many to keep as to forget
 )

@@ -19,6 +19,10 @@ def rows(*answers):
     )
 
 
+HELD = (("Ben", "Rome"), ("Cal", "Rome"), ("Dora", "Paris"), ("Eli", "Paris"))
+HOMES = rows(*((name, f"in {city}", "home", city) for name, city in HELD))
+
+
 def classes(forget, retain, max_length=None):
     datasets = {"forget": forget, "retain": retain}
     return answer_classes(
@@ -70,8 +74,7 @@ def test_where_all_values_of_a_kind_begin_alike_the_first_token_that_differs_dec
 
 def test_what_is_forgotten_may_be_a_whole_class():
     forget = rows(("Ann", "in Oslo", "home", "Oslo"), ("Lou", "in Oslo", "home", "Oslo"))
-    held = (("Ben", "Rome"), ("Cal", "Rome"), ("Dora", "Paris"), ("Eli", "Paris"))
-    found = classes(forget, rows(*((name, f"in {city}", "home", city) for name, city in held)))
+    found = classes(forget, HOMES)
     assert found.labels == {"forget": [0, 0], "retain": [1, 1, 2, 2]} and found.retained == [False, True, True]
 
 
@@ -89,11 +92,11 @@ def test_what_is_forgotten_may_be_a_whole_class():
         ),
         (rows(("Ann", "Paris", "home", "Paris"), ("Ben", "Rome", None, "Rome")), RETAIN, r"forget row 1 has no 'kind'"),
         (rows(("Ann", "in Paris", "home", "Rome")), RETAIN, r"forget row 0 has value='Rome', which its answer lacks"),
-        (rows(("Ann", "in Lima", "home", "Lima")), RETAIN, r"forget row 0 has value='Lima'.* a single row; add rows"),
+        (rows(("Ann", "in Lima", "home", "Lima")), HOMES, r"forget row 0 has value='Lima'.* a single row; add rows"),
         (
             rows(("Ann", "soup", "food", "soup")),
-            RETAIN,
-            r"forget row 0 has kind='food', of which retain rows have 1 classes with 2 rows or more, and 2 are needed",
+            rows(("Ben", "soup", "food", "soup"), ("Cal", "rice", "food", "rice")),
+            r"forget row 0 has kind='food', of which retain rows have too few .* 2 rows share \(1; 2 are needed",
         ),
     ],
 )
