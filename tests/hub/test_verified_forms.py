@@ -53,7 +53,8 @@ def home(tmp_path_factory):
     return home
 
 
-def test_nothing_that_was_judged_is_skipped(home, capsys):
+def test_nothing_that_was_judged_is_skipped(home, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     results = json.loads((home / "run" / "results.json").read_text())
     assert results["abilities"]["unlearned"]["retain_multiple_choice"]["rows"] == 6  # foods; cities are trained
     main(["verify", str(home / "run"), *(f"--{name}_file={home / name}.jsonl" for name in ("forget", "retain"))])
