@@ -7,6 +7,7 @@ hashes that `llm-unlearn verify OUTPUT_DIR` checks. A run that was killed goes o
 Example:
     llm-unlearn run sequence
     llm-unlearn run sequence --requests 3 --method npo:beta=0.1 --merge_between
+    llm-unlearn run sequence --forget_split forget20 --forget_again
     llm-unlearn run sequence --model_name_or_path MODEL --forget_file forget.jsonl --retain_file retain.jsonl \\
         --request_column ticket
 """

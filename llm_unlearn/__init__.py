@@ -37,6 +37,8 @@ _HOMES = {
     "WGAConfig": "llm_unlearn.methods.wga",
     "SatImpTrainer": "llm_unlearn.methods.satimp",
     "SatImpConfig": "llm_unlearn.methods.satimp",
+    "CMFTrainer": "llm_unlearn.methods.cmf",
+    "CMFConfig": "llm_unlearn.methods.cmf",
     "CEUTrainer": "llm_unlearn.methods.ce_u",
     "CEUConfig": "llm_unlearn.methods.ce_u",
     "MaxEntTrainer": "llm_unlearn.methods.maxent",
@@ -80,6 +82,7 @@ if TYPE_CHECKING:  # for editors and type checkers; __all__ names them all
     from llm_unlearn.methods.alternates import AlternateConfig  # noqa: F401
     from llm_unlearn.methods.altpo import AltPOConfig, AltPOTrainer  # noqa: F401
     from llm_unlearn.methods.ce_u import CEUConfig, CEUTrainer  # noqa: F401
+    from llm_unlearn.methods.cmf import CMFConfig, CMFTrainer  # noqa: F401
     from llm_unlearn.methods.counterfactual import CounterfactualConfig, CounterfactualTrainer  # noqa: F401
     from llm_unlearn.methods.dpo import DPOConfig, DPOTrainer  # noqa: F401
     from llm_unlearn.methods.gradient_ascent import GradientAscentConfig, GradientAscentTrainer  # noqa: F401

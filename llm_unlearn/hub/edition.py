@@ -95,7 +95,8 @@ def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[s
     if public["scores"]:
         check_judgeable(results, folder)
         # a reason why something was not measured may quote rows: then the verdict is made from what is public
-        is_told = (folder / "verdict.json").is_file() and not public.get("not_measured")
+        reasons = public.get("not_measured") or (public.get("audits") or {}).get("not_measured")
+        is_told = (folder / "verdict.json").is_file() and not reasons
         with named(folder / "results.json"):
             verdict = _judged_again(folder, results, private) if is_told else verdict_of(public, records)
         write_verdict(edition, verdict)

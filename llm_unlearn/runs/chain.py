@@ -79,6 +79,7 @@ class Chain:
 
     Attributes:
         original: folder or hub id of the model that the first step begins with.
+        again: whether each step forgets the rows of all steps before it once more (not those that were left alone).
     """
 
     steps: Sequence[Step]
@@ -86,6 +87,7 @@ class Chain:
     adapter_args: AdapterArguments
     examination: Examination
     original: str
+    again: bool = False
 
     @property
     def output(self) -> Path:
@@ -179,7 +181,11 @@ class Chain:
         return self.examination.data_args.near_duplicates
 
     def _data(self, number: int) -> UnlearningData:
-        return replace(self.examination.data, forget=self.forget_of(number), retain=self.retain_of(number))
+        forget = self.forget_of(number)
+        if self.again:
+            earlier = [row for step in self.steps[:number] if step.method != NOTHING for row in step.rows]
+            forget = self.examination.data.forget.select([*earlier, *self.steps[number].rows])
+        return replace(self.examination.data, forget=forget, retain=self.retain_of(number))
 
     def config_of(self, number: int) -> UnlearnConfig:
         """A step's own configuration: what the chain shares, and what the method's name fixes."""

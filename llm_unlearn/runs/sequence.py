@@ -57,6 +57,14 @@ class SequenceArguments:
         default="npo", metadata={"help": "The method of every request, as `run robustness` takes it: npo:beta=0.1."}
     )
 
+    forget_again: bool = field(
+        default=False,
+        metadata={
+            "help": "Each request forgets the rows of all earlier ones once more, lest it bring them back: they have "
+            "to be kept for that, and a request takes longer the later it comes."
+        },
+    )
+
     def __post_init__(self):
         check_ranges(self, {"requests": COUNT})
         method_of(self.method)
@@ -251,7 +259,8 @@ class Requests:
         shown = {k: v for group in arguments_to_dict(*configurations).values() for k, v in group.items()}
         defaults = {one.name: one.default for made in configurations for one in init_fields(type(made))}
         differing = {name: value for name, value in shown.items() if value != defaults[name] and name not in LOCAL}
-        return {"method": chain.steps[0].method, "seed": chain.config.seed, **differing}
+        again = {"forget_again": True} if chain.again else {}
+        return {"method": chain.steps[0].method, "seed": chain.config.seed, **again, **differing}
 
 
 def sequence(description: str, argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -268,7 +277,7 @@ def sequence(description: str, argv: Sequence[str] | None = None) -> dict[str, A
         return {}
     chosen, steps = sequence_args.chosen(data)
     examination = replace(examination, data=chosen).checked()
-    chain = Chain(steps, config, adapter_args, examination, original)
+    chain = Chain(steps, config, adapter_args, examination, original, again=sequence_args.forget_again)
     with locked(config.output_dir) as folder:
         done, served = Requests(chain, oracles).serve()
         shown = arguments_to_dict(*arguments)

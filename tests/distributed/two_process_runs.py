@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from builders import arguments, lora_config, qa_rows, step_logs, tiny_model, tiny_tokenizer, trainable
 from sharded_on_cpu import allow_fsdp_on_cpu
-from trainers import METHODS, OWN, of_a_kind
+from trainers import METHODS, OWN, rows_for
 from transformers import TrainerCallback
 
 from llm_unlearn import (
@@ -121,6 +121,7 @@ SHORT = {"num_train_epochs": 1}
 OTHERS = {
     "altpo": SHORT,
     "ce_u": SHORT,
+    "cmf": SAVED | {"base_loss": "npo"},  # each process runs a share of the rows that class means are taken over
     "counterfactual": SAVED,  # its guesses are drawn by epoch and row, not by process
     "idk": SHORT,
     "maxent": SHORT,
@@ -161,6 +162,7 @@ def sharding(kind: str | None) -> dict:
 
 def build(name: str, folder: Path, world_size: int, kind: str | None = None) -> UnlearnTrainer:
     trainer_class, config_class, forget, options = RUNS[name]
+    forget_rows, retain_rows = rows_for(name, qa_rows(forget), qa_rows(9, start=20))
     trainer = trainer_class(
         args=arguments(
             config_class,
@@ -172,8 +174,8 @@ def build(name: str, folder: Path, world_size: int, kind: str | None = None) -> 
             **sharding(kind),
         ),
         model=str(folder / "base"),  # loaded when the arguments are there, as recipes do: ZeRO 3 would shard it
-        forget_dataset=of_a_kind(qa_rows(forget)),
-        retain_dataset=qa_rows(9, start=20),
+        forget_dataset=forget_rows,
+        retain_dataset=retain_rows,
         general_dataset=qa_rows(5, start=10) if name in GENERAL else None,
         processing_class=tiny_tokenizer(),
         peft_config=None if name in FULL else lora_config(),

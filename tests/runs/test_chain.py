@@ -80,6 +80,14 @@ def test_steps_keep_what_comes_later_and_a_killed_chain_goes_on(home, tmp_path, 
         chain(home, tmp_path / "whole", THREE).run()
 
 
+def test_earlier_rows_are_forgotten_once_more_where_that_is_asked_for(home, tmp_path, trained):
+    made = chain(home, tmp_path, THREE)
+    made.again = True
+    made.run()
+    assert trained.forget == [asked(0), asked(0, 3, 4, 5)]
+    assert trained.retain == [asked(*range(6, 12), 1, 2, 3, 4, 5), asked(*range(6, 12))]
+
+
 def test_adapters_are_merged_between_where_that_is_asked_for(home, tmp_path):
     steps = [Step("first", "gradient_ascent", EVERYTHING[:6]), Step("second", "gradient_ascent", EVERYTHING[6:])]
     made = chain(home, tmp_path, steps, merge_between=True, max_steps=1)
