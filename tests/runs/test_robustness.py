@@ -136,7 +136,7 @@ def test_methods_have_general_rows_unless_their_name_says_otherwise(name, weight
         ({"methods": ["npo:seed=1"]}, "seed in 'npo:seed=1' is set for all methods alike; use --seeds"),
         ({"methods": ["ssiuu:beta"]}, "'ssiuu:beta' has 'beta' where field=value is wanted"),
         ({"methods": ["ssiuu:beta=x"]}, "beta: 'x' in --methods ssiuu:beta=x is not valid; give a number"),
-        ({"methods": ["ascent"]}, "'ascent' is unknown; choose from altpo, ce_u, counterfactual"),
+        ({"methods": ["ascent"]}, "'ascent' is unknown; choose from altpo, ce_u, cmf, counterfactual"),
         ({"methods": ["npo", "npo_equal_steps"]}, "npo_equal_steps takes the steps of ssiuu, which is not among them"),
         ({"seeds": [1, 2], "tuning_seeds": [2]}, "2 is a tuning seed, too"),
         ({"seeds": []}, r"seeds=\[\] must be one or more"),
