@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining.fluency import FLUENCY
+from llm_unlearn.examining.inside import aligned_numbers
 from llm_unlearn.examining.results import read_results, read_verdict
 from llm_unlearn.metrics.rank_correlation import rank_correlation
 
@@ -22,18 +24,14 @@ ATTACK = "adversarial_reinjection"
 Json = Mapping[str, Any]
 
 
-def _place(found: Json) -> Json:
-    return found["value" if "value" in found else "question"]["aligned"]
-
-
 # name -> section, and its number in what the section has of a model
 AUDITS: dict[str, tuple[str, Callable[[Json], float | None]]] = {
     "read off, in the block that counts": ("probes", lambda found: found["layers"][found["block"]]["forgotten"]),
     "read off, in the best block": ("probes", lambda found: max(layer["forgotten"] for layer in found["layers"])),
     "called trained people": ("probes", lambda found: (found.get("membership") or {}).get("forgotten")),
     "unlearning depth (UDS)": ("depth", lambda found: found["uds"]),
-    "retrain consistency": ("consistency", lambda found: _place(found)["forget_consistency"]["value"]),
-    "retrain direction": ("consistency", lambda found: _place(found)["direction"]["value"]),
+    "retrain consistency": ("consistency", lambda found: aligned_numbers(found)["forget_consistency"]["value"]),
+    "retrain direction": ("consistency", lambda found: aligned_numbers(found)["direction"]["value"]),
 }
 ASKED = ("forget_knowledge", "forget_probability", "forget_exact_match")
 
@@ -45,8 +43,11 @@ def attacked_before(path: str) -> dict[str, Any] | None:
         path: of the model: RUN/adapter or RUN/model.
 
     Returns:
-        {"method", "damaged", "after": knowledge after reinjection, and by score what it had before}; None where there
-        is no run around it, or knowledge after reinjection was not measured.
+        {"method", "damaged": an ability is surely lost, "after": knowledge after reinjection, and by score what it had
+        before}; None where there is no run around it, or knowledge was not measured before and after reinjection.
+
+    Raises:
+        InputError: somebody changed what the run left there, or it cannot be read.
     """
     folder = Path(path).parent
     if not (folder / "results.json").is_file() or not (folder / "verdict.json").is_file():
@@ -59,13 +60,15 @@ def attacked_before(path: str) -> dict[str, Any] | None:
         for one in verdict["evidence"]
         if (one["name"], one["score"]) == (ATTACK, "forget_knowledge") and one["unlearned"] is not None
     ]
-    if not after:
+    if not after or before.get("forget_knowledge") is None:
         return None
-    method = results["method"].partition(":")[0]
-    return before | {"method": method, "damaged": verdict["verdict"] == "over-unlearned", "after": after[0]}
+    lost = any(one["flagged"] for one in verdict["evidence"] if one["kind"] == "ability" and one["name"] != FLUENCY)
+    return before | {"method": results["method"].partition(":")[0], "damaged": lost, "after": after[0]}
 
 
-def foretold(findings: Mapping[str, Mapping[str, Json]], paths: Mapping[str, str]) -> dict[str, Any] | None:
+def foretold(
+    findings: Mapping[str, Mapping[str, Json]], paths: Mapping[str, str]
+) -> tuple[dict[str, Any] | None, dict[str, str]]:
     """How well each audit, and each score before attacks, ranks models by what reinjection brings back.
 
     Args:
@@ -76,12 +79,17 @@ def foretold(findings: Mapping[str, Mapping[str, Json]], paths: Mapping[str, str
         {"models": how many, "methods": how many, "undamaged": how many models lost no ability, "correlations": name ->
         {"all", "undamaged", "rise": with how much knowledge rises, of undamaged ones; each {"value", "interval"}},
         "points": model -> {"method", "damaged", "after", "scores": name -> value}};
-        None where fewer than `FEWEST` models were attacked.
+        None where fewer than `FEWEST` models were attacked. And what was left out because it cannot be read -> why.
     """
-    known = {name: _known(path) for name, path in paths.items() if name.startswith("unlearned")}
-    models = {name: found for name, found in known.items() if found is not None}
+    models, unread = {}, {}
+    for name in (name for name in paths if name.startswith("unlearned")):
+        try:
+            if (found := attacked_before(paths[name])) is not None:
+                models[name] = found
+        except InputError as error:  # the audits stand without it
+            unread[f"what an attack brought back of {name}"] = str(error)
     if len(models) < FEWEST:
-        return None
+        return None, unread
     scores: dict[str, dict[str, float | None]] = {
         f"{score.removeprefix('forget_').replace('_', ' ')}, as asked": {
             name: found.get(score) for name, found in models.items()
@@ -113,14 +121,7 @@ def foretold(findings: Mapping[str, Mapping[str, Json]], paths: Mapping[str, str
             | {"scores": {label: by_model.get(name) for label, by_model in scores.items()}}
             for name, found in models.items()
         },
-    }
-
-
-def _known(path: str) -> dict[str, Any] | None:
-    try:
-        return attacked_before(path)
-    except InputError:  # somebody else's folder: the audits stand without it
-        return None
+    }, unread
 
 
 def _correlation(

@@ -28,6 +28,7 @@ _LABELS = {
     CONSISTENCY: "retrain consistency",
 }
 HEAD = "head_relearning"
+ENOUGH_ORACLES = 3  # membership differs much between oracles: of three, one took all forgotten people for trained ones
 _DAMAGE = 1.5  # times what the oracle's states cost: they are not only forgetful
 
 Json = Mapping[str, Any]
@@ -46,6 +47,11 @@ def inside_evidence(results: Json, margin: float, comparisons: int) -> list[Evid
     return [evidence for evidence in found if evidence is not None]
 
 
+def aligned_numbers(found: Json) -> Json:
+    """Of a model's retrain consistency, the aligned numbers before the value; at the question, where there is none."""
+    return found["value" if "value" in found else "question"]["aligned"]
+
+
 def inside_remarks(results: Json) -> list[str]:
     """What is worth a sentence beside the comparisons: who is called a trained person, and what nobody looked at."""
     audits = results.get("audits")
@@ -59,7 +65,7 @@ def inside_remarks(results: Json) -> list[str]:
     members = {name: one["membership"] for name, one in audits.get(PROBES, {}).items() if one.get("membership")}
     oracles = [entry["forgotten"] for entry in model_entries(members, "oracle")]
     own = [entry["forgotten"] for entry in model_entries(members, "unlearned")]
-    if own and oracles and own[0] - max(oracles) > SMALLEST_GAP:
+    if own and len(oracles) >= ENOUGH_ORACLES and own[0] - max(oracles) > SMALLEST_GAP:
         remarks.append(
             f"its hidden states tell whom it was made to forget: {100 * own[0]:.0f} % of the forgotten people pass for "
             f"people whom it was trained on, in oracles {100 * max(oracles):.0f} % at most"
@@ -112,12 +118,9 @@ def _consistency(audits: Json) -> Evidence | None:
     own = model_entries(dict(audits.get(CONSISTENCY) or {}), "unlearned")
     if not own:
         return None
-    place = "value" if "value" in own[0] else "question"
-    ceilings = [
-        entry[place]["aligned"]["forget_consistency"]["value"]
-        for entry in (audits.get("consistency_ceiling") or {}).values()
-    ]
-    found = own[0][place]["aligned"]["forget_consistency"]
+    others = (audits.get("consistency_ceiling") or {}).values()
+    ceilings = [aligned_numbers(entry)["forget_consistency"]["value"] for entry in others]
+    found = aligned_numbers(own[0])["forget_consistency"]
     finding = Evidence("", "", "", "", original=0.0, oracle=fmean(ceilings) if ceilings else 1.0)
     _name(finding, CONSISTENCY)
     finding.unlearned, finding.unlearned_interval = found["value"], found["interval"] and tuple(found["interval"])

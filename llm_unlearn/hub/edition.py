@@ -275,7 +275,7 @@ def _audits(audits: Mapping[str, Any]) -> dict[str, Any]:
         for section, by_model in audits.items()
         if section != "not_measured"
     }
-    return public | {"not_measured": dict.fromkeys(audits["not_measured"], "not possible with these rows")}
+    return public | {"not_measured": dict.fromkeys(audits.get("not_measured", {}), "not possible with these rows")}
 
 
 def _splits(data: Mapping[str, Any], name: str | None) -> dict[str, str]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from llm_unlearn.errors import InputError
+from llm_unlearn.examining.inside import aligned_numbers
 from llm_unlearn.examining.results import model_entries
 from llm_unlearn.reporting.figures import COLORS, MARKERS
 from llm_unlearn.reporting.influence_figure import saved
@@ -55,7 +56,7 @@ def _depth(audits: Json) -> Lines:
 
 def _consistency(audits: Json) -> Lines:
     def along(found: Json) -> list[float]:
-        return found["value" if "value" in found else "question"]["aligned"]["forget_consistency"]["by_layer"]
+        return aligned_numbers(found)["forget_consistency"]["by_layer"]
 
     both = dict(audits.get("consistency_ceiling") or {}) | dict(audits.get("consistency") or {})
     return _with_ends(_lines(both, along))

@@ -243,6 +243,7 @@ def _audit(arguments: AuditsArguments, data: UnlearningData) -> dict[str, Any]:
             required=["logit_lens"] if arguments.counterfactual_group_by is not None else [],
             begin=lambda name, audits: status.update(f"{name}: {', '.join(audits).replace('_', ' ')}"),
         )
+    ranked, unread = foretold(findings, models)
     return {
         "config": arguments_to_dict(arguments),
         "paths": models,
@@ -250,8 +251,8 @@ def _audit(arguments: AuditsArguments, data: UnlearningData) -> dict[str, Any]:
         "data": data.source,
         "score": arguments.influence_score,
         **findings,
-        "foretold": foretold(findings, models),
-        "not_measured": not_measured,
+        "foretold": ranked,
+        "not_measured": not_measured | unread,
     }
 
 

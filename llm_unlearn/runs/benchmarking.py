@@ -132,6 +132,11 @@ def attack_benchmark(attacks: list[str], counterfactual: bool, description: str,
     if arguments.dry_run:
         show_dry_run(data, arguments, attack_args)
         return {}
+    if attack_args.audits and arguments.unlearned_model_name_or_path is None:
+        raise InputError(
+            f"audits: {' '.join(attack_args.audits)}: a verdict takes them of an unlearned model; give "
+            "--unlearned_model_name_or_path (of original and oracles alone: llm-unlearn run audits)"
+        )
     models = arguments.models()
     original, oracles = arguments.model_paths()
     examination = checked_examination(

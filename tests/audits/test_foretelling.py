@@ -39,7 +39,8 @@ def findings() -> dict:
 
 
 def test_correlations_by_hand(runs):
-    found = foretold(findings(), runs)
+    found, unread = foretold(findings(), runs)
+    assert unread == {}
     assert (found["models"], found["methods"], found["undamaged"]) == (8, 4, 7)
     of = found["correlations"]
     assert of["read off, in the block that counts"]["all"]["value"] == pytest.approx(1.0)
@@ -55,14 +56,14 @@ def test_correlations_by_hand(runs):
 
 def test_too_few_models_foretell_nothing(runs):
     runs.pop("unlearned_0")
-    assert foretold(findings(), runs) is None
+    assert foretold(findings(), runs) == (None, {})
     assert foretelling_sections({"foretold": None}) == []
     with pytest.raises(InputError, match="too few"):
         foretelling_figure({}, "nowhere.png")
 
 
 def test_the_strongest_comes_first_and_is_drawn(runs, tmp_path):
-    results = {"foretold": foretold(findings(), runs)}
+    results = {"foretold": foretold(findings(), runs)[0]}
     (section,) = foretelling_sections(results)
     assert section.rows[0][0] in ("read off, in the block that counts", "unlearning depth (UDS)")
     assert section.rows[0][1].startswith(("1.00", "\N{MINUS SIGN}1.00"))
@@ -83,14 +84,16 @@ def test_what_a_folder_says_of_its_model(tmp_path):
             "score": "forget_knowledge",
             "unlearned": 0.8,
         },
+        {"kind": "ability", "name": "forget_fluency", "label": "", "score": "well_formed", "flagged": True},
     ]
     write_evidence(tmp_path, {"method": "npo:beta=0.5", "config": {}}, {})
-    write_verdict(tmp_path, {"verdict": "over-unlearned", "sentence": "Over-unlearned", "evidence": evidence})
-    assert attacked_before(str(tmp_path / "adapter")) == {
-        "method": "npo",
-        "damaged": True,
-        "after": 0.8,
-        "forget_knowledge": 0.6,
-    }
+    lost = {"kind": "ability", "name": "general", "label": "", "score": "exact_match", "flagged": True}
+    said = {"method": "npo", "after": 0.8, "forget_knowledge": 0.6}
+    for abilities, damaged in (([], False), ([lost], True)):  # what it says instead is no ability
+        write_verdict(tmp_path, {"verdict": "hidden", "sentence": "Hidden", "evidence": [*evidence, *abilities]})
+        assert attacked_before(str(tmp_path / "adapter")) == said | {"damaged": damaged}
     write_verdict(tmp_path, {"verdict": "erased", "sentence": "Erased", "evidence": evidence[:1]})
     assert attacked_before(str(tmp_path / "adapter")) is None  # nobody attacked it
+    (tmp_path / "verdict.json").write_text((tmp_path / "verdict.json").read_text().replace("0.6", "0.5"))
+    found, unread = foretold({}, {"original": "somewhere", "unlearned": str(tmp_path / "adapter")})
+    assert found is None and "was changed after it was written" in unread["what an attack brought back of unlearned"]

@@ -74,6 +74,10 @@ def test_forgotten_people_who_pass_for_trained_ones_are_a_remark():
     remarks = judged(audited(probes(1, members=1.0)))["remarks"]
     assert any("100 % of the forgotten people pass for people whom it was trained on" in remark for remark in remarks)
     assert not any("pass for" in remark for remark in judged(audited(probes(1, members=0.1)))["remarks"])
+    audits = audited(probes(1, members=1.0))
+    del audits["probes"]["oracle_2"]  # another one might say the same of people whom it never saw
+    results, records = run(oracles=2, unlearned={})
+    assert not any("pass for" in remark for remark in verdict_of(results | {"audits": audits}, records)["remarks"])
 
 
 def depth(uds: float, unclipped: float) -> dict:
