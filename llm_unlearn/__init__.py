@@ -57,6 +57,8 @@ _HOMES = {
     "RetainOnlyConfig": "llm_unlearn.methods.retain_only",
     "RewindTrainer": "llm_unlearn.methods.rewind",
     "RewindConfig": "llm_unlearn.methods.rewind",
+    "UndoTrainer": "llm_unlearn.methods.undo",
+    "UndoConfig": "llm_unlearn.methods.undo",
     "CounterfactualTrainer": "llm_unlearn.methods.counterfactual",
     "CounterfactualConfig": "llm_unlearn.methods.counterfactual",
     "Method": "llm_unlearn.methods.method",
@@ -101,6 +103,7 @@ if TYPE_CHECKING:  # for editors and type checkers; __all__ names them all
     from llm_unlearn.methods.ssiuu import SsiuuConfig, SsiuuTrainer  # noqa: F401
     from llm_unlearn.methods.task_vector import TaskVectorConfig, TaskVectorTrainer  # noqa: F401
     from llm_unlearn.methods.undial import UNDIALConfig, UNDIALTrainer  # noqa: F401
+    from llm_unlearn.methods.undo import UndoConfig, UndoTrainer  # noqa: F401
     from llm_unlearn.methods.wga import WGAConfig, WGATrainer  # noqa: F401
     from llm_unlearn.methods.whp import WHPConfig, WHPTrainer  # noqa: F401
     from llm_unlearn.metrics import evaluate_metric  # noqa: F401

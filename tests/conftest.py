@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,24 @@ def shared_data() -> Path:
             f"no data folder at {folder}: set LLM_UNLEARN_SHARED_DATA to the folder that holds tofu/ and oracles/"
         )
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub that `huggingface_hub` talks to, with a token that may write; nobody waits between attempts."""
+    import huggingface_hub
+    from huggingface_hub import constants
+    from loopback_hub import WRITE, LoopbackHub
+
+    with LoopbackHub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "downloads"))
+        monkeypatch.setenv("HF_TOKEN", WRITE)
+        monkeypatch.setattr(time, "sleep", lambda _: None)
+        huggingface_hub.close_session()
+        yield hub
+        huggingface_hub.close_session()

@@ -19,6 +19,7 @@ OWN = {
     "ssiuu_published": {"influence_of": "log_probability"},
     "whp": {"reinforce_steps": 3, "reinforce_learning_rate": 1e-2},
 }
+ON_WHOLE_WEIGHTS = ("rewind", "undo")  # these take no adapter, and say: give --full_finetuning
 
 
 def of_a_kind(rows):

@@ -14,28 +14,22 @@ from dataclasses import dataclass, field
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
-from transformers import TrainerCallback
 
 from llm_unlearn.arguments.ranges import COUNT, check_ranges
 from llm_unlearn.data.collators import ALTERNATE, GENERAL, RETAIN
 from llm_unlearn.data.guesses import guessed_answers
-from llm_unlearn.errors import InputError
-from llm_unlearn.methods.damage import SCOPES, damage, influential_neurons, random_neurons
+from llm_unlearn.methods.damage_first import DamageConfig, DamageFirstTrainer, refuse_adapters
 from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.methods.sampled_guesses import SAMPLED, with_sampled_guesses
 from llm_unlearn.models.answers import Answers
 from llm_unlearn.training.checks import check_arguments
-from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.losses import nll_loss
-from llm_unlearn.training.trainer import UnlearnTrainer
 
 SOURCES = ("kind", "sampled")
-NO_DAMAGE = "damage changes weights that an adapter leaves as they are: give --full_finetuning"
 
 
 @dataclass
-class CounterfactualConfig(UnlearnConfig):
+class CounterfactualConfig(DamageConfig):
     """Arguments of `CounterfactualTrainer`."""
 
     guess_source: str = field(
@@ -50,37 +44,14 @@ class CounterfactualConfig(UnlearnConfig):
         default=32, metadata={"help": "Guesses for each forget row, of which every epoch draws one; 1: a fixed one."}
     )
 
-    damage: float = field(
-        default=0.0,
-        metadata={
-            "help": "Shrink and blur matrices by this share (0 to 1) before training: reaches what guesses do not, at "
-            "the price of all that no retain or general row repairs. Only with all weights trained."
-        },
-    )
-    damage_scope: str = field(
-        default="all",
-        metadata={
-            "help": "all matrices, the outputs of linear maps on which forget rows have most influence, or as many at "
-            "random (the control).",
-            "choices": list(SCOPES),
-        },
-    )
-    damage_share: float = field(
-        default=0.1, metadata={"help": "Share of a map's outputs that damage_scope influence or random takes."}
-    )
-
     def __post_init__(self):
         super().__post_init__()
-        check_ranges(self, {"guesses": COUNT, "damage": (0, 1), "damage_share": (0, 1)})
-        if self.damage:
-            self.refuse_sharding("damage needs its matrices whole")
-        if self.damage_scope not in SCOPES:
-            raise ValueError(f"damage_scope={self.damage_scope!r} is unknown; choose one of {', '.join(SCOPES)}")
+        check_ranges(self, {"guesses": COUNT})
         if self.guess_source not in SOURCES:
             raise ValueError(f"guess_source={self.guess_source!r} is unknown; choose one of {', '.join(SOURCES)}")
 
 
-class CounterfactualTrainer(UnlearnTrainer):
+class CounterfactualTrainer(DamageFirstTrainer):
     """Training on guesses; `args` is a `CounterfactualConfig`."""
 
     config_class = CounterfactualConfig
@@ -92,15 +63,10 @@ class CounterfactualTrainer(UnlearnTrainer):
     def __init__(self, model, args=None, forget_dataset=None, retain_dataset=None, **keywords):
         args = args or self.config_class()
         check_arguments(self, args)
-        if args.damage and (keywords.get("peft_config") is not None or isinstance(model, PeftModel)):
-            raise InputError(NO_DAMAGE)  # before minutes of sampling
+        refuse_adapters(model, args, keywords)
         if args.guess_source == "sampled":
             model, forget_dataset = with_sampled_guesses(model, args, forget_dataset, retain_dataset, keywords)
         super().__init__(model, args, forget_dataset, retain_dataset, **keywords)
-        if args.damage:
-            if isinstance(self.model, PeftModel):  # the adapter of a folder
-                raise InputError(NO_DAMAGE)
-            self.add_callback(_DamageFirst(self))
 
     def alternates(self, forget_dataset: Dataset, args: CounterfactualConfig) -> list[str]:
         if args.guess_source == "sampled":
@@ -110,27 +76,6 @@ class CounterfactualTrainer(UnlearnTrainer):
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         return nll_loss(answers.alternate.token_logps, reduction="none")
-
-    def damage(self) -> None:
-        """Damage the model as `args` say."""
-        args, neurons, model = self.args, None, self.accelerator.unwrap_model(self.model)
-        if args.damage_scope != "all":
-            rows = (self.forget_rows, self.row_sets["retain"] or [])
-            neurons = influential_neurons(model, *rows, args.damage_share, self.processing_class.pad_token_id)
-        if args.damage_scope == "random":
-            neurons = random_neurons(neurons, args.seed)
-        damage(model, args.damage, args.seed, neurons)
-
-
-class _DamageFirst(TrainerCallback):
-    """Before the first step, when the model before unlearning has been taken down; a resumed run has it behind it."""
-
-    def __init__(self, trainer: CounterfactualTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **keywords):
-        if not state.global_step:
-            self.trainer.damage()
 
 
 METHOD = Method(

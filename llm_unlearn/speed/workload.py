@@ -48,7 +48,7 @@ NEEDED = {
     "pdu": {"epsilon": 0.0},
     "whp": {"reinforce_steps": 1},
 }
-CHANGES_THE_MODEL = ("cmf", "rewind", "rmu")  # or what of it is trained, when it is made; all trainers share one
+CHANGES_THE_MODEL = ("cmf", "rewind", "rmu", "undo")  # or what of it is trained; all trainers share one
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,7 @@ OTHERS = {
     "simnpo": SHORT,
     "task_vector": SAVED,  # its retain rows are not drawn: that process has nothing but filler
     "undial": SAVED,
+    "undo": SAVED,  # damaged alike in both processes
     "wga": SHORT,
     "whp": SAVED,
 }
@@ -140,7 +141,7 @@ RUNS |= {
     name: (METHODS[name].trainer, METHODS[name].config, 5, OWN.get(name, {}) | options)
     for name, options in OTHERS.items()
 }
-FULL = ("full", "rmu_full", "best", "diverged", "unused", "rewind", "undial")  # without an adapter
+FULL = ("full", "rmu_full", "best", "diverged", "unused", "rewind", "undial", "undo")  # without an adapter
 GENERAL = ("general", "sam_general", "rmu_full")  # with general rows
 RESUMED = ("npo", "general", "published", "sam", "dpo", "rmu", "best")
 RESUMED += tuple(name for name, options in OTHERS.items() if options is not SHORT)

@@ -213,7 +213,7 @@ class Sandbox:
                 path = self.folder / str(value)
                 if path.exists() or (name == "data" and value.startswith("fictional")):
                     continue
-                if name.endswith("model_name_or_path") or name == "rewind_to":
+                if name.endswith("model_name_or_path") or name in ("rewind_to", "teacher"):
                     self.link(path, "adapter" if path.name == "adapter" else "model")
                 elif name == "data":
                     self.link(path, "data")

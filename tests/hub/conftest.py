@@ -1,14 +1,10 @@
-"""A finished run, made once in seconds, and a hub on this machine."""
+"""A finished run, made once in seconds."""
 
 import json
 import shutil
-import time
 
-import huggingface_hub
 import pytest
 from builders import tiny_model, tiny_tokenizer
-from huggingface_hub import constants
-from loopback_hub import WRITE, LoopbackHub
 
 from llm_unlearn import NPOTrainer
 from llm_unlearn.methods import load_method
@@ -80,20 +76,3 @@ def no_figures(request, monkeypatch):
 def run(finished_run, tmp_path):
     """A copy of the finished run, to be changed."""
     return shutil.copytree(finished_run[0], tmp_path / "run")
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A hub that `huggingface_hub` talks to, with a token that may write; nobody waits between attempts."""
-    with LoopbackHub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "downloads"))
-        monkeypatch.setenv("HF_TOKEN", WRITE)
-        monkeypatch.setattr(time, "sleep", lambda _: None)
-        huggingface_hub.close_session()
-        yield hub
-        huggingface_hub.close_session()

@@ -16,7 +16,7 @@ def tokens_that_enter(trainer):
     return seen
 
 
-@pytest.mark.parametrize("method", ["retain_only", "rewind"])
+@pytest.mark.parametrize("method", ["retain_only", "rewind", "undo"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_no_forget_row_enters_the_model(method, accumulate, tmp_path):
     """The names in forget questions (Ann, Ben, Cal) are in no other row."""

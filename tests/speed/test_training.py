@@ -55,7 +55,7 @@ def test_every_method_can_take_its_turn(tmp_path):
     arguments = TrainingSpeedArguments(
         vocabulary=40, hidden_size=64, layers=1, row_length=12, answer_tokens=3, batch_size=2, block_steps=1
     )
-    assert set(load_methods()) - set(measured_methods()) == {"cmf", "rewind", "rmu"}
+    assert set(load_methods()) - set(measured_methods()) == {"cmf", "rewind", "rmu", "undo"}
     tokenizer, model = random_llama(arguments)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     datasets = [random_rows(arguments, 2, seed) for seed in (0, 1)]

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 from builders import arguments, largest_difference, mixed_batch, step_logs, tiny_model, trainable
-from trainers import METHODS, OWN, build
+from trainers import METHODS, ON_WHOLE_WEIGHTS, OWN, build
 
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 
@@ -18,7 +18,7 @@ def logits(model):
         return model(input_ids=mixed_batch()["input_ids"]).logits
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "rewind"])  # which takes no adapter
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ON_WHOLE_WEIGHTS])
 def test_lora_training_changes_the_adapter_and_nothing_else(method, tmp_path):
     base = tiny_model()
     trainer = build(method, tmp_path, model=copy.deepcopy(base), forget=6, retain=6, num_train_epochs=3)
@@ -38,7 +38,7 @@ def test_lora_training_changes_the_adapter_and_nothing_else(method, tmp_path):
 def accumulation_cases():
     """Those that bring code of their own to each part once more in other settings."""
     for method in METHODS:
-        yield method, method != "rewind", 5 if method != "task_vector" else 0, {}
+        yield method, method not in ON_WHOLE_WEIGHTS, 5 if method != "task_vector" else 0, {}
         if method in LONG_STANDING:
             yield from ((method, True, 0, {}), (method, False, 0, {}))
     for lora in (True, False):  # a step of its own for the batch, which micro-batches take together

@@ -24,7 +24,7 @@ from llm_unlearn.models.scoring import score_answers
 from llm_unlearn.training.memory import estimated_memory
 
 METHODS = every_method.METHODS
-ON_WHOLE_WEIGHTS = {"rewind": "give --full_finetuning"}  # method -> what it says
+
 
 TRAINERS = {
     "grad_diff": (GradientAscentTrainer, GradientAscentConfig, {}),
@@ -119,8 +119,8 @@ def test_four_bits_forget_as_whole_weights_do(name, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_an_adapter_on_four_bits(method, folder, tmp_path):
     quantized = load_model(str(folder), quantization_config=quantization_config(4))
-    if method in ON_WHOLE_WEIGHTS:
-        with pytest.raises(InputError, match=ON_WHOLE_WEIGHTS[method]):
+    if method in every_method.ON_WHOLE_WEIGHTS:
+        with pytest.raises(InputError, match="give --full_finetuning"):
             every_method.build(method, tmp_path, model=quantized)
         return
     trainer = every_method.build(method, tmp_path, model=quantized, forget=6, retain=6, num_train_epochs=2)
