@@ -11,6 +11,7 @@ import torch
 from llm_unlearn.arguments.ranges import COUNT, POSITIVE, SEED, check_ranges
 from llm_unlearn.combinatorial.attribution import attribution_regularized
 from llm_unlearn.combinatorial.formulas import Mixture, Task, batches, draw_rows, generators, random_task
+from llm_unlearn.combinatorial.inside import Inside, agreement
 from llm_unlearn.combinatorial.judge import JUDGED_ROWS, Judge, summary
 from llm_unlearn.combinatorial.label_methods import fit_labels
 from llm_unlearn.combinatorial.network import Network, adam, cross_entropy, descend, random_networks
@@ -64,20 +65,21 @@ def run_laboratory(arguments: LaboratoryArguments, progress: Progress = lambda s
     Returns:
         `models`: for every model by name its measurements, each {"agg_value": median, "interval": [low, high],
         "value_by_index": {seed: value}}; steps of a recovery are None where the target did not come back, `keep` where
-        the original has no code. `curves`: for every recovery and model the median, lowest and highest
-        true positive rate by step. `regularizer`: as `models`, by kind and weight. `weights`: W1 and w2
-        of the first seed, with its clauses.
+        the original has no code. `agreement`: the same, of rank correlations over the methods, by audit and what it
+        should say. `curves`: for every recovery and model the median, lowest and highest true positive rate by step.
+        `regularizer`: as `models`, by kind and weight. `weights`: W1 and w2 of the first seed, with its clauses.
     """
     seeds = list(range(arguments.first_seed, arguments.first_seed + arguments.seeds))
     task = random_task(seeds)
     target_rows = draw_rows(task, task.forget, JUDGED_ROWS, generators(seeds, "target rows")).inputs
-    original, oracle = _train(arguments, task, seeds, progress)
+    original, oracle, other_oracle = _train(arguments, task, seeds, progress)
     subject = Subject(task, original, seeds, target_rows, arguments.batch_size)
     unlearned = _unlearn(subject, arguments, progress)
-    judge = Judge(subject)
+    judge, inside = Judge(subject), Inside(subject, oracle)
 
-    networks = {"original": original, "oracle": oracle} | {name: network for name, (network, _) in unlearned.items()}
-    measured = {name: judge.measure(network) for name, network in networks.items()}
+    references = {"original": original, "oracle": oracle, "other_oracle": other_oracle}
+    networks = references | {name: network for name, (network, _) in unlearned.items()}
+    measured = {name: judge.measure(network) | inside.measure(network) for name, network in networks.items()}
     for name, (_, taken) in unlearned.items():
         measured[name]["steps"] = taken.tolist()
     curves: dict[str, dict[str, Any]] = {}
@@ -99,8 +101,13 @@ def run_laboratory(arguments: LaboratoryArguments, progress: Progress = lambda s
     others = {_regularized_name(kind, weight) for kind in REGULARIZERS for weight in REGULARIZER_WEIGHTS} - set(
         REGULARIZERS
     )
+    methods = {name: found for name, found in measured.items() if name not in others | references.keys()}
     return {
         "models": {name: found for name, found in summaries.items() if name not in others},
+        "agreement": {
+            audit: {truth: summary(values, seeds) for truth, values in by_truth.items()}
+            for audit, by_truth in agreement(methods).items()
+        },
         "regularizer": regularizer,
         "curves": {
             kind: {name: curve for name, curve in by.items() if name not in others} for kind, by in curves.items()
@@ -118,24 +125,28 @@ def run_laboratory(arguments: LaboratoryArguments, progress: Progress = lambda s
 
 def _train(
     arguments: LaboratoryArguments, task: Task, seeds: Sequence[int], progress: Progress
-) -> tuple[Network, Network]:
-    """The original and the oracle: the same initial weights, the same random numbers, another formula."""
-    start = random_networks(generators(seeds, "initial weights"), arguments.hidden, task.inputs)
-    both = Network(*(part.repeat(2, *(1,) * (part.dim() - 1)) for part in start))
-    pairs = zip(task.all[:3], task.without_target[:3], strict=True)
-    mixture = Mixture(*(torch.cat(masks) for masks in pairs))
-    doubled = Task(task.clauses.repeat(2, 1, 1), task.inputs)
-    numbers = generators(seeds, "training") + generators(seeds, "training")
+) -> tuple[Network, Network, Network]:
+    """The original and the oracle: the same initial weights, the same random numbers, another formula; and an oracle
+    from other initial weights."""
+    starts = [
+        random_networks(generators(seeds, purpose), arguments.hidden, task.inputs)
+        for purpose in ("initial weights", "initial weights", "other initial weights")
+    ]
+    together = Network(*(torch.cat(parts) for parts in zip(*starts, strict=True)))
+    masks = zip(task.all[:3], task.without_target[:3], task.without_target[:3], strict=True)
+    mixture = Mixture(*(torch.cat(parts) for parts in masks))
+    tripled = Task(task.clauses.repeat(3, 1, 1), task.inputs)
+    numbers = [one for _ in starts for one in generators(seeds, "training")]
 
     def rows():
-        for batch in batches(doubled, mixture, arguments.batch_size, arguments.training_steps, numbers):
+        for batch in batches(tripled, mixture, arguments.batch_size, arguments.training_steps, numbers):
             progress("train", 1)
             yield batch
 
-    trained, _ = descend(both, rows(), cross_entropy, adam(arguments.learning_rate))
-    halves = zip(*(part.split(len(seeds)) for part in trained), strict=True)
-    original, oracle = (Network(*half) for half in halves)
-    return original, oracle
+    trained, _ = descend(together, rows(), cross_entropy, adam(arguments.learning_rate))
+    thirds = zip(*(part.split(len(seeds)) for part in trained), strict=True)
+    original, oracle, other_oracle = (Network(*third) for third in thirds)
+    return original, oracle, other_oracle
 
 
 def _unlearn(subject: Subject, arguments: LaboratoryArguments, progress: Progress) -> dict[str, Unlearned]:

@@ -17,7 +17,7 @@ from llm_unlearn.reporting.figures import COLORS, MARKERS, METHOD_STYLES
 _SHOWN_WEIGHTS = ("original", "gradient_ascent", "relabel", "attribution", "distill_fresh", "oracle")
 _OF_ANOTHER_START = ("distill_fresh",)  # its neurons are not the original's
 _CURVES = ("oracle", "gradient_ascent", "npo", "task_vector", "relabel", "distill_warm", "distill_fresh", "attribution")
-_METHODS = [name for name in LABELS if name not in ("original", "oracle")]
+_METHODS = [name for name in LABELS if name not in ("original", "oracle", "other_oracle")]
 _TITLES = {"target": "on target rows", "all": "on all clauses", "unrelated": "on unrelated clauses"}
 _FONT = 9
 

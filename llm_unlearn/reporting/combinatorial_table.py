@@ -11,6 +11,7 @@ from llm_unlearn.reporting.words import NOTHING, number_words
 LABELS = {
     "original": "original",
     "oracle": "oracle (never knew)",
+    "other_oracle": "oracle, another start",
     "gradient_ascent": "gradient ascent",
     "graddiff": "GradDiff",
     "npo": "NPO",
@@ -42,6 +43,15 @@ _RECOVERY = {
     "recovery_all": ("all clauses", 0),
     "recovery_unrelated": ("unrelated clauses", 0),
     "reversal": ("reversal", 2),
+}
+
+_INSIDE = {
+    "probe": ("probe", 2),
+    "consistency": ("consistency", 2),
+    "kept_consistency": ("the same, kept rows", 2),
+    "aligned_consistency": ("aligned", 2),
+    "direction": ("direction", 2),
+    "depth": ("depth", 2),
 }
 
 _REGULARIZER = (
@@ -89,6 +99,22 @@ def laboratory_sections(results: Mapping[str, Any]) -> list[Section]:
             "original.",
         ),
         _section(
+            "what audits of the hidden layer say",
+            models,
+            _INSIDE,
+            cap,
+            f"{over} Probe: share of target rows and hard negatives that a linear readout tells apart. Consistency and "
+            "depth: 0 of the original, 1 of the oracle.",
+        ),
+        _section(
+            "do they say what the weights say?",
+            results["agreement"],
+            {"keep": ("keep", 2), "pattern": ("pattern", 2), "recovery_target": ("steps back (target rows)", 2)},
+            None,
+            f"{over} Spearman's rank correlation over the methods of the other tables.",
+            "audit",
+        ),
+        _section(
             "the regularizer by its weight",
             {
                 f"{LABELS[kind]}: {weight}": found
@@ -103,13 +129,18 @@ def laboratory_sections(results: Mapping[str, Any]) -> list[Section]:
 
 
 def _section(
-    title: str, models: Mapping[str, Any], columns: Mapping[str, tuple[str, int]], cap: int, caption: str
+    title: str,
+    models: Mapping[str, Any],
+    columns: Mapping[str, tuple[str, int]],
+    cap: int | None,
+    caption: str,
+    first: str = "network",
 ) -> Section:
     rows = []
     for label, found in models.items():
         caps = {name: cap if name.startswith("recovery") else None for name in columns}
         rows.append([label, *(_cell(found.get(name), digits, caps[name]) for name, (_, digits) in columns.items())])
-    return Section(title, ["network", *(words for words, _ in columns.values())], rows, caption)
+    return Section(title, [first, *(words for words, _ in columns.values())], rows, caption)
 
 
 def _cell(found: Mapping[str, Any] | None, digits: int, cap: int | None) -> str:
