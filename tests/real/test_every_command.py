@@ -14,14 +14,12 @@ from llm_unlearn.models.loading import load_model
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
 QUICK = ("--max_steps", "2", "--per_device_train_batch_size", "2", "--attacks", "none", "--counterfactual", "false")
-RECIPES = {
+RECIPES = {  # what one of them has to itself, and a way to train that goes with any
     "ssiuu": (),
-    "sam": (),
-    "grad_diff": (),
+    "sam": ("--bf16",),
     "counterfactual": ("--guess_source", "sampled", "--guesses", "2", "--full_finetuning"),
     "npo": ("--load_in_4bit",),
-    "rmu": ("--bf16",),
-    "simnpo": ("--activation_checkpointing", "full"),
+    "rmu": ("--activation_checkpointing",),
 }
 
 
@@ -33,7 +31,7 @@ def read(folder, name="results.json"):
 def test_a_recipe(method, models, files, tmp_path):
     run("run", method, *models, *files, *QUICK, *RECIPES[method], "--output_dir", tmp_path)
     results = read(tmp_path)
-    assert results["training"]["steps"] == 2 and read(tmp_path, "verdict.json")["label"]
+    assert results["training"]["steps"] == 2 and read(tmp_path, "verdict.json")["verdict"]
     scores = results["scores"]
     assert 0 < scores["unlearned"]["forget"]["probability"] < 1
     assert scores["original"]["forget"]["probability"] > scores["oracle"]["forget"]["probability"]
