@@ -21,7 +21,12 @@ from llm_unlearn.metrics.intervals import percentile_interval, resampled_differe
 SMALLEST_GAP = 0.15  # original minus oracle; below it an attack cannot tell erased from hidden
 ORACLE_DEVIATIONS = 3  # likewise: the gap in standard deviations of the oracles
 _ROW_VALUES = {"forget_probability": "probability", "forget_exact_match": "exact_match"}
-_RECORDS = {"forget_probability": ("Q_A_Prob", "prob"), "forget_exact_match": ("exact_match", "score")}
+SAID = "forget_value_said"
+_RECORDS = {
+    "forget_probability": ("Q_A_Prob", "prob"),
+    "forget_exact_match": ("exact_match", "score"),
+    SAID: ("value_said", "score"),
+}
 LEAK = "forget_leak_at_64"
 KNOWLEDGE = "forget_knowledge"
 IGNORANT = 0.5  # knowledge of whoever never saw the facts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_unlearn.examining.evidence import KNOWLEDGE, LEAK, Evidence
+from llm_unlearn.examining.evidence import KNOWLEDGE, LEAK, SAID, Evidence
 from llm_unlearn.examining.inside import CONSISTENCY, DEPTH, INSIDE, PROBES
 from llm_unlearn.examining.price import WELL_FORMED
 from llm_unlearn.examining.refusals import ANSWERED
@@ -25,6 +25,7 @@ def in_words(finding: Evidence) -> str:
         "forget_exact_match": "exact match",
         LEAK: "chance that one of 64 sampled answers is the true one",
         KNOWLEDGE: "knowledge",
+        SAID: "share of answers that say the value",
         "probability": "mean answer probability",
         "exact_match": "exact match",
         "rouge_l": "ROUGE-L recall",
@@ -46,6 +47,15 @@ def in_words(finding: Evidence) -> str:
         return (
             f"{finding.variant} reinjection, true facts are {finding.excess:.2f} likelier than made-up ones "
             f"({interval}; {finding.original:.2f} in the original, 0 where nothing is known)"
+        )
+    if finding.score == SAID:
+        own, oracle, original, excess, low, high = (
+            100 * value for value in (finding.unlearned, finding.oracle, finding.original, finding.excess, low, high)
+        )
+        return (
+            f"{_when(finding)}, {own:.0f} % of its answers say the value that was asked for; of models that never saw "
+            f"it {oracle:.0f} % do (excess {excess:.0f} %, 95 % interval {low:.0f} to {high:.0f} %), of the original "
+            f"{original:.0f} %"
         )
     if finding.score == KNOWLEDGE:
         low, high, own, original = (

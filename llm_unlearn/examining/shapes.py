@@ -87,6 +87,7 @@ RECORDS = {  # end of a metric's name -> its rows; others are not looked at
     "_fluency": Table[Fluency],
     "_answers": Table[Said],
     "_refusals": Table[Score],
+    "_value_said": Table[Score],
 }
 
 # ---- results.json ----------------------------------------------------------------------------------------------------

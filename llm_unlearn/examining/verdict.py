@@ -26,6 +26,7 @@ from llm_unlearn.examining.abilities import EXPECTED, ability_label
 from llm_unlearn.examining.evidence import (
     IGNORANT,
     KNOWLEDGE,
+    SAID,
     SMALLEST_GAP,
     Evidence,
     comparison,
@@ -122,7 +123,8 @@ def _output_and_attacks(results: Mapping[str, Any], records: Mapping[str, Any]) 
         )
         finding.label = label_of(name, variant)
         finding.decides = key in decisive and finding.erasure is not None
-        counts = score == KNOWLEDGE or key[:2] not in known  # where knowledge was measured, confidence proves none
+        # Where knowledge was measured, confidence proves none; what is said proves itself.
+        counts = score in (KNOWLEDGE, SAID) or key[:2] not in known
         finding.flagged = finding.decides and counts and finding.lower > 0 and finding.erasure < 1 - MARGIN
         evidence.append(finding)
     return evidence

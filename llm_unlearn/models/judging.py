@@ -42,6 +42,7 @@ from llm_unlearn.metrics import (
 )
 from llm_unlearn.metrics import probability_with_options as with_options
 from llm_unlearn.metrics.rouge import rouge_tokenizer
+from llm_unlearn.metrics.value_said import COLUMN, said_by_row
 from llm_unlearn.models.generation import generation_settings
 from llm_unlearn.models.scoring import AnswerScore, generate_answers, gradient_norm_scores, score_answers
 
@@ -363,7 +364,10 @@ def _rouge_records(
     shown = [{"ground_truth": answer, "generation": text} for text, answer in zip(texts, answers, strict=True)]
     record = _records([value | both for value, both in zip(values, shown, strict=True)], "rougeL_recall")
     settings = generation_settings(model, processing_class, max_new_tokens, generation_config)
-    return {name: record | {"generated_by": settings, "tokenizers": tokenizers_of(judged.name, answers)}}
+    found = {name: record | {"generated_by": settings, "tokenizers": tokenizers_of(judged.name, answers)}}
+    if COLUMN in judged.dataset.column_names and (said := said_by_row(texts, answers, judged.dataset[COLUMN][:])):
+        found[f"{judged.name}_value_said"] = {"agg_value": aggregate(said, "score"), "value_by_index": said}
+    return found
 
 
 def tokenizers_of(name: str, answers: Sequence[str]) -> dict[str, int]:
@@ -402,6 +406,7 @@ def summarize(records: Records) -> dict[str, float]:
         "retain_exact_match": "retain_exact_match",
         "retain_probability": "retain_Q_A_Prob",
         "forget_rouge_l": "forget_Q_A_ROUGE",
+        "forget_value_said": "forget_value_said",
         "forget_truth_ratio": "forget_truth_ratio",
         "forget_knowledge": "forget_knowledge",
         "retain_knowledge": "retain_verbatim_knowledge",

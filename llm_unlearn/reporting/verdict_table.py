@@ -10,11 +10,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llm_unlearn.examining.evidence import KNOWLEDGE, LEAK, Evidence
+from llm_unlearn.examining.evidence import KNOWLEDGE, LEAK, SAID, Evidence
 from llm_unlearn.examining.inside import INSIDE
 from llm_unlearn.reporting.comparisons import PROBABILITY, Price, Style, prices_of, styles_of
 
-_SCORES = {"forget_exact_match": ", exact match", PROBABILITY: "", LEAK: ""}  # what is not said needs no word
+_SCORES = {
+    "forget_exact_match": ", exact match",
+    SAID: ", value said",
+    PROBABILITY: "",
+    LEAK: "",
+}  # what is not said needs no word
 _KNOWN_CAPTION = (
     "knowledge: how often the true answer is likelier than made-up ones of its kind (0.50: ignorant), with its 95 % "
     "interval over people and seeds. prob.: mean probability of the true answer. selectivity: how much more it fell "

@@ -13,6 +13,7 @@ _SCORES = {
     "forget_exact_match": "exact match",
     "forget_probability": "answer probability",
     "forget_rouge_l": "ROUGE-L recall",
+    "forget_value_said": "value said",
     "forget_truth_ratio": "truth ratio",
     "retain_exact_match": "retain: exact match",
     "retain_probability": "retain: answer probability",

@@ -219,6 +219,43 @@ def test_a_likely_answer_that_is_no_likelier_than_made_up_ones_is_no_answer():
         assert found["verdict"] == verdict, found["sentence"]
 
 
+def say_values(records, **shares):
+    """Add to each model's records that it says the value in a share of its answers."""
+    for model, found in records.items():
+        share = shares.get(model, shares["oracle"] if model.startswith("oracle") else 1.0)
+        said = {str(row): {"score": float(row * 7 % ROWS < share * ROWS)} for row in range(ROWS)}
+        found["forget_value_said"] = {"value_by_index": said}
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict", "reason"),
+    [
+        (0.1, "erased", "in 50 % of comparisons"),
+        (
+            0.4,
+            "hidden",
+            "before any attack, 40 % of its answers say the value that was asked for; of models that never",
+        ),
+        (0.7, "not forgotten", "before any attack, 70 % of its answers say the value"),
+        (0.0, "erased", "in 50 % of comparisons"),
+    ],
+)
+def test_a_misspelled_name_before_the_true_value_is_no_forgetting(said, verdict, reason):
+    """Exact match is the oracle's, and so is everything else."""
+    results, records = run(kinds=True, unlearned={})
+    say_values(records, oracle=0.1, unlearned=said)
+    found = verdict_of(results, records)
+    assert found["verdict"] == verdict and reason in found["reasons"][0], found["sentence"]
+
+
+def test_values_that_an_oracle_guesses_as_often_say_nothing():
+    results, records = run(kinds=True, unlearned={})
+    say_values(records, original=0.5, oracle=0.45, unlearned=0.5)
+    found = verdict_of(results, records)
+    assert found["verdict"] == "erased"
+    assert "before any attack: original and oracle hardly differ here" in found["remarks"]
+
+
 def asked_in_reverse(results, records, forget, retain):
     """Add reversed questions, one for each person; of both sides model -> (probability, knowledge)."""
     rows = list(range(0, ROWS, FACTS))

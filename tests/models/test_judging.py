@@ -14,6 +14,7 @@ from llm_unlearn.data import encode_dataset, encode_prompt, encode_row, row_form
 from llm_unlearn.data.made_up import with_made_up_answers
 from llm_unlearn.errors import InputError
 from llm_unlearn.metrics import recompute_summary
+from llm_unlearn.metrics.value_said import value_said
 from llm_unlearn.models import judging
 from llm_unlearn.models.finetuning import finetune
 from llm_unlearn.models.judging import judge, summarize
@@ -98,6 +99,21 @@ def test_plain_rows(model):
         if exactly:
             assert record["rougeL_recall"] == record["rouge1_recall"] == record["rougeL_f1"] == 1.0
     assert records["forget_Q_A_ROUGE"]["agg_value"] == pytest.approx(sum(r["rougeL_recall"] for r in rouge) / COUNT)
+
+
+def test_of_rows_with_a_value_it_is_searched_for_in_what_is_said(model):
+    rows = qa_rows(COUNT)
+    values_asked = [answer.split()[-1] for answer in rows["answer"]]
+    values_asked[1], values_asked[2] = None, "of another answer"  # which do not count
+    records = judged(model, rows.add_column("value", values_asked), "forget", generate=["forget"])
+    said = records["forget_value_said"]["value_by_index"]
+    rouge = records["forget_Q_A_ROUGE"]["value_by_index"]
+    assert list(said) == [number for number in rouge if number not in ("1", "2")]
+    for number, one in said.items():
+        assert one["score"] == float(value_said(rouge[number]["generation"], values_asked[int(number)]))
+    scores = [one["score"] for one in said.values()]
+    assert records["forget_value_said"]["agg_value"] == pytest.approx(sum(scores) / len(scores)) and sum(scores) > 0
+    assert summarize(records)["forget_value_said"] == records["forget_value_said"]["agg_value"]
 
 
 def test_without_generation_there_is_no_rouge(model):
