@@ -23,12 +23,14 @@ from llm_unlearn.models.embedded import training_rows
 ORACLE = 3 * 22_599  # rows that an oracle of the small world is trained on, nine epochs
 BATCH = 16
 STEP = {"rewind": 6, "undo": 8, "counterfactual": 10, "npo": 9}  # passes of a batch: 2 x 3; + 2; 3 x 3 + 1; 3 x 3
+NOT_TRAINED = "general_data"  # a fifth of the general rows, which judges; original and oracle were trained on it
 TITLES = {
     "rewind": "rewind: untrained weights",
     "own8": "damage 0.8 and repair",
     "own6": "damage 0.6 and repair",
     "undo6": "UNDO: the same after counterfactuals",
     "cf": "counterfactuals alone",
+    "cfdamage": "counterfactuals after damage 0.6",
     "npo": "NPO",
 }
 TEACHER, TAUGHT = "teacher", ("undo6",)
@@ -41,6 +43,7 @@ def kept_shares(results: dict) -> dict[str, float]:
     return {
         name: found["exact_match"] / min(one[name]["exact_match"] for one in references)
         for name, found in abilities["unlearned"].items()
+        if name != NOT_TRAINED
     }
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 QUICK = ("--max_steps", "2", "--per_device_train_batch_size", "2", "--attacks", "none", "--counterfactual", "false")
 RECIPES = {  # what one of them has to itself, and a way to train that goes with any
     "ssiuu": (),
-    "sam": ("--bf16",),
+    "sam": ("--bf16", "--use_cpu"),
     "counterfactual": ("--guess_source", "sampled", "--guesses", "2", "--full_finetuning"),
     "npo": ("--load_in_4bit",),
     "rmu": ("--activation_checkpointing",),
@@ -33,8 +33,8 @@ def test_a_recipe(method, models, files, tmp_path):
     results = read(tmp_path)
     assert results["training"]["steps"] == 2 and read(tmp_path, "verdict.json")["verdict"]
     scores = results["scores"]
-    assert 0 < scores["unlearned"]["forget"]["probability"] < 1
-    assert scores["original"]["forget"]["probability"] > scores["oracle"]["forget"]["probability"]
+    assert 0 < scores["unlearned"]["forget_probability"] <= 1
+    assert scores["original"]["forget_probability"] > scores["oracle"]["forget_probability"] + 0.3
 
 
 @pytest.mark.parametrize("launcher, flags", [("cpu", ()), ("fsdp2", ("--full_finetuning",))])
