@@ -43,7 +43,6 @@ def kept_shares(results: dict) -> dict[str, float]:
     return {
         name: found["exact_match"] / min(one[name]["exact_match"] for one in references)
         for name, found in abilities["unlearned"].items()
-        if name != NOT_TRAINED
     }
 
 
@@ -52,6 +51,7 @@ def measured(folder: Path) -> dict:
     results = json.loads((folder / "results.json").read_text())
     attacks = results["attacks"]
     kept = kept_shares(results)
+    unrepaired = kept.pop(NOT_TRAINED)
     passes = results["training"]["steps"] * STEP[results["method"]] * BATCH
     return {
         "compute": passes / ORACLE,
@@ -59,6 +59,7 @@ def measured(folder: Path) -> dict:
         "reinjected": attacks["adversarial_reinjection"]["unlearned"]["forget_knowledge"],
         "reversed": attacks["prompting"]["unlearned"]["variants"]["reversed"]["forget_knowledge"],
         "kept": mean(min(1.0, share) for share in kept.values()),
+        "unrepaired": unrepaired,
         "lowest": min(kept.values()),
         "which": min(kept, key=kept.get),
     }
@@ -102,8 +103,10 @@ def main() -> None:
     figure = Figure(figsize=(10, 4.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharex=True)
-    print("| way | seeds | compute | as asked | after reinjection | in reverse | kept, mean | kept, least |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| way | seeds | compute | as asked | after reinjection | in reverse | kept, mean | kept, least | unrepaired |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for number, (way, title) in enumerate(TITLES.items()):
         points = []
         for _, ones in sorted(found[way].items(), key=lambda item: int(item[0] or 0)):
@@ -111,7 +114,7 @@ def main() -> None:
             points.append({name: (mean(values), min(values), max(values)) for name, values in of.items()})
             cells = " | ".join(f"{mean(of[name]):.2f}" for name in ("asked", "reinjected", "reversed", "kept"))
             worst = min(ones, key=lambda one: one["lowest"])
-            words = f"{mean(of['lowest']):.2f} ({worst['which'].replace('_', ' ')})"
+            words = f"{mean(of['lowest']):.2f} ({worst['which'].replace('_', ' ')}) | {mean(of['unrepaired']):.2f}"
             print(f"| {title} | {len(ones)} | {mean(of['compute']):.0%} | {cells} | {words} |")
         for axes, name in ((left, "reinjected"), (right, "kept")):
             x = [point["compute"][0] for point in points]
