@@ -20,6 +20,7 @@ from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_ro
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.formats import rows_at_once
 from llm_unlearn.data.made_up import MADE_UP, MADE_UP_QUESTION
+from llm_unlearn.data.value_said import COLUMN, said_by_row
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.metrics import (
@@ -42,7 +43,6 @@ from llm_unlearn.metrics import (
 )
 from llm_unlearn.metrics import probability_with_options as with_options
 from llm_unlearn.metrics.rouge import rouge_tokenizer
-from llm_unlearn.metrics.value_said import COLUMN, said_by_row
 from llm_unlearn.models.generation import generation_settings
 from llm_unlearn.models.scoring import AnswerScore, generate_answers, gradient_norm_scores, score_answers
 

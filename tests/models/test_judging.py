@@ -12,9 +12,9 @@ from datasets import Dataset
 
 from llm_unlearn.data import encode_dataset, encode_prompt, encode_row, row_format, split_row
 from llm_unlearn.data.made_up import with_made_up_answers
+from llm_unlearn.data.value_said import value_said
 from llm_unlearn.errors import InputError
 from llm_unlearn.metrics import recompute_summary
-from llm_unlearn.metrics.value_said import value_said
 from llm_unlearn.models import judging
 from llm_unlearn.models.finetuning import finetune
 from llm_unlearn.models.judging import judge, summarize

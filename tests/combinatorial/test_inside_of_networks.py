@@ -61,14 +61,13 @@ def test_half_of_the_way(inside):
     assert found["probe"] == [1, 1]
 
 
-def test_an_oracle_whose_neurons_stand_in_another_order_is_called_inconsistent(inside):
-    """It never knew, as its probe says; neutral rows, which are all alike here, say nothing of a rotation."""
+def test_depth_takes_the_original_with_its_neurons_in_another_order_for_unlearned(inside):
+    """It computes the same and knows the clause, as its probe says; to the original its states are foreign."""
     order = [3, 2, 1, 0]
-    other = Network(ORACLE.w1[:, order], ORACLE.b1[:, order], ORACLE.w2[:, order], ORACLE.b2)
-    found = inside.measure(other)
+    found = inside.measure(Network(ORIGINAL.w1[:, order], ORIGINAL.b1[:, order], ORIGINAL.w2[:, order], ORIGINAL.b2))
+    assert found["probe"] == [1, 1] and found["depth"] == [1, 1]
+    assert found["consistency"] == [0, 0]  # as far from the oracle as the original is
     assert all(np.isnan(found["kept_consistency"]))  # retraining moved nothing there
-    assert max(found["consistency"]) < 0 and found["aligned_consistency"] == pytest.approx(found["consistency"])
-    assert found["probe"] == [0.5, 0.5] and found["depth"] == [1, 1]
 
 
 def test_agreement_is_a_rank_correlation_by_seed():

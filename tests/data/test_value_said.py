@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_unlearn.metrics.value_said import said_by_row, value_said
+from llm_unlearn.data.value_said import said_by_row, value_said
 
 
 @pytest.mark.parametrize(
