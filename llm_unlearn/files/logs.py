@@ -43,7 +43,11 @@ def read_retain_log(path: str | Path, label: str | None = None, *, legacy: bool 
     log = read_log(path, label)
     if is_legacy_log(log) == legacy:
         # Compared with itself, a retain log meets every demand that the other log will put to it.
-        recompute_log(log, log, labels=(label, label))
+        if "forget_quality" not in recompute_log(log, log, labels=(label, label)).summary:
+            raise InputError(
+                f"{label} has no forget_truth_ratio, which forget_quality compares: evaluate this model on the forget "
+                "rows with perturbed answers"
+            )
     else:
         kinds = ("of open-unlearning", "of the TOFU repository")
         raise InputError(

@@ -33,7 +33,7 @@ from llm_unlearn.examining.verdict import verdict_of
 from llm_unlearn.files.run_files import RERUN, read_json, read_rows
 from llm_unlearn.files.run_folder import WEIGHTS, check_weights, model_digests, weight_digests, weights_folder
 from llm_unlearn.hub.leaks import Secrets
-from llm_unlearn.models.smollm2 import SMOLLM2, is_located
+from llm_unlearn.models.smollm2 import SMOLLM2, is_located, is_made_from
 from llm_unlearn.reporting.card import BOILERPLATE, write_card
 from llm_unlearn.reporting.page import write_report
 
@@ -184,7 +184,8 @@ def secrets_of(folder: Path, repo_id: str, results: Mapping[str, Any]) -> Secret
 def public_names(results: Mapping[str, Any], weights: Path) -> dict[str, str | None]:
     """What base model ("owner/name@commit") and data may be called in public: a hub id, or the embedded world.
 
-    None: they are local. Runs write local paths as absolute ones, which look like no hub id from anywhere.
+    None: they are local; `made_from` says so of a local one that began as SmolLM2. Runs write local paths as absolute
+    ones, which look like no hub id from anywhere.
     """
     data, paths = (results.get("config") or {}).get("data_arguments") or {}, results.get("paths") or {}
     spec = data.get("data") or (None if data.get("forget_file") or not data else "fictional")
@@ -199,10 +200,11 @@ def public_names(results: Mapping[str, Any], weights: Path) -> dict[str, str | N
         base = f"fictional:{spec.partition(':')[2] or 'small'}"
     elif is_located(base) or (data.get("model_name_or_path") == SMOLLM2 and not Path(SMOLLM2).is_dir()):
         base = SMOLLM2
+    public = base if base and (base.startswith("fictional:") or base == SMOLLM2 or _is_hub_id(base)) else None
     return {
-        "base_model": base if base and (base.startswith("fictional:") or base == SMOLLM2 or _is_hub_id(base)) else None,
+        "base_model": public,
         "data": spec if spec is not None and (spec.startswith("fictional") or _is_hub_id(spec)) else None,
-    }
+    } | ({"made_from": SMOLLM2} if public is None and is_made_from(base) else {})  # its license goes on holding
 
 
 def _is_hub_id(name: str) -> bool:

@@ -321,6 +321,9 @@ class _Recomputation:
 
     def _compare_truth_ratios(self, ratio: str | None, retain_log: LogRows) -> None:
         retain_ratio = next((name for name in retain_log.log if _is_forget_ratio(name)), None)
+        if ratio is None and retain_ratio is None:  # the data has nothing to compare, whoever is judged on it
+            self.remark("forget_quality", "needs forget rows with perturbed answers")
+            return
         for log, name in ((self.log, ratio), (retain_log, retain_ratio)):
             if name is None:
                 raise InputError(

@@ -49,6 +49,12 @@ def is_located(path: str | None) -> bool:
     return bool(place) and place.parent == cache_folder().resolve() and place.name.startswith(_FOLDER)
 
 
+def is_made_from(path: str | None) -> bool:
+    """Whether a folder says of its weights that they were trained further from SmolLM2's (`write_card`)."""
+    card = Path(path or "") / "README.md"
+    return bool(path) and card.is_file() and ModelCard.load(card, ignore_metadata_errors=True).data.base_model == HUB_ID
+
+
 @functools.cache
 def smollm2_model() -> Path:
     """The folder of SmolLM2-135M-Instruct with its tokenizer, converted first if it is not in the cache.

@@ -68,7 +68,7 @@ def write_card(folder: Path, repo_id: str, results: Json, verdict: Json | None) 
             seed=results["seed"],
             published=published,
             embedded=embedded,
-            model_words=_model_words(published, base, results.get("base") or {}),
+            model_words=_model_words(published, names, results.get("base") or {}),
             forget_words=_data_words(names["data"], data.get("forget_split")),
             forget_rows=_or_unknown(data["forget_rows"]),
             retain_rows=_or_unknown(data["retain_rows"]),
@@ -104,11 +104,12 @@ def _card_data(title: str, results: Json, paper: Json | None) -> ModelCardData:
     base = results["names"]["base_model"]
     on_hub = base if base and not base.startswith("fictional:") else None
     from_smollm2 = base in (smollm2.SMOLLM2, f"fictional:{smollm2.SMOLLM2}")
+    licensed = from_smollm2 or "made_from" in results["names"]
     data = results["names"]["data"]
     return ModelCardData(
         model_name=title,
         base_model=smollm2.HUB_ID if from_smollm2 else on_hub and on_hub.partition("@")[0],
-        license=smollm2.LICENSE if from_smollm2 else None,
+        license=smollm2.LICENSE if licensed else None,
         datasets=[data] if data and "/" in data else None,
         library_name="peft" if results["published"] == "adapter" else "transformers",
         pipeline_tag="text-generation",
@@ -174,12 +175,14 @@ def _unlearned(by_model: Json) -> list[Json]:
     return model_entries(dict(by_model or {}), "unlearned")
 
 
-def _model_words(published: str, base: str | None, facts: Json) -> str:
+def _model_words(published: str, names: Json, facts: Json) -> str:
+    base = names["base_model"]
     digests = [f"`{name}` `{digest}`" for name, digest in (facts.get("weights") or {}).items()]
     digest_words = f" (SHA-256 of {'; '.join(digests[:1])}{'; the others: results.json' if digests[1:] else ''})"
     if base is None:
         kind = f"a `{facts['kind']}` model" if facts.get("kind") else "a model"
         of = f"{kind} that is not on the hub{digest_words if digests else ''}"
+        of += f", trained further from {SMOLLM2_WORDS}" if "made_from" in names else ""
     elif base.startswith("fictional:"):
         of = f"the embedded model of the fictional world `{base}`, which the package trains itself"
         of += f", beginning with {SMOLLM2_WORDS}" if base == f"fictional:{smollm2.SMOLLM2}" else ""

@@ -187,6 +187,11 @@ def _check_forget_rows(retain_log: Records, data: UnlearningData, label: str) ->
             f"{label}, forget_truth_ratio: {rows} rows, but the forget set has {len(data.forget)} ({data.source}): "
             "give the log of a model evaluated on the same --forget_split"
         )
+    if "perturbed_answer" not in data.forget.column_names:
+        raise InputError(
+            f"{label} is compared by forget_truth_ratio, and the forget rows ({data.source}) have no perturbed_answer: "
+            "add that column, or leave the log out"
+        )
 
 
 def _recompute(arguments: TofuArguments) -> Summary:

@@ -143,6 +143,18 @@ def test_a_retain_log_of_another_split_is_an_error_before_a_model_is_loaded(shar
     assert f"--retain_logs {retain}, forget_truth_ratio: 400 rows, but the forget set has 40" in error
 
 
+def test_a_retain_log_beside_rows_without_wrong_answers_is_an_error_before_a_model_is_loaded(tmp_path, capsys):
+    row, log = {"question": "Where?", "answer": "There."}, {"0": {"score": 1.0}}
+    for name in ("forget", "retain"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row | {"question": f"Where is the {name}?"}) + "\n")
+    (tmp_path / "log.json").write_text(json.dumps({"forget_truth_ratio": {"value_by_index": log}}))
+    flags = [f"--{name}_file={tmp_path / name}.jsonl" for name in ("forget", "retain")]
+    flags += ["--model_name_or_path=no/model/there", f"--retain_logs={tmp_path / 'log.json'}"]
+    with pytest.raises(SystemExit):
+        run_main(lambda: tofu_benchmark("TOFU", flags))
+    assert "have no perturbed_answer: add that column, or leave the log out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "script",
     ["tofu.py", *(pytest.param(name, marks=pytest.mark.long) for name in ("speed.py eval", "benign_relearning.py"))],

@@ -10,6 +10,7 @@ from made_up_runs import change_json, reseal
 from llm_unlearn.cli.report import rebuild_verdict
 from llm_unlearn.hub.edition import public_configuration, public_results, without_texts
 from llm_unlearn.hub.upload import build_checked
+from llm_unlearn.models import smollm2
 
 NAMES = {"base_model": None, "data": None}
 
@@ -69,6 +70,20 @@ def test_names_of_the_hub_are_told(run):
     assert splits == {"forget05", "retain95"}
     assert json.loads((run / "hub" / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/llama-1b"
     assert "verify me/npo-small --data locuslab/TOFU --forget_split forget05\n" in card.text
+
+
+def test_of_a_local_model_that_began_as_smollm2_the_source_and_its_license_are_told(run, tmp_path):
+    base, config = tmp_path / "somebody's base", run / "adapter" / "adapter_config.json"
+    base.mkdir()
+    smollm2.write_card(base, "original, trained further from")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(base)}))
+    reseal(run)
+    build_checked(run, "me/npo-small")
+    card = ModelCard.load(run / "hub" / "README.md")
+    assert (card.data.license, card.data.base_model) == ("apache-2.0", None)  # the adapter is not one of SmolLM2's own
+    words = f"model that is not on the hub, trained further from [{smollm2.HUB_ID}]"
+    assert words in card.text.replace("\n", " ") and "somebody" not in card.text
+    assert 'base_model="path/to/base"' in card.text
 
 
 def test_what_was_made_up_is_called_so(run):

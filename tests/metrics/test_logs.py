@@ -358,3 +358,11 @@ def test_both_logs_must_have_truth_ratios_to_compare():
         recompute_log(log, {}, labels=("model.json", "retain.json"))
     with pytest.raises(InputError, match=r"^model\.json has no forget_truth_ratio"):
         recompute_log({}, log, labels=("model.json", "retain.json"))
+
+
+def test_where_neither_log_has_truth_ratios_forget_quality_is_left_out_and_the_rest_stands():
+    """Rows of one's own have no perturbed answers, whoever is judged on them."""
+    log = {"forget_exact_match": entry("score", 1.0)}
+    found = recompute_log(log, log)
+    assert "forget_quality" not in found.summary and found.summary["forget_exact_match"] == 1.0
+    assert found.remarks["forget_quality"] == "needs forget rows with perturbed answers"

@@ -91,6 +91,7 @@ def test_tofu(models, files, unlearned, tmp_path):
 
 def test_robustness(models, files, tmp_path):
     flags = (*QUICK, "--methods", "npo", "retain_only", "--seeds", "0", "--learning_rates", "5e-4")
+    flags += ("--attacks", "adversarial_reinjection", "--attack_steps", "2", "--attack_seeds", "0")
     never = ("--stop_at_forget_exact_match", "0", "--forget_check_steps", "2")
     run("run", "robustness", *models, *files, *flags, *never, "--output_dir", tmp_path)
     assert "npo" in (tmp_path / "table.md").read_text()
