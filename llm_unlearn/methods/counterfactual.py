@@ -23,6 +23,7 @@ from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.methods.sampled_guesses import SAMPLED, with_sampled_guesses
 from llm_unlearn.models.answers import Answers
 from llm_unlearn.training.checks import check_arguments
+from llm_unlearn.training.config import NEVER_STOPPED
 from llm_unlearn.training.losses import nll_loss
 
 SOURCES = ("kind", "sampled")
@@ -87,8 +88,7 @@ METHOD = Method(
         "general_weight": 1.0,
         "general_loss": "nll",
         "num_train_epochs": 75,
-        "stop_at_forget_exact_match": None,
-        "stop_at_forget_probability": None,
+        **NEVER_STOPPED,
     },
     embedded_full_defaults={"learning_rate": 5e-4},
     compared={

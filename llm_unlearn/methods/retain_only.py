@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llm_unlearn.data.collators import GENERAL, RETAIN
 from llm_unlearn.methods.method import Method
-from llm_unlearn.training.config import UnlearnConfig
+from llm_unlearn.training.config import NEVER_STOPPED, UnlearnConfig
 from llm_unlearn.training.trainer import UnlearnTrainer
 
 
@@ -35,10 +35,6 @@ METHOD = Method(
     RetainOnlyTrainer,
     summary="Train on the retain rows alone: the control of every method, which forgets only by the way",
     # It reaches no threshold; it takes as many steps as a method does.
-    embedded_defaults={
-        "num_train_epochs": 35,
-        "stop_at_forget_exact_match": None,
-        "stop_at_forget_probability": None,
-    },
+    embedded_defaults={"num_train_epochs": 35, **NEVER_STOPPED},
     extra_rounds=-1,  # without the forget rows
 )

@@ -19,6 +19,7 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.methods.method import Method
 from llm_unlearn.methods.retain_only import RetainOnlyConfig, RetainOnlyTrainer
 from llm_unlearn.models.loading import load_model
+from llm_unlearn.training.config import NEVER_STOPPED
 from llm_unlearn.training.losses import COMPARING_LOSSES
 from llm_unlearn.training.paper import Paper
 
@@ -107,8 +108,7 @@ METHOD = Method(
         "general_loss": "nll",
         "retain_weight": 1.0,
         "general_weight": 1.0,
-        "stop_at_forget_exact_match": None,  # which an untrained model reaches at once
-        "stop_at_forget_probability": None,
+        **NEVER_STOPPED,  # an untrained model would be, at once
     },
     # As the small world's own models are trained.
     embedded_full_defaults={

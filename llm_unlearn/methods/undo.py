@@ -19,6 +19,7 @@ from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.methods.retain_only import RetainOnlyConfig, RetainOnlyTrainer
 from llm_unlearn.methods.rewind import put_weights
 from llm_unlearn.models.loading import load_model
+from llm_unlearn.training.config import NEVER_STOPPED
 from llm_unlearn.training.paper import Paper
 
 
@@ -73,8 +74,7 @@ METHOD = Method(
         "retain_weight": 1.0,
         "general_weight": 1.0,
         "num_train_epochs": 60,
-        "stop_at_forget_exact_match": None,
-        "stop_at_forget_probability": None,
+        **NEVER_STOPPED,
     },
     embedded_full_defaults={"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 20},
     compared={"undo": Compared()},

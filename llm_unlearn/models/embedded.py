@@ -118,8 +118,8 @@ EMBEDDED_DEFAULTS = {
 EMBEDDED_FULL_DEFAULTS = {"learning_rate": 1e-4}  # on top of those, where all weights are trained
 
 # In the world in sentences, in place of those: for a model of 100 M parameters, whose runs take a quarter of an hour.
-# The thresholds lie at, and just under, what the oracle of seed 0 scores (0.05 and 0.58); the attacker's rates are
-# those that `llm-unlearn run calibrate` chose (docs/results/real_model.md).
+# The thresholds lie at, and just under, what the oracle of seed 0 scores (0.05, 0.58 and 0.10); the attacker's rates
+# are those that `llm-unlearn run calibrate` chose (docs/results/real_model.md).
 SENTENCE_DEFAULTS = {
     "learning_rate": 5e-4,
     "learning_rates": [1e-4, 2e-4, 5e-4],
@@ -134,6 +134,7 @@ SENTENCE_DEFAULTS = {
     "num_train_epochs": 10,
     "stop_at_forget_exact_match": 0.05,
     "stop_at_forget_probability": 0.55,
+    "stop_at_forget_value_said": 0.1,
     "forget_check_steps": 4,
     "attack_steps": 30,
     "attack_score_every": 10,

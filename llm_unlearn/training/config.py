@@ -49,7 +49,8 @@ RANGES = {  # of fields of TrainingArguments, which are used only when training 
     "seed": SEED,
     "data_seed": SEED,
 }
-STOPPING_SCORES = ("exact_match", "probability", "rouge_l")
+STOPPING_SCORES = ("exact_match", "probability", "rouge_l", "value_said")
+NEVER_STOPPED = {f"stop_at_forget_{score}": None for score in STOPPING_SCORES}  # the default of methods without an end
 
 
 @dataclass
@@ -107,6 +108,13 @@ class UnlearnConfig(TrainingArguments):
         metadata={
             "help": "Stop at the first check with mean forget ROUGE-L recall at or below this (0 to 1; on TOFU, arXiv "
             "2509.22263 takes 0.1971, where a model that never knew has about 0.38)."
+        },
+    )
+    stop_at_forget_value_said: float | None = field(
+        default=None,
+        metadata={
+            "help": "Stop at the first check where at most this share of greedy answers says the row's `value` (0 to "
+            "1; forget rows need the column). Unlike exact match it is not fooled by a misspelled name."
         },
     )
     forget_check_steps: int = field(

@@ -8,8 +8,15 @@ from datasets import Dataset
 from eight_rows import build, means
 
 from llm_unlearn import NPOConfig, NPOTrainer, SsiuuConfig, SsiuuTrainer
+from llm_unlearn.errors import InputError
 from llm_unlearn.models import judging
 from llm_unlearn.training import scores
+
+
+def with_values(values=None):
+    """Eight rows whose value is the answer's last word, or as given."""
+    rows = qa_rows(8)
+    return rows.add_column("value", values or [answer.split()[-1] for answer in rows["answer"]])
 
 
 @pytest.mark.parametrize(
@@ -18,6 +25,7 @@ from llm_unlearn.training import scores
         ({"stop_at_forget_exact_match": 0.25}, r"forget exact_match 0\.\d{3} <= 0\.25"),
         ({"stop_at_forget_probability": 0.6}, r"forget probability 0\.\d{3} <= 0\.6"),
         ({"stop_at_forget_rouge_l": 0.5}, r"forget rouge_l 0\.\d{3} <= 0\.5"),
+        ({"stop_at_forget_value_said": 0.25}, r"forget value_said 0\.\d{3} <= 0\.25"),
         (
             {"stop_at_forget_probability": 0.99, "stop_at_forget_exact_match": 0.0},
             r"forget exact_match 0\.000 <= 0, forget probability 0\.\d{3} <= 0\.99",
@@ -26,7 +34,7 @@ from llm_unlearn.training import scores
 )
 def test_thresholds_stop_the_run(thresholds, stopped_by, memorizer, tmp_path):
     settings = {"num_train_epochs": 40, "learning_rate": 3e-3, "forget_check_steps": 2, "logging_steps": 1000}
-    trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, **settings, **thresholds)
+    trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, forget_dataset=with_values(), **settings, **thresholds)
     trainer.train()
     assert 2 <= trainer.state.global_step < 80
     assert trainer.state.global_step % 2 == 0
@@ -98,6 +106,37 @@ def test_evaluate_with_several_or_other_or_no_datasets(tmp_path):
 def test_evaluation_adds_rouge_where_it_is_a_threshold(memorizer, tmp_path):
     trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, stop_at_forget_rouge_l=0.1)
     assert trainer.evaluate()["eval_forget_rouge_l"] == 1.0
+
+
+def test_values_are_looked_for_where_the_cheap_thresholds_hold(memorizer, tmp_path, monkeypatch):
+    """A model that gets the words around the values wrong, and one value of eight, still says seven of them."""
+    limits = {"stop_at_forget_value_said": 0.9, "stop_at_forget_exact_match": 0.5}
+    trainer = build(NPOTrainer, NPOConfig, tmp_path, memorizer, forget_dataset=with_values(), **limits)
+    values = with_values()["value"][:]
+    texts = [f"surely {value}, I say" for value in values[:-1]] + ["nothing"]
+    calls = []
+    monkeypatch.setattr(scores, "generate_answers", lambda *given: calls.append(given[3]) or texts)
+    assert trainer.scores.thresholds_reached() is None and calls == []  # exact match is 1: nothing is generated
+    trainer.args.stop_at_forget_exact_match = 1.0
+    assert trainer.scores.thresholds_reached() == "forget exact_match 1.000 <= 1, forget value_said 0.875 <= 0.9"
+    longest = max(sum(label != -100 for label in row["labels"]) for row in trainer.forget_rows)
+    assert calls == [2 * longest]
+    assert trainer.evaluate()["eval_forget_value_said"] == 0.875
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (
+            qa_rows(8),
+            "forget_dataset has no column 'value' (the part of the answer that is asked for, such as a city)",
+        ),
+        (with_values(["nowhere"] * 8), "no answer of forget_dataset holds the 'value' of its row"),
+    ],
+)
+def test_stopping_by_values_needs_values(rows, words, tmp_path):
+    with pytest.raises(InputError, match=re.escape(f"stop_at_forget_value_said=0.1: {words}")):
+        build(NPOTrainer, NPOConfig, tmp_path, forget_dataset=rows, stop_at_forget_value_said=0.1)
 
 
 def test_the_stopping_rule_sees_other_scripts_and_says_so(memorizer, tmp_path, monkeypatch, caplog):
