@@ -22,7 +22,7 @@ class AttackArguments:
     """Attacks on the original, the oracle and the unlearned model alike."""
 
     attacks: list[str] = field(
-        default_factory=lambda: ["adversarial_reinjection", "benign_relearning", "prompting"],
+        default_factory=lambda: ["adversarial_reinjection", "benign_relearning", "head_relearning", "prompting"],
         metadata={"help": f"Any of {', '.join(attack_names())}, or none to skip."},
     )
     audits: list[str] = field(

@@ -11,7 +11,7 @@ from llm_unlearn.errors import InputError
 
 def test_without_flags_two_relearning_attacks_run_with_full_finetuning_and_all_facts_are_asked_otherwise():
     arguments = AttackArguments()
-    assert arguments.attacks == ["adversarial_reinjection", "benign_relearning", "prompting"]
+    assert arguments.attacks == ["adversarial_reinjection", "benign_relearning", "head_relearning", "prompting"]
     assert arguments.counterfactual and not AttackArguments(attacks=["none"]).counterfactual
     assert {arguments.budget(attack) for attack in attack_names()} == {AttackBudget()}
     assert AttackBudget().grid == [("full", 1e-5)]

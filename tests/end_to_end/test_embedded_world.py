@@ -27,7 +27,7 @@ def test_ssiuu_on_the_embedded_default_forgets_and_reports(cache, tmp_path):
     assert results["scores"]["original"]["forget_exact_match"] >= 0.95
     assert results["scores"]["unlearned"]["forget_exact_match"] <= 0.05
     assert results["scores"]["unlearned"]["retain_exact_match"] >= 0.9
-    for attack in ("adversarial_reinjection", "benign_relearning"):
+    for attack in ("adversarial_reinjection", "benign_relearning", "head_relearning"):
         for model in ("original", "oracle", "unlearned"):
             outcome = results["attacks"][attack][model]
             assert outcome["curve"][0]["step"] == 0
