@@ -146,6 +146,7 @@ SENTENCE_DEFAULTS = {
     "reinjection_lora_learning_rates": [3e-4],
     "benign_lora_learning_rates": [3e-4],
     "attack_learning_rate": 3e-5,
+    "rewind_to": "smollm2",  # what the world's models were trained from
     "audits": ["none"],  # thirty blocks take minutes
 }
 SENTENCE_FULL_DEFAULTS = {"learning_rate": 2e-5, "learning_rates": [1e-5, 2e-5, 5e-5]}
@@ -155,11 +156,15 @@ def defaults_of_world(size: str, own: Mapping[str, Any], taken: Collection[str],
     """What suits the model of a world in place of `own`, the defaults that suit those trained from scratch.
 
     Args:
+        own: what is None stays so: a method that has no threshold to stop at needs none in any world.
         taken: names that the arguments at hand have.
         full: all weights are trained.
     """
     suited = SENTENCE_DEFAULTS | (SENTENCE_FULL_DEFAULTS if full else {}) if size == SENTENCES else {}
-    return {**own, **{name: value for name, value in suited.items() if name in taken}}
+    return {
+        **own,
+        **{name: value for name, value in suited.items() if name in taken and own.get(name, ...) is not None},
+    }
 
 
 def embedded_model(size: str = "small", *, without: str | None = None, seed: int = 0) -> Path:

@@ -255,6 +255,17 @@ def test_outcomes_are_kept_beside_embedded_models_alone(trainings, tmp_path):
     assert outcomes_folder(str(tmp_path / "mine")) is None
 
 
+def test_what_suits_a_world_takes_no_threshold_to_methods_without_one():
+    own = {"learning_rate": 1e-3, "stop_at_forget_probability": None}
+    taken = {"learning_rate", "stop_at_forget_probability", "stop_at_forget_exact_match"}
+    assert embedded.defaults_of_world("small", own, taken) == own
+    assert embedded.defaults_of_world("smollm2", own, taken) == {
+        "learning_rate": 5e-4,
+        "stop_at_forget_probability": None,
+        "stop_at_forget_exact_match": 0.05,
+    }
+
+
 def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("LLM_UNLEARN_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
