@@ -1,4 +1,5 @@
-"""Fit the forecast of `llm-unlearn run plan` on the runs that docs/ records, and write it into the package.
+"""Fit the forecast of `llm-unlearn run plan` on the runs that docs/ records, and write it, and the best of them, into
+the package.
 
 A command of the repository alone: python benchmarks/_fit_forecast.py
 """
@@ -8,6 +9,8 @@ from pathlib import Path
 
 from llm_unlearn.files.whole import write_whole
 from llm_unlearn.planning.forecast import FITTED, WEIGHTS, entry_of, fitted, trials_of
+from llm_unlearn.reporting.leaderboard import read_entries
+from llm_unlearn.reporting.recorded import RECORDED, winners
 
 ROOT = Path(__file__).parents[1]
 TRIALS = "docs/results/methods/tune.csv"
@@ -26,4 +29,5 @@ def fit() -> dict:
 
 if __name__ == "__main__":
     write_whole(FITTED, [json.dumps(fit(), indent=1) + "\n"])
-    print(f"written: {FITTED}")
+    write_whole(RECORDED, [json.dumps(winners(read_entries(ROOT / ENTRIES)), indent=1) + "\n"])
+    print(f"written: {FITTED}, {RECORDED}")

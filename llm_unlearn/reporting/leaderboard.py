@@ -102,6 +102,11 @@ def _tables(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str,
     return {title: sorted(own, key=_order) for title, own in found.items()}
 
 
+def best_entries(entries: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """World and setting -> the entry that the page puts first."""
+    return {title: own[0] for title, own in _tables(entries).items()}
+
+
 def _figure_name(title: str) -> str:
     return f"{_file_words(title)}.png"
 
@@ -125,12 +130,7 @@ def short_names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _entries(found: Mapping[str, Any], summary: Mapping[str, Any], by: str | None) -> list[dict[str, Any]]:
-    config = found["config"]
-    groups = {name: group for name, group in config.items() if isinstance(group, dict)}
-    values = {name: value for group in groups.values() for name, value in group.items()}
-    world = values.get("data") or ("fictional" if values.get("forget_file") is None else "files of the submitter")
-    if values.get("model_name_or_path"):
-        world += f", {Path(values['model_name_or_path']).name}"
+    values = _values(found["config"])
     entries = []
     for name, method in summary["methods"].items():
         method_name, _, fixed = name.partition(":")
@@ -138,8 +138,8 @@ def _entries(found: Mapping[str, Any], summary: Mapping[str, Any], by: str | Non
             {
                 "format": FORMAT,
                 "method": method_name,
-                "world": f"{world} ({values.get('forget_split') or 'forget10'})",
-                "setting": "full fine-tuning" if values["full_finetuning"] else f"LoRA of rank {values['lora_r']}",
+                "world": world_words(found["config"]),
+                "setting": setting_words(found["config"]),
                 "by": by,
                 "settings": {one: values[one] for one in _SHOWN if values.get(one) is not None}
                 | {one: _number(value) for one, value in (pair.split("=", 1) for pair in fixed.split(",") if pair)}
@@ -155,6 +155,25 @@ def _entries(found: Mapping[str, Any], summary: Mapping[str, Any], by: str | Non
             }
         )
     return entries
+
+
+def _values(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for group in config.values() if isinstance(group, dict) for name, value in group.items()}
+
+
+def world_words(config: Mapping[str, Any]) -> str:
+    """The data, the model unless it is the data's own, and the split of a configuration."""
+    values = _values(config)
+    world = values.get("data") or ("fictional" if values.get("forget_file") is None else "files of the submitter")
+    if values.get("model_name_or_path"):
+        world += f", {Path(values['model_name_or_path']).name}"
+    return f"{world} ({values.get('forget_split') or 'forget10'})"
+
+
+def setting_words(config: Mapping[str, Any]) -> str:
+    """Which weights a configuration trains."""
+    values = _values(config)
+    return "full fine-tuning" if values["full_finetuning"] else f"LoRA of rank {values['lora_r']}"
 
 
 def _number(value: str) -> float | str:

@@ -44,6 +44,7 @@ from llm_unlearn.models.precision import without_mixed_precision
 from llm_unlearn.models.sharding import is_partitioned
 from llm_unlearn.reporting.counterfactual_table import counterfactual_table
 from llm_unlearn.reporting.page import write_report
+from llm_unlearn.reporting.recorded import recorded_words
 from llm_unlearn.reporting.tables import print_results
 from llm_unlearn.reporting.verdict_table import print_verdict
 from llm_unlearn.runs.examinations import checked_examination, settings_of
@@ -268,6 +269,8 @@ class Recipe:
             seconds=self.examination.seconds,
         )
         show_results(results, conclude(results, records, output))
+        if (best := recorded_words(results["config"])) is not None:
+            console.print(f"\n{best}", markup=False, soft_wrap=True)
         words = f"\nEverything is in {output}/: open report.html; results.json, records/, {unlearned_path.name}/"
         console.print(words, markup=False)
         if self.args.push_to_hub:
