@@ -8,21 +8,19 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.data import encode_prompt
 from llm_unlearn.data.alternates import SAMPLED, is_same
 from llm_unlearn.data.collators import EncodedRow
-from llm_unlearn.data.encoding import end_token_ids
 from llm_unlearn.data.formats import Prompt, question_text
 from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows, validate_trained
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import remember, weights_digest
 from llm_unlearn.models.files import check_rows_fit
-from llm_unlearn.models.generation import generating_by
 from llm_unlearn.models.loading import load_model, tokenizer_of
-from llm_unlearn.models.scoring import evaluation_mode
+from llm_unlearn.models.sampling import continued, sampling_configuration
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.rows import encoded_row_sets
 
@@ -132,28 +130,10 @@ def _asked(prompt: Prompt, answer: str) -> Prompt:
     return [{"role": "user", "content": text}]
 
 
-@torch.no_grad()
 def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[str]:
     """An answer to each prompt, sampled at temperature 1 by torch's random state: its first line that says anything."""
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        max_new_tokens=MOST_NEW_TOKENS,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=end_token_ids(tokenizer),
-    )
+    config = sampling_configuration(tokenizer, MOST_NEW_TOKENS)
     encoded, found = [encode_prompt(tokenizer, prompt) for prompt in prompts], []
-    with evaluation_mode(model), generating_by(model, config):
-        for start in range(0, len(encoded), BATCH_SIZE):
-            ids = encoded[start : start + BATCH_SIZE]
-            length = max(map(len, ids))
-            padded = [[tokenizer.pad_token_id] * (length - len(one)) + one for one in ids]
-            mask = [[0] * (length - len(one)) + [1] * len(one) for one in ids]
-            said = model.generate(
-                input_ids=torch.tensor(padded, device=model.device),
-                attention_mask=torch.tensor(mask, device=model.device),
-                generation_config=config,
-            )
-            found += tokenizer.batch_decode(said[:, length:], skip_special_tokens=True)
+    for start in range(0, len(encoded), BATCH_SIZE):
+        found += [text for text, _ in continued(model, tokenizer, encoded[start : start + BATCH_SIZE], config)]
     return [next((line.strip() for line in text.splitlines() if line.strip()), "") for text in found]

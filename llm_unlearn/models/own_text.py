@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import takewhile
 
-import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm_unlearn.data.encoding import encode_prompt, end_token_ids
+from llm_unlearn.data.encoding import encode_prompt
 from llm_unlearn.errors import InputError
-from llm_unlearn.models.generation import answer_configuration, generating_by
-from llm_unlearn.models.scoring import evaluation_mode
+from llm_unlearn.models.generation import answer_configuration
+from llm_unlearn.models.sampling import continued, sampling_configuration
 
 _CONTENTS = ("Where is it?", "7 of them", "apples, red")  # whatever users say: what comes before it is the same
 
@@ -45,15 +44,8 @@ def sampled_questions(
 
     Without a chat template a question is one line.
     """
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=processing_class.pad_token_id,
-        eos_token_id=end_token_ids(processing_class),
-    )
-    found = _continued(model, processing_class, [opened_turn(processing_class)] * count, config)
+    config = sampling_configuration(processing_class, max_new_tokens)
+    found = continued(model, processing_class, [opened_turn(processing_class)] * count, config)
     if processing_class.chat_template:
         return [text.strip() if ended else "" for text, ended in found]
     lines = [text.split("\n") for text, _ in found]
@@ -66,29 +58,5 @@ def greedy_answers(
     """The model's answer to each question; "" where it did not end."""
     config = answer_configuration(model, processing_class, max_new_tokens)
     prompts = [encode_prompt(processing_class, [{"role": "user", "content": question}]) for question in questions]
-    found = _continued(model, processing_class, prompts, config)
+    found = continued(model, processing_class, prompts, config)
     return [text.strip() if ended else "" for text, ended in found]
-
-
-@torch.no_grad()
-def _continued(
-    model: PreTrainedModel,
-    processing_class: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    config: GenerationConfig,
-) -> list[tuple[str, bool]]:
-    """What follows each prompt, in one batch, and whether an end token ended it."""
-    if not prompts:
-        return []
-    length, pad = max(map(len, prompts)), processing_class.pad_token_id
-    padded = [[pad] * (length - len(ids)) + ids for ids in prompts]
-    mask = [[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts]
-    with evaluation_mode(model), generating_by(model, config):
-        output = model.generate(
-            input_ids=torch.tensor(padded, device=model.device),
-            attention_mask=torch.tensor(mask, device=model.device),
-            generation_config=config,
-        )
-    said, ends = output[:, length:].tolist(), set(config.eos_token_id)
-    texts = processing_class.batch_decode(said, skip_special_tokens=True)
-    return [(text, not ends.isdisjoint(ids)) for text, ids in zip(texts, said, strict=True)]

@@ -77,7 +77,7 @@ def test_without_a_template_a_question_is_a_line(monkeypatch):
     tokenizer.chat_template = None
     said = [("Why?\nAnswer: so", False), ("And on and on", False), ("Who?", True)]
     monkeypatch.setattr(writing, "opened_turn", lambda tokenizer: [0])
-    monkeypatch.setattr(writing, "_continued", lambda *given: said)
+    monkeypatch.setattr(writing, "continued", lambda *given: said)
     assert writing.sampled_questions(None, tokenizer, 3, 5) == ["Why?", "", "Who?"]
 
 
