@@ -381,7 +381,7 @@ class Examination:
 
         rows = {name: dataset.to_list() for name, dataset in self.judged.sets.items()}
         generation = generation_key(load, self.processing_class, **self._generation)
-        settings = [self.judged.generated, generation, self.max_length, FIRST_TOKENS]
+        settings = [self.judged.generated, generation, self.max_length, FIRST_TOKENS, "value_said"]
         key = ["scores", self._identity(source), rows, template_key(self.processing_class), settings]
         return remember(shared / f"{digest_of(key)}.json", key, find)
 
