@@ -52,8 +52,9 @@ class Examination:
     """What models are examined with.
 
     Attributes:
-        output_dir: folder that receives attacks/ATTACK-MODEL.json as soon as each attack is done; what is found there,
-            and was decided by the same weights, rows and arguments, is not run again. None: nothing is kept.
+        output_dir: folder that receives scores/MODEL.json and attacks/ATTACK-MODEL.json as soon as each is done; what
+            is found there, and was decided by the same weights, rows and arguments, is not run again. None: nothing is
+            kept.
         seconds: of each stage. original: the model before unlearning, which tells answers from noise (`examine` sets).
         own_refusals: sentences that count as refusals beside the standard ones.
     """
@@ -336,7 +337,7 @@ class Examination:
                 shared = outcomes_folder(source) if isinstance(source, str) else None
                 if is_main_process() and name not in records:  # first, so that no attack goes on from another model
                     with self.timed("score"):
-                        records[name] = self._records(source, load)
+                        records[name] = self._records(name, source, load)
                 if missing:
                     identity = self._identity(source) if shared else weights_digest(merged_copy(load()))
                 for attack in missing:
@@ -370,10 +371,12 @@ class Examination:
         """What fixes the weights of an embedded model here: its folder's name, and the type they are loaded in."""
         return f"{embedded_path} {self.data_args.dtype}"
 
-    def _records(self, source: PreTrainedModel | str, load: Callable[[], PreTrainedModel]) -> Records:
-        """As `judge`, of a model or its folder; an embedded model's records are remembered beside it."""
+    def _records(self, name: str, source: PreTrainedModel | str, load: Callable[[], PreTrainedModel]) -> Records:
+        """As `judge`, of a model or its folder; a folder's are remembered: an embedded model's beside it, another's in
+        the output folder.
+        """
         shared = outcomes_folder(source) if isinstance(source, str) else None
-        if shared is None:
+        if shared is None and (self.output_dir is None or not isinstance(source, str)):
             return self.judge(load())
 
         def find() -> Records:
@@ -382,8 +385,10 @@ class Examination:
         rows = {name: dataset.to_list() for name, dataset in self.judged.sets.items()}
         generation = generation_key(load, self.processing_class, **self._generation)
         settings = [self.judged.generated, generation, self.max_length, FIRST_TOKENS, "value_said"]
-        key = ["scores", self._identity(source), rows, template_key(self.processing_class), settings]
-        return remember(shared / f"{digest_of(key)}.json", key, find)
+        identity = self._identity(source) if shared else weights_digest(load())
+        key = ["scores", identity, rows, template_key(self.processing_class), settings]
+        kept = shared / f"{digest_of(key)}.json" if shared else Path(self.output_dir) / "scores" / f"{name}.json"
+        return remember(kept, key, find)
 
     def judge(self, model: PreTrainedModel) -> Records:
         """Per-row records on everything that models are judged on (`examining.abilities`), in one pass."""

@@ -98,6 +98,19 @@ def test_an_embedded_models_scores_are_remembered_beside_it_as_long_as_the_quest
     assert len(judged) == 4
 
 
+def test_scores_of_other_folders_are_remembered_where_the_run_writes(models, tmp_path, monkeypatch):
+    """A benchmark that was interrupted does not score its references again."""
+    judged, real = [], Examination.judge
+    monkeypatch.setattr(Examination, "judge", lambda self, model: judged.append(model) or real(self, model))
+    references = (models["original"], [models["oracle"]])
+    results = [examining(tmp_path, attacks=["prompting"]).examine(*references, unlearned(2)) for _ in range(2)]
+    assert results[0] == results[1] and len(judged) == 4  # the unlearned model, which is in no folder, twice
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"original.json", "oracle.json"}
+    swapped = (models["oracle"], [models["original"]])
+    other, _ = examining(tmp_path, attacks=["prompting"]).examine(*swapped, None)
+    assert len(judged) == 6 and other["scores"]["original"] == results[0][0]["scores"]["oracle"]
+
+
 def test_what_is_remembered_of_an_embedded_model_is_not_of_another_dtype(models, ran, tmp_path, monkeypatch):
     monkeypatch.setattr(examination, "outcomes_folder", lambda path: tmp_path)
     found = {}
