@@ -53,8 +53,7 @@ class Examination:
 
     Attributes:
         output_dir: folder that receives scores/MODEL.json and attacks/ATTACK-MODEL.json as soon as each is done; what
-            is found there, and was decided by the same weights, rows and arguments, is not run again. None: nothing is
-            kept.
+            is found there of the same weights, rows and arguments is not run again. None: nothing is kept.
         seconds: of each stage. original: the model before unlearning, which tells answers from noise (`examine` sets).
         own_refusals: sentences that count as refusals beside the standard ones.
     """
@@ -372,23 +371,17 @@ class Examination:
         return f"{embedded_path} {self.data_args.dtype}"
 
     def _records(self, name: str, source: PreTrainedModel | str, load: Callable[[], PreTrainedModel]) -> Records:
-        """As `judge`, of a model or its folder; a folder's are remembered: an embedded model's beside it, another's in
-        the output folder.
-        """
+        """As `judge`; a folder's are remembered: an embedded model's beside it, another's in the output folder."""
         shared = outcomes_folder(source) if isinstance(source, str) else None
         if shared is None and (self.output_dir is None or not isinstance(source, str)):
             return self.judge(load())
-
-        def find() -> Records:
-            return self.judge(load())
-
         rows = {name: dataset.to_list() for name, dataset in self.judged.sets.items()}
         generation = generation_key(load, self.processing_class, **self._generation)
         settings = [self.judged.generated, generation, self.max_length, FIRST_TOKENS, "value_said"]
         identity = self._identity(source) if shared else weights_digest(load())
         key = ["scores", identity, rows, template_key(self.processing_class), settings]
         kept = shared / f"{digest_of(key)}.json" if shared else Path(self.output_dir) / "scores" / f"{name}.json"
-        return remember(kept, key, find)
+        return remember(kept, key, lambda: self.judge(load()))
 
     def judge(self, model: PreTrainedModel) -> Records:
         """Per-row records on everything that models are judged on (`examining.abilities`), in one pass."""
