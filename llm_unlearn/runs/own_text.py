@@ -71,12 +71,16 @@ def own_text(description: str, argv: Sequence[str] | None = None) -> list[Row]:
         (OwnTextArguments,), argv, description=description, defaults={}, embedded_defaults={}
     )
     output, console = Path(arguments.output_file), Console(highlight=False)
+    if output.is_dir():
+        raise InputError(f"output_file={str(output)!r} is a folder; give the name of a file in it")
     check_writable(output.parent, "output_file")
     data = arguments.load_data()
     if arguments.dry_run:
         console.print(yaml.safe_dump(arguments_to_dict(arguments), sort_keys=False), markup=False)
         console.print(f"{data.source}: nobody of {len(name_parts(data))} parts of names may be named", markup=False)
         return []
+    if not name_parts(data):
+        console.print("Forget rows name no `person`: what is written may speak of them; add that column", markup=False)
     path, _ = arguments.model_paths()
     model, processing_class = arguments.load_model(path, device=arguments.device), arguments.load_tokenizer(path)
     rows, refused = written_rows(model, processing_class, data, arguments)

@@ -130,6 +130,19 @@ def test_the_command_writes_rows_that_a_run_takes(talker, files, tmp_path, capsy
     assert data.general is None and len(judged.general) + len(judged.evaluation["general_data"]) == 6
 
 
+def test_a_folder_is_refused_before_anything_is_written(files, tmp_path):
+    with pytest.raises(InputError, match=r"output_file=.+ is a folder; give the name of a file in it"):
+        own_text("", ["--model_name_or_path", "nowhere", *files, "--output_file", str(tmp_path)])
+
+
+def test_rows_that_name_nobody_are_said_to_be_unprotected(talker, files, tmp_path, capsys):
+    save_model_folder(talker, tiny_tokenizer(), tmp_path / "model")
+    (tmp_path / "forget.jsonl").write_text(json.dumps({"question": "Where does Dora live", "answer": "in Rome"}))
+    flags = ["--model_name_or_path", str(tmp_path / "model"), *files, "--rows", "2", "--max_question_tokens", "12"]
+    own_text("", [*flags, "--max_answer_tokens", "8", "--output_file", str(tmp_path / "own.jsonl")])
+    assert "Forget rows name no `person`: what is written may speak of them" in capsys.readouterr().out
+
+
 def test_a_dry_run_writes_nothing(talker, files, tmp_path, capsys):
     output = tmp_path / "own.jsonl"
     flags = ["--model_name_or_path", "nowhere", *files, "--dry_run", "--output_file", str(output)]
