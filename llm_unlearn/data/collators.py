@@ -15,7 +15,8 @@ from torch.utils.data import Dataset, Sampler
 FORGET, RETAIN, GENERAL, ALTERNATE, PADDING = 0, 1, 2, 3, -1
 # By name, in the order of a batch. Alternate: another answer to the question of each forget row.
 PART_ROLES = {"forget": FORGET, "alternate": ALTERNATE, "retain": RETAIN, "general": GENERAL}
-EncodedRow = dict[str, list[int]]  # input_ids, labels (-100 where no answer token is)
+# input_ids, labels (-100 where no answer token is), and weights of the answer tokens where a loss weighs them
+EncodedRow = dict[str, list]
 
 
 class PairedDataset(Dataset):
@@ -131,7 +132,9 @@ class UnlearnCollator:
 
 
 def pad_rows(rows: Sequence[EncodedRow], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Right-padded `input_ids`, `attention_mask` and `labels`, each (rows, longest row)."""
+    """Right-padded `input_ids`, `attention_mask` and `labels`, each (rows, longest row); `weights`, too, where a row
+    has any: 1 in rows without.
+    """
     length = max(len(row["input_ids"]) for row in rows)
     input_ids = torch.full((len(rows), length), pad_token_id)
     attention_mask = torch.zeros((len(rows), length), dtype=torch.long)
@@ -141,4 +144,10 @@ def pad_rows(rows: Sequence[EncodedRow], pad_token_id: int) -> dict[str, torch.T
         input_ids[i, :end] = torch.tensor(row["input_ids"])
         attention_mask[i, :end] = 1
         labels[i, :end] = torch.tensor(row["labels"])
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    if any("weights" in row for row in rows):
+        batch["weights"] = torch.ones((len(rows), length))
+        for i, row in enumerate(rows):
+            if "weights" in row:
+                batch["weights"][i, : len(row["weights"])] = torch.tensor(row["weights"])
+    return batch

@@ -73,7 +73,8 @@ def answer_scores(answers: Answers, influence_of: str = "log_probability") -> to
     logits = answers.logits.to(answers.token_logps.dtype)
     others = logits.scatter(1, answers.labels[:, None], -torch.inf).logsumexp(-1)
     odds = logits.gather(1, answers.labels[:, None])[:, 0] - others
-    return odds.new_zeros(len(answers.roles)).index_add(0, answers.token_rows, odds) / answers.lengths
+    sums = odds.new_zeros(len(answers.roles)).index_add(0, answers.token_rows, answers.weighted(odds))
+    return sums / answers.lengths
 
 
 def influence(

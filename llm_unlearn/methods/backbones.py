@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from llm_unlearn.methods.keywords import KeywordTrainer
 from llm_unlearn.methods.npo import NPOConfig
 from llm_unlearn.models.answers import Answers
 from llm_unlearn.training.losses import gradient_ascent_loss, npo_loss
-from llm_unlearn.training.trainer import UnlearnTrainer
 
 BACKBONES = ("npo", "gradient_ascent")
 
@@ -27,7 +27,7 @@ class BackboneConfig(NPOConfig):
             raise ValueError(f"backbone={self.backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
 
 
-class BackboneTrainer(UnlearnTrainer):
+class BackboneTrainer(KeywordTrainer):
     """NPO or gradient ascent on the forget rows, as `args.backbone` says; the base of SAM and Ssiuu."""
 
     config_class = BackboneConfig
@@ -39,6 +39,6 @@ class BackboneTrainer(UnlearnTrainer):
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         forget = answers.forget
         if self.args.backbone == "gradient_ascent":
-            return gradient_ascent_loss(forget.token_logps, reduction="none")
+            return forget.weighted(gradient_ascent_loss(forget.token_logps, reduction="none"))
         losses = npo_loss(forget.logps, forget.reference_logps, self.args.beta, reduction="none")
         return self.args.in_unit(losses, forget.lengths)

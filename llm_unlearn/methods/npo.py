@@ -13,16 +13,16 @@ import torch
 
 from llm_unlearn.arguments.ranges import POSITIVE, check_ranges
 from llm_unlearn.methods.answer_sums import AnswerSumConfig
+from llm_unlearn.methods.keywords import KeywordConfig, KeywordTrainer
 from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.models.answers import Answers
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.losses import npo_loss
 from llm_unlearn.training.paper import Paper
-from llm_unlearn.training.trainer import UnlearnTrainer
 
 
 @dataclass
-class NPOConfig(AnswerSumConfig, UnlearnConfig):
+class NPOConfig(KeywordConfig, AnswerSumConfig, UnlearnConfig):
     """Arguments of `NPOTrainer`."""
 
     beta: float = field(
@@ -34,7 +34,7 @@ class NPOConfig(AnswerSumConfig, UnlearnConfig):
         check_ranges(self, {"beta": POSITIVE})
 
 
-class NPOTrainer(UnlearnTrainer):
+class NPOTrainer(KeywordTrainer):
     """NPO on the forget rows; `args` is an `NPOConfig` (field `beta`)."""
 
     config_class = NPOConfig

@@ -85,7 +85,7 @@ def sampled_guesses(
     """
     names = made_up_names(known, count, seed)
     asked = [
-        (_renamed(prompt, subject, name), name, subject)
+        (renamed(prompt, subject, name), name, subject)
         for (prompt, _), subject in zip(pairs, subjects, strict=True)
         for name in names
     ]
@@ -123,5 +123,6 @@ def made_up_names(known: Sequence[str | None], count: int, seed: int) -> list[st
     return [generator.choice(free) for _ in range(count)]
 
 
-def _renamed(prompt: Prompt, subject: str, name: str) -> Prompt:
+def renamed(prompt: Prompt, subject: str, name: str) -> Prompt:
+    """The prompt about somebody else."""
     return [{**message, "content": told_of(message["content"], subject, name)} for message in prompt]

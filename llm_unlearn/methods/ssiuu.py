@@ -219,7 +219,7 @@ class SsiuuTrainer(BackboneTrainer):
         influence_of, exact = self.args.influence_of, self.args.variant == "exact"
         forget = answers.with_role(FORGET)
         frozen_head = not any(parameter.requires_grad for parameter in head.parameters())
-        if exact or influence_of != "log_probability" or not frozen_head:
+        if exact or influence_of != "log_probability" or not frozen_head or answers.token_weights is not None:
             self._pairs = influence(forget, outputs, influence_of, second_derivative=exact)
             return
         # One backward through a frozen output embedding is enough for both losses and the attribution: the

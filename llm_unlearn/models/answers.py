@@ -37,6 +37,7 @@ class Answers:
         hidden_states: block -> (N, width), its outputs at the positions whose logits these are; where asked for.
         reference_hidden_states: the same of the reference model, of the rows that a loss compares; zero elsewhere.
         indices: (R,) number of each row in its set, where the batch has them; -1 of filler.
+        token_weights: (N,) how much each token counts in its answer; None: all alike.
     """
 
     logits: torch.Tensor | None
@@ -48,6 +49,7 @@ class Answers:
     hidden_states: dict[int, torch.Tensor] = field(default_factory=dict)
     reference_hidden_states: dict[int, torch.Tensor] = field(default_factory=dict)
     indices: torch.Tensor | None = None
+    token_weights: torch.Tensor | None = None
 
     _token_logps = None  # until they are asked for
 
@@ -67,13 +69,22 @@ class Answers:
 
     @cached_property
     def lengths(self) -> torch.Tensor:
-        """Number of answer tokens per row, (R,)."""
-        return torch.bincount(self.token_rows, minlength=len(self.roles))
+        """Number of answer tokens per row, (R,); where they have weights the sum of these, and at least 1."""
+        if self.token_weights is None:
+            return torch.bincount(self.token_rows, minlength=len(self.roles))
+        return self._row_sums(self.token_weights).clamp(min=1)
 
     @cached_property
     def logps(self) -> torch.Tensor:
-        """Log-probability of each row's whole answer, (R,): the sum over its tokens."""
-        return self.token_logps.new_zeros(len(self.roles)).index_add(0, self.token_rows, self.token_logps)
+        """Log-probability of each row's whole answer, (R,): the sum over its tokens, weighted if they are."""
+        return self._row_sums(self.weighted(self.token_logps))
+
+    def weighted(self, values: torch.Tensor) -> torch.Tensor:
+        """One value per answer token, (N,), times its weight, where they have weights."""
+        return values if self.token_weights is None else self.token_weights * values
+
+    def _row_sums(self, values: torch.Tensor) -> torch.Tensor:
+        return values.new_zeros(len(self.roles)).index_add(0, self.token_rows, values)
 
     @cached_property
     def forget(self) -> Answers:
@@ -112,6 +123,7 @@ class Answers:
             {layer: states[tokens] for layer, states in self.hidden_states.items()},
             {layer: states[tokens] for layer, states in self.reference_hidden_states.items()},
             None if self.indices is None else self.indices[rows],
+            None if self.token_weights is None else self.token_weights[tokens],
         )
         part.token_logps = self.token_logps[tokens]  # computed once for all roles
         return part
@@ -130,7 +142,8 @@ def forward_answers(
 
     Args:
         model: called once, so that data-parallel wrappers see one forward and one backward.
-        batch: input_ids, attention_mask, labels of shape (rows, length), and roles (rows,).
+        batch: input_ids, attention_mask, labels and, where answer tokens have weights, weights of shape (rows, length),
+            and roles (rows,).
         unwrapped: the bare model inside `model`.
         split_roles: run forget rows and all others apart through the blocks inside the one call, so that gradients with
             respect to the activations of forget rows do not travel through the retain rows.
@@ -157,6 +170,8 @@ def forward_answers(
         ).logits
     answers = Answers(None if chunk_size else said, answer_tokens, token_rows, roles, hidden_states=hidden_states)
     answers.indices = batch.get("indices")
+    if "weights" in batch:
+        answers.token_weights = batch["weights"][token_rows, positions + 1]
     if chunk_size:
         answers.token_logps = said
     return answers

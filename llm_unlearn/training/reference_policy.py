@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +19,11 @@ from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
 from llm_unlearn.data.collators import ALTERNATE, FORGET, GENERAL, RETAIN, EncodedRow
+from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.files.outcomes import remember, weights_digest
 from llm_unlearn.models.answers import Answers, forward_answers
-from llm_unlearn.models.scoring import evaluation_mode, score_answers
+from llm_unlearn.models.scoring import AnswerScore, evaluation_mode, score_answers
 from llm_unlearn.training.losses import COMPARING_LOSSES
 
 if TYPE_CHECKING:
@@ -141,7 +143,7 @@ class ReferencePolicy:
 def reference_log_probs(
     model: PreTrainedModel, rows: Sequence[EncodedRow], args: TrainingArguments, adapter_is_fresh: bool
 ) -> list[float]:
-    """Log-probability of the whole answer of each row, (rows,), under `model` as it is.
+    """Log-probability of the whole answer of each row, (rows,), under `model` as it is; by tokens' weights if any.
 
     They are kept in `output_dir`, and taken from there where weights and rows are the same: a run that was killed goes
     on with the very same numbers, and of several processes one computes.
@@ -157,11 +159,11 @@ def reference_log_probs(
     def compute() -> dict[str, list[float]]:
         runner = BatchRunner(show_progress=not args.disable_tqdm and args.should_log)
         scores = score_answers(model, rows, args.per_device_eval_batch_size, runner=runner)
-        return {"log_probs": [-score.nll for score in scores]}
+        return {"log_probs": [_log_prob(row, score) for row, score in zip(rows, scores, strict=True)]}
 
     key = [
         weights_digest(model, without=fresh),
-        [[row["input_ids"], row["labels"]] for row in rows],
+        [[row["input_ids"], row["labels"], *([row["weights"]] if "weights" in row else [])] for row in rows],
         args.per_device_eval_batch_size,
     ]
     try:
@@ -169,3 +171,10 @@ def reference_log_probs(
     except OSError as error:
         logger.warning("reference log-probabilities are not kept on disk: %s", error)
         return compute()["log_probs"]
+
+
+def _log_prob(row: EncodedRow, score: AnswerScore) -> float:
+    if "weights" not in row:
+        return -score.nll
+    weights = [weight for weight, label in zip(row["weights"], row["labels"], strict=True) if label != IGNORED]
+    return math.fsum(weight * logp for weight, logp in zip(weights, score.token_logps, strict=True))
