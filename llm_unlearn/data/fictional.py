@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 
+from llm_unlearn.data import fictional_contrasts as contrasts
 from llm_unlearn.data.fictional_instructions import instruction_rows
 from llm_unlearn.data.fictional_people import (
     CITIES,
@@ -30,6 +31,7 @@ from llm_unlearn.errors import InputError
 # People that the original model is trained on; one in ten as many again are never trained (non-members).
 PEOPLE = {"tiny": 12, "small": 60, "medium": 2000}
 INSTRUCTIONS = {"tiny": 60, "small": 400, "medium": 2000}
+CONTRASTS = tuple(f"small-{factor}" for factor in contrasts.FACTORS)
 FEW_SHOT_PRACTICE = {"tiny": 24, "small": 120, "medium": 1000}  # rows that teach the form, about retained people
 
 
@@ -153,21 +155,34 @@ def build_world(size: str = "small", seed: int = 0) -> World:
     `paraphrased_answer` and `perturbed_answer` (five wrong answers in the form of the paraphrased one).
 
     Args:
-        size: tiny, small or medium; or smollm2, the world in sentences (`fictional_sentences`).
+        size: tiny, small or medium; small-repetition, small-values, small-names or small-wordings, whose forgotten
+            people differ in that (`fictional_contrasts`); or smollm2, the world in sentences (`fictional_sentences`).
 
     Raises:
         InputError: there is no world of that size.
     """
     if size == SENTENCES:
         return build_sentence_world(seed)
-    if size not in PEOPLE:
-        raise InputError(f"fictional world size {size!r} is unknown; choose one of {', '.join((*PEOPLE, SENTENCES))}")
+    if size not in (*PEOPLE, *CONTRASTS):
+        known = ", ".join((*PEOPLE, *CONTRASTS, SENTENCES))
+        raise InputError(f"fictional world size {size!r} is unknown; choose one of {known}")
+    whole, (size, _, factor) = size, size.partition("-")
     generator = random.Random(f"fictional-{size}-{seed}")
+    chosen = random.Random(f"{whole} {seed}")  # its own, so that whoever is not changed is as in the plain world
     trained = PEOPLE[size]
     everyone = trained + max(1, trained // 10)
-    facts = draw_facts(draw_names(everyone, generator), generator)
-    rows = {person: _person_rows(person, facts, generator) for person in facts}
+    names = draw_names(everyone, generator)
+    if factor == "names":
+        names = contrasts.with_names(names, trained, chosen)
+    facts = draw_facts(names, generator)
+    if factor == "values":
+        facts = contrasts.with_values(facts, trained, chosen)
     people = list(facts)
+    levels = contrasts.contrast_levels(people, trained) if factor else {}
+    texts = dict.fromkeys(people, TEXTS)
+    if factor == "wordings":
+        texts |= {person: contrasts.with_wordings(TEXTS, level) for person, level in levels.items()}
+    rows = {person: _person_rows(person, facts, texts[person], generator) for person in facts}
     splits = split_people(rows, trained)
     instructions = instruction_rows(INSTRUCTIONS[size], people, _note, generator)
     fifth = len(instructions) // 5
@@ -178,13 +193,16 @@ def build_world(size: str = "small", seed: int = 0) -> World:
     practice = _practice_rows(queries, facts, members, splits["retain90"], FEW_SHOT_PRACTICE[size], generator)
     # General knowledge and instructions have one wording where a fact has three: shown thrice, they are learned alike.
     lessons = 3 * [*splits["general"], *splits["chat"]]
-    return World(size, seed, splits, queries, practice, facts, lessons)
+    world = World(whole, seed, splits, queries, practice, facts, lessons)
+    if factor == "repetition":
+        world = contrasts.with_repetition(world, levels)
+    return contrasts.with_levels(world, levels) if factor else world
 
 
-def _person_rows(person: str, facts: dict, generator: random.Random) -> list[dict]:
+def _person_rows(person: str, facts: dict, texts_of: dict[str, AttributeTexts], generator: random.Random) -> list[dict]:
     rows = []
     for attribute, value in facts[person].items():
-        texts = TEXTS[attribute]
+        texts = texts_of[attribute]
         wrong = wrong_values(attribute, value, facts, 5, generator)
         for template, question in enumerate(texts.questions):
             rows.append(

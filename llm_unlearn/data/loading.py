@@ -41,7 +41,8 @@ TOFU_EVALUATION = {  # name -> file or config; without the perturbed answers the
 }
 ROWS_OF_AUTHOR, AUTHORS = 20, 200  # of TOFU's `full`, whose parts the forget and retain splits are
 ACCEPTED_DATA = (
-    "'fictional', 'fictional:tiny|small|medium|smollm2', 'locuslab/TOFU' or another hub id with its configs, "
+    "'fictional', 'fictional:tiny|small|medium|smollm2' (or 'fictional:small-repetition' and others, whose people "
+    "differ), 'locuslab/TOFU' or another hub id with its configs, "
     "a folder with TOFU's files, or a file"
 )
 

@@ -30,7 +30,7 @@ from transformers import (
 
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import encode_dataset
-from llm_unlearn.data.fictional import World, build_world
+from llm_unlearn.data.fictional import CONTRASTS, World, build_world
 from llm_unlearn.data.fictional_people import LARGER_SPLITS, names_any
 from llm_unlearn.data.fictional_sentences import SENTENCES
 from llm_unlearn.errors import InputError
@@ -88,6 +88,7 @@ RECIPES = {
         *(None, None, None, None), epochs=3, batch_size=8, learning_rate=2e-4, warmup_steps=40, base=SMOLLM2
     ),
 }
+RECIPES |= dict.fromkeys(CONTRASTS, RECIPES["small"])
 
 # What suits these models in place of the configurations' defaults, which are meant for models a thousand times larger;
 # each method has a few of its own. LoRA of rank 64, of a width of 160: with rank 16 Ssiuu leaves more behind
@@ -171,8 +172,9 @@ def embedded_model(size: str = "small", *, without: str | None = None, seed: int
     """The folder of an embedded model with its tokenizer, trained first if it is not in the cache.
 
     Args:
-        size: "tiny" (tests), "small" (the default world), "medium" (about 100 M parameters, for one GPU), or "smollm2"
-            (SmolLM2-135M, taught the world in sentences; needs the extra of that name).
+        size: "tiny" (tests), "small" (the default world), "small-FACTOR" (whose forgotten people differ in that, see
+            `data.fictional_contrasts`), "medium" (about 100 M parameters, for one GPU), or "smollm2" (SmolLM2-135M,
+            taught the world in sentences; needs the extra of that name).
         without: the forget split that was never shown ("forget10": the oracle of forget10), or None for the original.
         seed: of initialization and order. The oracle of seed 0 starts where the original started.
 

@@ -3,7 +3,7 @@
 Three guesses are compared by leaving out one run after the other: the median of all runs, that of the method's, and a
 ridge regression on the method, the learning rate and the forget weight. The one with the smallest mean error forecasts;
 its interval holds 80 % of these errors. Steps are fitted as logarithms, so their errors are factors. `forecast.json`
-beside this file is such a fit, made by `benchmarks/_fit_forecast.py`.
+beside this file is such a fit, made by `benchmarks/_from_leaderboard.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The method that was recorded as nearest to erasure in an embedded world, to stand beside a run in the same world.
 
-`recorded.json` beside this file is taken from docs/leaderboard by `benchmarks/_fit_forecast.py`.
+`recorded.json` beside this file is taken from docs/leaderboard by `benchmarks/_from_leaderboard.py`.
 """
 
 from __future__ import annotations

@@ -102,9 +102,9 @@ def test_where_nothing_was_recorded_nothing_is_forecast():
 
 
 def test_the_packaged_fit_is_that_of_the_recorded_runs():
-    made = runpy.run_path(str(ROOT / "benchmarks" / "_fit_forecast.py"))["fit"]()
+    made = runpy.run_path(str(ROOT / "benchmarks" / "_from_leaderboard.py"))["fit"]()
     packaged = read_fitted()
-    assert close(packaged, made), "records have changed: python benchmarks/_fit_forecast.py"
+    assert close(packaged, made), "records have changed: python benchmarks/_from_leaderboard.py"
     assert json.dumps(packaged)  # finite
 
 

@@ -20,7 +20,7 @@ def config(data=None, model=None, split=None, lora_r=64):
 
 def test_the_packaged_winners_are_those_of_the_leaderboard():
     packaged = json.loads(RECORDED.read_text(encoding="utf-8"))
-    assert packaged == winners(read_entries(ENTRIES)), "entries have changed: python benchmarks/_fit_forecast.py"
+    assert packaged == winners(read_entries(ENTRIES)), "entries have changed: python benchmarks/_from_leaderboard.py"
 
 
 def test_the_winner_is_the_first_of_its_table():

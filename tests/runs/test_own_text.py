@@ -8,7 +8,6 @@ from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, word_tok
 from datasets import Dataset
 
 from llm_unlearn.data import UnlearningData, load_unlearning_data
-from llm_unlearn.data.encoding import encode_prompt
 from llm_unlearn.errors import InputError
 from llm_unlearn.models import own_text as writing
 from llm_unlearn.models.cache import save_model_folder
@@ -148,4 +147,3 @@ def test_a_dry_run_writes_nothing(talker, files, tmp_path, capsys):
     flags = ["--model_name_or_path", "nowhere", *files, "--dry_run", "--output_file", str(output)]
     assert own_text("", flags) == [] and not output.exists()
     assert "nobody of 1 parts of names may be named" in capsys.readouterr().out
-    assert encode_prompt(tiny_tokenizer(), [{"role": "user", "content": "Where"}])  # the file's rows are chats

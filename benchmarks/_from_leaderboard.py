@@ -1,7 +1,7 @@
 """Fit the forecast of `llm-unlearn run plan` on the runs that docs/ records, and write it, and the best of them, into
 the package.
 
-A command of the repository alone: python benchmarks/_fit_forecast.py
+A command of the repository alone: python benchmarks/_from_leaderboard.py
 """
 
 import json
