@@ -1,7 +1,8 @@
 """Damage before repair: matrices shrunk and blurred, everywhere or where the forget rows' influence lies.
 
 W <- (1 - a) W + 0.1 a N, N drawn uniformly as Xavier initialization has it. What is not trained again afterwards is
-gone, whoever it belongs to: the price of damage is what the repair rows do not cover.
+gone, whoever it belongs to: the price of damage is what the repair rows do not cover. Where the model was fine-tuned
+from another one that is at hand, W <- (1 - a) W + a W_base takes part of the fine-tuning alone.
 
 Source: UNDO, Lee et al. 2025, "Distillation Robustifies Unlearning", arXiv 2506.06278, eq. 1 (a 0.1 to 0.8, b 0.1).
 """
@@ -11,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from peft import PeftModel
 from torch import nn
 
 from llm_unlearn.data.collators import FORGET, EncodedRow, UnlearnCollator
+from llm_unlearn.errors import InputError
 from llm_unlearn.methods.attribution import capture_outputs, influence
 from llm_unlearn.models.answers import forward_answers
 from llm_unlearn.models.linear_maps import linear_modules
@@ -21,27 +24,40 @@ from llm_unlearn.models.scoring import evaluation_mode
 
 NOISE = 0.1  # b
 SCOPES = ("all", "influence", "random")
+NOISY = "noise"  # what matrices are moved towards where no base is given
 
 
 @torch.no_grad()
-def damage(model: nn.Module, strength: float, seed: int, neurons: Mapping[str, torch.Tensor] | None = None) -> None:
+def damage(
+    model: nn.Module,
+    strength: float,
+    seed: int,
+    neurons: Mapping[str, torch.Tensor] | None = None,
+    base: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Shrink and blur the matrices of a model, in place; equal seeds draw the same noise, on any device.
 
     Args:
         strength: a, from 0 to 1.
         neurons: linear map (`linear_modules`) -> which of its outputs, (width,) bool: only these rows of its matrix are
             damaged, and nothing else. Default: every matrix of the model, embeddings included, whole.
+        base: weights by name of a model of the same shapes (`weights_for`): the model's own are moved towards these in
+            place of noise; without `neurons`, vectors as well.
     """
     generator = torch.Generator().manual_seed(seed)
 
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+
     def damaged(weight: torch.Tensor) -> torch.Tensor:
+        if base is not None:
+            return torch.lerp(weight, base[names[id(weight)]].to(weight), strength)
         bound = (6 / sum(weight.shape)) ** 0.5
         noise = (2 * torch.rand(weight.shape, generator=generator) - 1) * bound
         return (1 - strength) * weight + (NOISE * strength * noise).to(weight)
 
     if neurons is None:
         for parameter in model.parameters():  # a tied matrix once
-            if parameter.dim() == 2:
+            if parameter.dim() == 2 or base is not None:
                 parameter.copy_(damaged(parameter))
         return
     maps = linear_modules(model)
@@ -49,6 +65,28 @@ def damage(model: nn.Module, strength: float, seed: int, neurons: Mapping[str, t
         weight, outputs = maps[name].weight, outputs.to(maps[name].weight.device)
         rows = outputs[:, None] if isinstance(maps[name], nn.Linear) else outputs[None]  # Conv1D has them in columns
         weight.copy_(torch.where(rows, damaged(weight), weight))
+
+
+def weights_for(model: nn.Module, other: nn.Module, name: str) -> dict[str, torch.Tensor]:
+    """The weights of another model by the names that `model` has for them.
+
+    Args:
+        other: an adapter is put into its base first.
+        name: what an error calls it.
+
+    Raises:
+        InputError: its weights have other names or shapes.
+    """
+    weights = (other.merge_and_unload() if isinstance(other, PeftModel) else other).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    for weight in shapes | given:
+        if shapes.get(weight) != given.get(weight):
+            raise InputError(
+                f"{name}: {weight} has the shape {given.get(weight, 'of no weight')} there and "
+                f"{shapes.get(weight, 'of no weight')} in the model; give a checkpoint of the same model"
+            )
+    return weights
 
 
 def influential_neurons(

@@ -10,7 +10,8 @@ from transformers import TrainerCallback
 
 from llm_unlearn.arguments.ranges import check_ranges
 from llm_unlearn.errors import InputError
-from llm_unlearn.methods.damage import SCOPES, damage, influential_neurons, random_neurons
+from llm_unlearn.methods.damage import NOISY, SCOPES, damage, influential_neurons, random_neurons, weights_for
+from llm_unlearn.models.loading import load_model
 from llm_unlearn.training.checks import check_arguments
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.trainer import UnlearnTrainer
@@ -27,6 +28,13 @@ class DamageConfig(UnlearnConfig):
         metadata={
             "help": "Shrink and blur matrices by this share (0 to 1) before training: reaches what training does not, "
             "at the price of all that no retain or general row repairs. Only with all weights trained."
+        },
+    )
+    damage_toward: str = field(
+        default=NOISY,
+        metadata={
+            "help": "noise, or the model that this one was fine-tuned from (folder or hub id): then damage takes that "
+            "share of the fine-tuning back, and nothing that was known before."
         },
     )
     damage_scope: str = field(
@@ -48,13 +56,15 @@ class DamageConfig(UnlearnConfig):
             self.refuse_sharding("damage needs its matrices whole")
         if self.damage_scope not in SCOPES:
             raise ValueError(f"damage_scope={self.damage_scope!r} is unknown; choose one of {', '.join(SCOPES)}")
+        if self.damage_toward != NOISY and not self.damage:
+            raise ValueError(f"damage_toward={self.damage_toward!r} without damage does nothing; give damage a share")
 
 
 class DamageFirstTrainer(UnlearnTrainer):
     """A trainer that damages the model before its first step; `args` is a `DamageConfig`.
 
     Raises:
-        InputError: damage, and an adapter.
+        InputError: damage, and an adapter; a model of another shape in `damage_toward`.
     """
 
     def __init__(self, model, args=None, *arguments, **keywords):
@@ -65,6 +75,10 @@ class DamageFirstTrainer(UnlearnTrainer):
         if args.damage:
             if isinstance(self.model, PeftModel):  # the adapter of a folder
                 raise InputError(NO_DAMAGE)
+            self._base = None
+            if args.damage_toward != NOISY:
+                name = f"damage_toward={args.damage_toward!r}"
+                self._base = weights_for(self.model, load_model(args.damage_toward), name)
             self.add_callback(_BeforeTheFirstStep(self))
 
     def damage(self) -> None:
@@ -75,7 +89,8 @@ class DamageFirstTrainer(UnlearnTrainer):
             neurons = influential_neurons(model, *rows, args.damage_share, self.processing_class.pad_token_id)
         if args.damage_scope == "random":
             neurons = random_neurons(neurons, args.seed)
-        damage(model, args.damage, args.seed, neurons)
+        damage(model, args.damage, args.seed, neurons, self._base)
+        self._base = None  # as large as the model, and needed once
 
 
 class _BeforeTheFirstStep(TrainerCallback):

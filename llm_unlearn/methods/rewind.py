@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, set_seed
 
 from llm_unlearn.errors import InputError
+from llm_unlearn.methods.damage import weights_for
 from llm_unlearn.methods.method import Method
 from llm_unlearn.methods.retain_only import RetainOnlyConfig, RetainOnlyTrainer
 from llm_unlearn.models.loading import load_model
@@ -69,35 +70,13 @@ class RewindTrainer(RetainOnlyTrainer):
         super().__init__(*arguments, **keywords)
         if isinstance(self.model, PeftModel):
             raise InputError("rewind puts an earlier checkpoint in the place of all weights: give --full_finetuning")
-        put_weights(self._checkpoint(), self.model, f"rewind_to={self.args.rewind_to!r}")
+        self.model.load_state_dict(weights_for(self.model, self._checkpoint(), f"rewind_to={self.args.rewind_to!r}"))
 
     def _checkpoint(self) -> nn.Module:
         if self.args.rewind_to != UNTRAINED:
             return load_model(self.args.rewind_to)
         set_seed(self.args.seed)
         return AutoModelForCausalLM.from_config(self.model.config)
-
-
-def put_weights(other: nn.Module, model: nn.Module, name: str) -> None:
-    """Put the weights of another model, of the same shapes, in the place of a model's own.
-
-    Args:
-        other: an adapter is put into its base first.
-        name: what an error calls it.
-
-    Raises:
-        InputError: its weights have other names or shapes.
-    """
-    weights = (other.merge_and_unload() if isinstance(other, PeftModel) else other).state_dict()
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    for weight in shapes | given:
-        if shapes.get(weight) != given.get(weight):
-            raise InputError(
-                f"{name}: {weight} has the shape {given.get(weight, 'of no weight')} there and "
-                f"{shapes.get(weight, 'of no weight')} in the model; give a checkpoint of the same model"
-            )
-    model.load_state_dict(weights)
 
 
 METHOD = Method(

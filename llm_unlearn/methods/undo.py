@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llm_unlearn.methods.damage import weights_for
 from llm_unlearn.methods.damage_first import DamageConfig, DamageFirstTrainer
 from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.methods.retain_only import RetainOnlyConfig, RetainOnlyTrainer
-from llm_unlearn.methods.rewind import put_weights
 from llm_unlearn.models.loading import load_model
 from llm_unlearn.training.config import NEVER_STOPPED
 from llm_unlearn.training.paper import Paper
@@ -64,7 +64,8 @@ class UndoTrainer(DamageFirstTrainer, RetainOnlyTrainer):
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
         if self.args.teacher is not None:
-            put_weights(load_model(self.args.teacher), self.model, f"teacher={self.args.teacher!r}")
+            weights = weights_for(self.model, load_model(self.args.teacher), f"teacher={self.args.teacher!r}")
+            self.model.load_state_dict(weights)
 
 
 METHOD = Method(

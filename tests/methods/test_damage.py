@@ -5,8 +5,11 @@ import copy
 import pytest
 import torch
 from builders import encoded_rows, tiny_model
+from trainers import build
 
-from llm_unlearn.methods.damage import damage, influential_neurons, random_neurons
+from llm_unlearn import CounterfactualConfig
+from llm_unlearn.errors import InputError
+from llm_unlearn.methods.damage import damage, influential_neurons, random_neurons, weights_for
 from llm_unlearn.models.linear_maps import linear_modules
 
 
@@ -88,3 +91,46 @@ def test_the_control_takes_as_many_outputs_elsewhere():
     assert any(not torch.equal(drawn[name], chosen[name]) for name in chosen)
     again = random_neurons(chosen, seed=0)
     assert all(torch.equal(drawn[name], again[name]) for name in drawn)
+
+
+# ---- towards the model that this one was fine-tuned from ------------------------------------------------------------
+
+
+def test_towards_a_base_every_weight_goes_that_share_of_the_way():
+    before, base = tiny_model(), tiny_model(seed=1)
+    after = copy.deepcopy(before)
+    damage(after, 0.25, seed=1, base=weights_for(after, base, "base"))
+    for (name, old), new, there in zip(before.named_parameters(), after.parameters(), base.parameters(), strict=True):
+        assert torch.allclose(new, 0.75 * old + 0.25 * there, atol=1e-6), name
+
+
+def test_towards_a_base_only_the_chosen_outputs_move():
+    before, base, rows = tiny_model(), tiny_model(seed=1), encoded_rows(12)
+    after = copy.deepcopy(before)
+    chosen = influential_neurons(before, rows[:4], rows[4:], 0.25, pad_token_id=1)
+    damage(after, 1.0, 3, chosen, weights_for(after, base, "base"))
+    old, new, there = (linear_modules(model) for model in (before, after, base))
+    for name, outputs in chosen.items():
+        assert torch.equal(new[name].weight[outputs], there[name].weight[outputs]), name
+        assert torch.equal(new[name].weight[~outputs], old[name].weight[~outputs]), name
+
+
+def test_a_base_of_another_shape_is_refused():
+    with pytest.raises(InputError, match=r"damage_toward='x': .* has the shape .* give a checkpoint of the same model"):
+        weights_for(tiny_model(), tiny_model("gpt2"), "damage_toward='x'")
+
+
+@pytest.mark.parametrize("method", ["counterfactual", "undo"])
+def test_a_trainer_moves_its_model_towards_a_base_before_its_first_step(method, tmp_path):
+    base = tiny_model(seed=1)
+    base.save_pretrained(tmp_path / "base")
+    toward = {"damage": 1.0, "damage_toward": str(tmp_path / "base")}
+    trainer = build(method, tmp_path / "run", lora=False, learning_rate=0.0, max_steps=1, **toward)
+    assert not torch.equal(*(model.get_output_embeddings().weight for model in (trainer.model, base)))
+    trainer.train()
+    assert all(map(torch.equal, trainer.model.parameters(), base.parameters()))
+
+
+def test_a_base_without_damage_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="damage_toward='base' without damage does nothing; give damage a share"):
+        CounterfactualConfig(output_dir=str(tmp_path), damage_toward="base")
