@@ -318,8 +318,7 @@ class Examination:
         attacks: list[str],
         pool: list[int] | None,
     ) -> tuple[dict[tuple[str, str], dict], dict[str, Records]]:
-        """The outcome of every attack on every model, and each model's records; of processes but the main one, the
-        outcomes of attacks that they ran.
+        """The outcome of every attack on every model, and each model's records; elsewhere what this process attacked.
 
         One model after the other, so that its weights are read once and only one of them is held: the original last,
         which fluency needs. Each process starts with another model, leaves alone what a process is at, and the main one
@@ -332,11 +331,13 @@ class Examination:
         for wait in (False, True) if is_main_process() else (False,):
             for name in names[start:] + names[:start]:
                 source, load = models[name], loaders[name]
-                missing = [attack for attack in attacks if (name, attack) not in outcomes]
                 shared = outcomes_folder(source) if isinstance(source, str) else None
                 if is_main_process() and name not in records:  # first, so that no attack goes on from another model
                     with self.timed("score"):
-                        records[name] = self._records(name, source, load)
+                        found = self._records(name, source, load, wait)
+                    records |= {} if found is None else {name: found}
+                ready = attacks if name in records or not is_main_process() else ()
+                missing = [attack for attack in ready if (name, attack) not in outcomes]
                 if missing:
                     identity = self._identity(source) if shared else weights_digest(merged_copy(load()))
                 for attack in missing:
@@ -345,8 +346,9 @@ class Examination:
                     if outcome is not None:
                         outcomes[name, attack] = outcome
                         if name in records:
-                            own = records[name]["forget_Q_A_Prob"]["value_by_index"]
-                            check_starts(name, own, {attack: outcome}, load)
+                            check_starts(
+                                name, records[name]["forget_Q_A_Prob"]["value_by_index"], {attack: outcome}, load
+                            )
                 if name != "original":  # else it is asked for its fluency next
                     loaders[name] = self._loader(source)
         return outcomes, records
@@ -370,8 +372,8 @@ class Examination:
         """What fixes the weights of an embedded model here: its folder's name, and the type they are loaded in."""
         return f"{embedded_path} {self.data_args.dtype}"
 
-    def _records(self, name: str, source: PreTrainedModel | str, load: Callable[[], PreTrainedModel]) -> Records:
-        """As `judge`; a folder's are remembered: an embedded model's beside it, another's in the output folder."""
+    def _records(self, name: str, source: PreTrainedModel | str, load: Callable, wait: bool) -> Records | None:
+        """As `judge`; a folder's are kept, beside it or in the output folder. None: another process is at them."""
         shared = outcomes_folder(source) if isinstance(source, str) else None
         if shared is None and (self.output_dir is None or not isinstance(source, str)):
             return self.judge(load())
@@ -381,7 +383,7 @@ class Examination:
         identity = self._identity(source) if shared else weights_digest(load())
         key = ["scores", identity, rows, template_key(self.processing_class), settings]
         kept = shared / f"{digest_of(key)}.json" if shared else Path(self.output_dir) / "scores" / f"{name}.json"
-        return remember(kept, key, lambda: self.judge(load()))
+        return remember(kept, key, lambda: self.judge(load()), wait=wait)
 
     def judge(self, model: PreTrainedModel) -> Records:
         """Per-row records on everything that models are judged on (`examining.abilities`), in one pass."""

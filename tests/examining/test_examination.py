@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer
 from datasets import Dataset
+from filelock import FileLock
 from transformers import GenerationConfig
 
 from llm_unlearn.arguments.attacking import AttackArguments
@@ -361,3 +363,20 @@ def test_an_attack_that_began_at_another_model_ends_the_run_before_the_next_one(
     with pytest.raises(InputError, match=r"original: benign_relearning begins at a forget probability of 0\.9"):
         given.examine(models["original"], [], None)
     assert [attack for attack, _ in ran] == ["benign_relearning"]
+
+
+def test_scores_that_another_process_is_at_are_left_to_it(models, tmp_path, monkeypatch):
+    """It goes on with the next model, and takes (or makes) the first one's when there is nothing else to do."""
+    (tmp_path / "scores").mkdir()
+    other = FileLock(tmp_path / "scores" / "oracle.json.lock")
+    other.acquire()
+    order, real = [], Examination.judge
+
+    def judge(self, model):
+        order.append("oracle" if torch.equal(model.lm_head.weight, tiny_model(seed=1).lm_head.weight) else "original")
+        other.release()
+        return real(self, model)
+
+    monkeypatch.setattr(Examination, "judge", judge)
+    results, records = examining(tmp_path).examine(models["original"], [models["oracle"]], None)
+    assert order == ["original", "oracle"] and records.keys() == results["scores"].keys() == {"original", "oracle"}
