@@ -22,7 +22,6 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
 from transformers import PreTrainedModel
 
 from llm_unlearn.data.collators import EncodedRow
@@ -75,11 +74,12 @@ class KeywordTrainer(UnlearnTrainer):
     """
 
     def __init__(self, model, args=None, forget_dataset=None, retain_dataset=None, *others, **keywords):
-        weighted = args is not None and args.forget_tokens != "all" and isinstance(forget_dataset, Dataset)
-        subjects = subjects_of(forget_dataset) if weighted and len(forget_dataset) else []
+        chosen = getattr(args, "forget_tokens", "all")  # arguments of another class are refused below
+        weighted = chosen != "all" and bool(forget_dataset)  # no rows are refused below, too
+        subjects = subjects_of(forget_dataset) if weighted else []
         if None in subjects:
             raise InputError(
-                f"forget_tokens={args.forget_tokens!r}: the question of forget row {subjects.index(None)} does not "
+                f"forget_tokens={chosen!r}: the question of forget row {subjects.index(None)} does not "
                 "name its `person`: add that column, with the name as the question has it, or choose forget_tokens all"
             )
         super().__init__(model, args, forget_dataset, retain_dataset, *others, **keywords)
@@ -88,7 +88,7 @@ class KeywordTrainer(UnlearnTrainer):
         people = [*subjects, *(people_of(retain_dataset) if retain_dataset is not None else ())]
         others_of_rows = self._rows_about_others(subjects, made_up_names(people, NAMES, self.args.seed))
         weights = self._weights(others_of_rows)
-        if self.args.forget_tokens == "shuffled":
+        if chosen == "shuffled":
             weights = shuffled(weights, self.args.seed)
         # New rows in the same list: encoded rows are shared with whoever encodes the same data set.
         self.forget_rows[:] = [
