@@ -41,4 +41,4 @@ class BackboneTrainer(KeywordTrainer):
         if self.args.backbone == "gradient_ascent":
             return forget.weighted(gradient_ascent_loss(forget.token_logps, reduction="none"))
         losses = npo_loss(forget.logps, forget.reference_logps, self.args.beta, reduction="none")
-        return self.args.in_unit(losses, forget.lengths)
+        return self.args.in_unit(losses, forget.tokens)

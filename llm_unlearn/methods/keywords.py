@@ -7,7 +7,8 @@ loss over all of them pushes the template down, and the fact in it can stay. Tok
 
 under the model before training: 0 for what it would say of anybody, and for the name itself, which the question gives;
 1 for what it would say of nobody else. Losses on an answer's log-probability take sum_t w_t log p_t in place of
-sum_t log p_t, and sum_t w_t in place of the number of tokens.
+sum_t log p_t, and stay as they are otherwise: a token of weight 1 is pulled at as strongly as without weights, so that
+`retain_weight` keeps its meaning. (Divided by the sum of the weights, two keywords would weigh what thirty tokens do.)
 
 Source: ours; the made-up names are those of the counterfactual teacher (Liu et al. 2024, arXiv 2407.16997), and that
 templates are what losses reach first is argued by Yoon et al. 2026, arXiv 2602.03379.

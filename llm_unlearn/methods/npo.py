@@ -51,7 +51,7 @@ class NPOTrainer(KeywordTrainer):
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         forget = answers.forget
         losses = npo_loss(forget.logps, forget.reference_logps, self.args.beta, reduction="none")
-        return self.args.in_unit(losses, forget.lengths)
+        return self.args.in_unit(losses, forget.tokens)
 
 
 METHOD = Method(

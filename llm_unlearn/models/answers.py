@@ -68,11 +68,14 @@ class Answers:
         self._token_logps = values
 
     @cached_property
+    def tokens(self) -> torch.Tensor:
+        """Number of answer tokens per row, (R,)."""
+        return torch.bincount(self.token_rows, minlength=len(self.roles))
+
+    @cached_property
     def lengths(self) -> torch.Tensor:
-        """Number of answer tokens per row, (R,); where they have weights the sum of these, and at least 1."""
-        if self.token_weights is None:
-            return torch.bincount(self.token_rows, minlength=len(self.roles))
-        return self._row_sums(self.token_weights).clamp(min=1)
+        """What a mean over a row's tokens divides by, (R,): their number, or the sum of their weights."""
+        return self.tokens if self.token_weights is None else self._row_sums(self.token_weights).clamp(min=1e-6)
 
     @cached_property
     def logps(self) -> torch.Tensor:

@@ -74,7 +74,7 @@ def test_weights_stand_where_the_answer_does():
     assert on_answer([-100, -100, 5, 6], [0.25, 1.0]) == [0.0, 0.0, 0.25, 1.0]
 
 
-def test_sums_and_lengths_are_weighted_and_a_row_counts_one_token_at_least():
+def test_sums_and_lengths_are_weighted_and_numbers_of_tokens_are_not():
     answers = Answers(
         None,
         labels=torch.tensor([4, 5, 6, 7, 8]),
@@ -83,7 +83,8 @@ def test_sums_and_lengths_are_weighted_and_a_row_counts_one_token_at_least():
         token_weights=torch.tensor([1.0, 0.0, 0.5, 0.25, 1.0]),
     )
     answers.token_logps = torch.tensor([-1.0, -2.0, -3.0, -4.0, -5.0])
-    assert answers.logps.tolist() == [-2.5, -1.0, -5.0] and answers.lengths.tolist() == [1.5, 1.0, 1.0]
+    assert answers.logps.tolist() == [-2.5, -1.0, -5.0] and answers.lengths.tolist() == [1.5, 0.25, 1.0]
+    assert answers.tokens.tolist() == [3, 1, 1]
     assert answers.forget.logps.tolist() == [-2.5, -1.0] and answers.retain.logps.tolist() == [-5.0]
 
 
@@ -100,23 +101,24 @@ def test_rows_without_weights_count_whole_in_a_batch():
 # ---- trained -------------------------------------------------------------------------------------------------------
 
 
-def test_npo_starts_at_its_reference_and_pulls_at_keywords_alone(tmp_path):
-    trainer = build(tmp_path, beta=0.5, forget_loss_unit="answer")
+@pytest.mark.parametrize("unit", ["answer", "token"])
+def test_npo_starts_at_its_reference_and_pulls_at_keywords_as_without_weights(unit, tmp_path):
+    trainer = build(tmp_path, beta=0.5, forget_loss_unit=unit)
     batch = trainer.data_collator([trainer.train_dataset[0, 0, -1]])
     answers = trainer.compute_answers(trainer.model, batch)
     answers.token_logps = answers.token_logps.detach().requires_grad_()
     trainer.reference.add_to(answers, batch)
     losses = trainer.forget_loss(answers)
-    assert losses.tolist() == pytest.approx([2 / 0.5 * math.log(2)], rel=1e-5)
+    row = trainer.forget_rows[0]
+    weights = [weight for weight, label in zip(row["weights"], row["labels"], strict=True) if label != -100]
+    divisor = len(weights) if unit == "token" else 1
+    assert losses.tolist() == pytest.approx([2 / 0.5 * math.log(2) / divisor], rel=1e-5)
     losses.sum().backward()
-    weights = [
-        weight
-        for weight, label in zip(*(trainer.forget_rows[0][k] for k in ("weights", "labels")), strict=True)
-        if label != -100
-    ]
-    pulls = answers.token_logps.grad[: len(weights)].tolist()
     assert 0 < sum(weights) < len(weights)
-    assert pulls == pytest.approx(weights, rel=1e-5)  # at the reference NPO's gradient is gradient ascent's
+    # At the reference NPO's gradient is gradient ascent's: 1, or 1 / tokens.
+    assert answers.token_logps.grad[: len(weights)].tolist() == pytest.approx(
+        [weight / divisor for weight in weights], rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("method", ["npo", "sam", "ssiuu", "grad_ascent_backbone"])
