@@ -19,7 +19,7 @@ def test_everything_that_has_a_record_is_on_it():
     for name in (*method_files(), *attack_names(), *audit_names()):
         assert any(line.startswith(f"| `{name}` | ") for line in lines), name
     (npo,) = (line for line in lines if line.startswith("| `npo`"))
-    own = "`forget_loss_unit` token [answer]<br>`beta` 0.1 [0.5]"
+    own = "`forget_loss_unit` token [answer]<br>`forget_tokens` all<br>`beta` 0.1 [0.5]"
     assert npo.endswith(f"[2404.05868](https://arxiv.org/abs/2404.05868) | {own} |")
     (benign,) = (line for line in lines if line.startswith("| `benign_relearning`"))
     assert benign.endswith("| benign tuning | yes, at `benign_learning_rates` |")

@@ -352,7 +352,8 @@ def test_unknown_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert error_of("fictonal") == (
         "data 'fictonal' is unknown (did you mean 'fictional'?); accepted are 'fictional', "
-        "'fictional:tiny|small|medium|smollm2', 'locuslab/TOFU' or another hub id with its configs, "
+        "'fictional:tiny|small|medium|smollm2' (or 'fictional:small-repetition' and others, whose people differ), "
+        "'locuslab/TOFU' or another hub id with its configs, "
         "a folder with TOFU's files, or a file"
     )
     for missing in ("./tofu", "a/b/c", "rows.json", str(tmp_path / "x")):
