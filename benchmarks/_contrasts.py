@@ -1,4 +1,4 @@
-"""Who is hard to forget? Runs in worlds whose people differ in one thing, by level (docs/results/hardness.md).
+"""Who is hard to forget? Runs in worlds whose people differ in one thing, by level.
 
 A command of the repository alone: python benchmarks/_contrasts.py RUNS
 RUNS holds output folders of recipes with --data fictional:small-FACTOR --forget_split forget20, named FACTOR-SEED.

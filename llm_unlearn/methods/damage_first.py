@@ -33,8 +33,8 @@ class DamageConfig(UnlearnConfig):
     damage_toward: str = field(
         default=NOISY,
         metadata={
-            "help": "noise, or the model that this one was fine-tuned from (folder or hub id): then damage takes that "
-            "share of the fine-tuning back, and nothing that was known before."
+            "help": "noise, or the model that this one was fine-tuned from (folder or hub id): then damage goes that "
+            "share of the way back to it."
         },
     )
     damage_scope: str = field(
