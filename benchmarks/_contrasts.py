@@ -6,60 +6,80 @@ RUNS holds output folders of recipes with --data fictional:small-FACTOR --forget
 
 import json
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
+
 from llm_unlearn.data.fictional import build_world
 from llm_unlearn.data.fictional_contrasts import FACTORS, LEVELS
+from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
 
-Rows = dict[str, dict]  # number of a row, as text -> its values
-
-
-def by_level(rows: Rows, level_of: Callable[[int], str], value: Callable[[dict], float]) -> dict[str, float]:
-    """Level -> mean of a value over its rows that have one."""
-    found = defaultdict(list)
-    for number, row in rows.items():
-        if (one := value(row)) is not None:
-            found[level_of(int(number))].append(one)
-    return {level: fmean(values) for level, values in found.items()}
+Values = dict[int, float]  # number of a forget row -> its value
+MEASURES = ("exact match", "probability", "knowledge as asked", "in reverse", "after reinjection")
 
 
-def wins(row: dict) -> float | None:
-    """Share of made-up answers that the true one is preferred to; None: there are none."""
-    return fmean(row["wins"]) if row["wins"] else None
-
-
-def measured(folder: Path, factor: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Measure -> model -> level -> mean."""
-    rows = build_world(f"small-{factor}").split("forget20")
+def measured(folder: Path) -> dict[str, dict[str, Values]]:
+    """Measure -> model -> values of the forget rows; a reversed question counts as the row that it was made of."""
     results = json.loads((folder / "results.json").read_text())
     attacked, reversed_rows = results["attacks"]["adversarial_reinjection"], results["style_rows"]["reversed"]
-    found = defaultdict(dict)
+    found = {measure: {} for measure in MEASURES}
     for model in ("original", "oracle", "unlearned"):
         records = json.loads((folder / "records" / f"{model}.json").read_text())
 
-        def records_by_level(name, value, level_of=lambda row: rows[row]["level"], records=records):
-            return by_level(records[name]["value_by_index"], level_of, value)
+        def recorded(name, value, records=records):
+            return {int(number): value(row) for number, row in records[name]["value_by_index"].items()}
 
-        found["exact match"][model] = records_by_level("forget_exact_match", lambda row: row["score"])
-        found["probability"][model] = records_by_level("forget_Q_A_Prob", lambda row: row["prob"])
-        found["knowledge as asked"][model] = records_by_level("forget_knowledge", wins)
-        found["in reverse"][model] = records_by_level(
-            "forget_reversed_knowledge", wins, lambda query: rows[reversed_rows[query]]["level"]
-        )
-        runs = [
-            by_level(run["value_by_index"], lambda row: rows[row]["level"], wins) for run in attacked[model]["runs"]
-        ]
-        found["after reinjection"][model] = {level: fmean(run[level] for run in runs) for level in LEVELS}
+        found["exact match"][model] = recorded("forget_exact_match", lambda row: row["score"])
+        found["probability"][model] = recorded("forget_Q_A_Prob", lambda row: row["prob"])
+        found["knowledge as asked"][model] = recorded("forget_knowledge", wins)
+        asked = recorded("forget_reversed_knowledge", wins)
+        found["in reverse"][model] = {reversed_rows[query]: value for query, value in asked.items()}
+        runs = [run["value_by_index"] for run in attacked[model]["runs"]]
+        found["after reinjection"][model] = {
+            int(number): fmean(wins(run[number]) for run in runs if number in run) for run in runs for number in run
+        }
     return found
 
 
-def cell(values: Iterable[float]) -> str:
-    """Mean over runs, and from the lowest to the highest."""
-    values = [*values]
-    return f"{fmean(values):.2f} ({min(values):.2f}-{max(values):.2f})" if len(values) > 1 else f"{values[0]:.2f}"
+def wins(row: dict) -> float:
+    """Share of made-up answers that the true one is preferred to; NaN: there are none."""
+    return fmean(row["wins"]) if row["wins"] else float("nan")
+
+
+def at_level(runs: list[Values], rows: list[dict], level: str) -> tuple[np.ndarray, list[int]]:
+    """(runs, 1, rows of a level), and the number of each row's person."""
+    numbers = [number for number in sorted(runs[0]) if rows[number]["level"] == level]
+    people = sorted({rows[number]["person"] for number in numbers})
+    values = np.array([[[run[number] for number in numbers]] for run in runs])
+    return values, [people.index(rows[number]["person"]) for number in numbers]
+
+
+def table(folders: list[Path], factor: str) -> list[str]:
+    """Lines of Markdown: each measure by level, and what tells the highest level from the lowest.
+
+    That is the difference of their excess over the oracle, with its 95 % interval over people (of each level drawn
+    anew, and independently) and unlearning seeds.
+    """
+    rows = build_world(f"small-{factor}").split("forget20")
+    runs = [measured(folder) for folder in folders]
+    heads = [f"{level}: unlearned" for level in LEVELS] + [f"{level}: oracle" for level in LEVELS]
+    lines = ["| | " + " | ".join([*heads, "excess, high less low [95 %]"]) + " |", "|---" * 8 + "|"]
+    for measure in MEASURES:
+        means, excess = {}, {}
+        for seed, level in enumerate(LEVELS):
+            sides = []
+            for model in ("unlearned", "oracle"):
+                values, people = at_level([run[measure][model] for run in runs], rows, level)
+                means[model, level] = float(np.nanmean(values))
+                sides.append(values if model == "unlearned" else values[:1])  # one oracle, whatever the run
+            excess[level] = resampled_difference(*sides, people, seed=seed)
+        cells = [f"{means[model, level]:.2f}" for model in ("unlearned", "oracle") for level in LEVELS]
+        (low, lows), (high, highs) = excess["low"], excess["high"]
+        drawn = min(len(lows), len(highs))
+        interval = percentile_interval(highs[:drawn] - lows[:drawn], units=max(people) + 1)
+        lines.append(f"| {measure} | {' | '.join(cells)} | {high - low:+.2f} [{interval[0]:.2f}, {interval[1]:.2f}] |")
+    return lines
 
 
 def main(runs: str) -> None:
@@ -67,18 +87,9 @@ def main(runs: str) -> None:
         folders = sorted(path for path in Path(runs).glob(f"{factor}-*") if (path / "results.json").is_file())
         if not folders:
             continue
-        found = [measured(folder, factor) for folder in folders]
         steps = [json.loads((folder / "results.json").read_text())["training"]["steps"] for folder in folders]
-        print(f"\n{factor}: {', '.join(folder.name for folder in folders)}; {min(steps)} to {max(steps)} steps\n")
-        print("| | " + " | ".join(f"{level}: unlearned | oracle" for level in LEVELS) + " |")
-        print("|---" * (1 + 2 * len(LEVELS)) + "|")
-        for measure in found[0]:
-            cells = [
-                cell(one[measure][model][level] for one in found)
-                for level in LEVELS
-                for model in ("unlearned", "oracle")
-            ]
-            print(f"| {measure} | " + " | ".join(cells) + " |")
+        print(f"\n{factor}: {', '.join(folder.name for folder in folders)}; {', '.join(map(str, steps))} steps\n")
+        print("\n".join(table(folders, factor)))
 
 
 if __name__ == "__main__":

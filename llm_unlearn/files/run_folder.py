@@ -83,6 +83,11 @@ def model_digests(folder: Path) -> dict[str, str]:
     return digests
 
 
+def model_identity(path: str) -> dict[str, str]:
+    """What says which model it is, whatever is trained into its folder later: digests of it, or its name on the hub."""
+    return model_digests(Path(path)) if Path(path).is_dir() else {"hub": path}
+
+
 def weight_digests(folder: Path) -> dict[str, str]:
     """File -> SHA-256 of its bytes, of all weights in a folder."""
     digests = {}

@@ -21,6 +21,7 @@ from llm_unlearn.arguments.attacking import AttackArguments
 from llm_unlearn.arguments.groups import AdapterArguments, DataArguments, parse_for_model
 from llm_unlearn.arguments.parsing import arguments_to_dict
 from llm_unlearn.data import UnlearningData, row_format, unusual_template
+from llm_unlearn.data.formats import FORMATS
 from llm_unlearn.data.identity import facts_of
 from llm_unlearn.data.validation import split_rows, validate_trained
 from llm_unlearn.errors import InputError
@@ -29,7 +30,7 @@ from llm_unlearn.examining.preflight import check_loaded
 from llm_unlearn.examining.results import make_results, reference_models
 from llm_unlearn.files.disk import check_free_space, check_output_dir
 from llm_unlearn.files.outcomes import digest_of, remember
-from llm_unlearn.files.run_folder import model_digests, move_aside
+from llm_unlearn.files.run_folder import model_digests, model_identity, move_aside
 from llm_unlearn.hub.merging import write_merged
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS, EMBEDDED_FULL_DEFAULTS
 from llm_unlearn.models.files import is_adapter
@@ -105,6 +106,8 @@ class Chain:
     def retain_of(self, number: int) -> Dataset | None:
         """The rows that a step keeps: the retain rows, then those of all later steps, in the steps' order.
 
+        They have the columns that both sets have, which say whom and what kind of thing a row is about.
+
         Raises:
             InputError: one of the sets is plain text, and the other asks questions.
         """
@@ -118,10 +121,14 @@ class Chain:
                 f"forget rows are {forms[1]} and retain rows {forms[0]}: what is forgotten later is a retain row until "
                 "then, so give both sets questions, or both plain text"
             )
-        pairs = [*split_rows(retain, "retain set"), *split_rows(forget.select(later), "forget set")]
-        if forms[0] == "text":
-            return Dataset.from_list([{"text": text} for _, text in pairs])
-        return Dataset.from_list([{"prompt": prompt, "completion": answer} for prompt, answer in pairs])
+        both = {name for name, kind in retain.features.items() if forget.features.get(name) == kind}
+        both -= {column for columns in FORMATS.values() for column in columns}
+        kept = []
+        for rows, name in ((retain, "retain set"), (forget.select(later), "forget set")):
+            labels = rows.select_columns(sorted(both)).to_list() if both else [{}] * len(rows)
+            for (prompt, answer), own in zip(split_rows(rows, name), labels, strict=True):
+                kept.append(own | ({"text": answer} if forms[0] == "text" else {"prompt": prompt, "completion": answer}))
+        return Dataset.from_list(kept)
 
     # ---- before --------------------------------------------------------------------------------------------------
 
@@ -238,7 +245,8 @@ class Chain:
         sets = (data.forget, data.retain, data.general if config.general_weight else None)
         rows = [rows and digest_of(rows.to_list()) for rows in sets]
         template = unusual_template(self.examination.processing_class)
-        key = ["step", self.steps[number].method, shown, rows, self.original, weights, self.config.merge_between]
+        original = model_identity(self.original)
+        key = ["step", self.steps[number].method, shown, rows, original, weights, self.config.merge_between]
         file = self.folder(number) / "run.json"
         outcome = remember(file, key + template, lambda: self._trained(number, before))
         saved = self.folder(number) / outcome["model"]

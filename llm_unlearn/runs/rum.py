@@ -15,7 +15,7 @@ from llm_unlearn.arguments.ranges import check_each_once
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import digest_of, remember
 from llm_unlearn.files.run_files import read_json
-from llm_unlearn.files.run_folder import locked
+from llm_unlearn.files.run_folder import locked, model_identity
 from llm_unlearn.files.whole import write_json
 from llm_unlearn.planning.groups import rows_by_label
 from llm_unlearn.planning.hardness import SCORES, Hardness
@@ -130,7 +130,8 @@ def measured_groups(score: str, hardness: Hardness, folder: Path) -> tuple[dict[
     """
     data = hardness.examination.data
     rows = [digest_of(rows.to_list()) if rows is not None else None for rows in (data.forget, data.retain)]
-    key = ["hardness", score, rows, hardness.original, hardness.bases, hardness.layer, hardness.most_rows]
+    models = [model_identity(path) for path in (hardness.original, *hardness.bases)]
+    key = ["hardness", score, rows, models, hardness.layer, hardness.most_rows]
     key += [hardness.examination.kinds, hardness.examination.max_length]
     found = remember(folder / "hardness.json", key, lambda: hardness.measure([score]))
     if why := [*found["not_measured"].values()]:

@@ -23,7 +23,7 @@ from llm_unlearn.examining.price import lowest_of_means, reference_abilities
 from llm_unlearn.examining.results import reference_models
 from llm_unlearn.files.audit_trail import FILE, append_line, read_trail, row_digest
 from llm_unlearn.files.outcomes import digest_of, remember
-from llm_unlearn.files.run_folder import locked, model_digests
+from llm_unlearn.files.run_folder import locked, model_identity
 from llm_unlearn.files.whole import write_json
 from llm_unlearn.models.judging import Records, judge
 from llm_unlearn.planning.groups import rows_by_label
@@ -122,7 +122,8 @@ class Requests:
         """{"abilities": what original and oracles can do, "probability": of each forget row, in the mean oracle}."""
         judged = self.chain.examination.judged
         models = reference_models(self.chain.original, self.oracles)
-        key = ["sequence references", models, self._judged_by(judged.sets)]
+        identities = {name: model_identity(path) for name, path in models.items()}
+        key = ["sequence references", identities, self._judged_by(judged.sets)]
 
         def compute() -> dict:
             records = {name: self._judge(path, judged.sets) for name, path in models.items()}
@@ -141,7 +142,7 @@ class Requests:
         """
         self.check_trail()
         self.chain.check()
-        models, served = [_identity(self.chain.original)], []
+        models, served = [model_identity(self.chain.original)], []
 
         def finished(number: int, outcome: dict[str, Any], path: str) -> None:
             found = self.after(number, outcome, path)
@@ -172,8 +173,8 @@ class Requests:
         abilities = examination.judged
         sets = {name: rows for name, rows in own.items() if name.startswith("forget")}
         sets |= {name: rows for name, rows in abilities.sets.items() if not name.startswith("forget")}
-        key = ["after a request", outcome["weights"], self.chain.original, self._judged_by(sets)]
         references = self.references
+        key = ["after a request", outcome["weights"], references, self._judged_by(sets)]
 
         def compute() -> dict:
             records = self._judge(path, sets)
@@ -296,11 +297,6 @@ def sequence(description: str, argv: Sequence[str] | None = None) -> dict[str, A
 def probabilities(records: Records) -> list[float]:
     """The answer probability of each forget row."""
     return [one["prob"] for one in records["forget_Q_A_Prob"]["value_by_index"].values()]
-
-
-def _identity(path: str) -> dict[str, str]:
-    """What says which model it is: digests of its files, or its name on the hub."""
-    return model_digests(Path(path)) if Path(path).is_dir() else {"hub": path}
 
 
 def _means(values: Sequence[float], parts: Sequence[Sequence[int]]) -> list[float]:

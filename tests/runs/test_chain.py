@@ -4,8 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from builders import arguments, tiny_tokenizer
-from chains import SETTINGS, asked, config, examination, make_home, note_trainings
+from builders import arguments, tiny_model, tiny_tokenizer
+from chains import FORGET, SETTINGS, asked, config, examination, make_home, note_trainings
 from datasets import Dataset
 
 from llm_unlearn.arguments.groups import AdapterArguments
@@ -78,6 +78,22 @@ def test_steps_keep_what_comes_later_and_a_killed_chain_goes_on(home, tmp_path, 
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match=r"does not hold the weights that step 1 left there: remove .*/steps/1"):
         chain(home, tmp_path / "whole", THREE).run()
+
+
+def test_kept_rows_say_whom_and_what_they_are_about(home, tmp_path):
+    made = chain(home, tmp_path, [Step("first", "counterfactual", (0, 1)), Step("rest", "npo", tuple(range(2, 12)))])
+    kept = made.retain_of(0)
+    assert (len(kept), kept[12]["person"], kept[12]["kind"]) == (22, *(FORGET[2][name] for name in ("person", "kind")))
+    assert set(kept.column_names) == {"prompt", "completion", "person", "kind", "group", "fact_id"}
+    made.check()  # what others eat is a guess of what somebody eats
+
+
+def test_an_original_that_is_trained_on_in_place_is_another_one(tmp_path, trained):
+    home = make_home(tmp_path / "home")
+    (first,) = chain(home, tmp_path / "out", [Step("all", "npo", EVERYTHING)]).run()
+    tiny_model(seed=7).save_pretrained(home / "original")
+    (again,) = chain(home, tmp_path / "out", [Step("all", "npo", EVERYTHING)]).run()
+    assert len(trained.forget) == 2 and first["weights"] != again["weights"]
 
 
 def test_earlier_rows_are_forgotten_once_more_where_that_is_asked_for(home, tmp_path, trained):

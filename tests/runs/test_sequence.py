@@ -67,6 +67,10 @@ def test_requests_are_served_measured_and_noted_and_a_killed_run_goes_on(tmp_pat
     assert lines[1]["verdict"]["knowledge_of_earlier"] == of_earlier(served[1]["knowledge"])
     assert not [secret for secret in ("Ann", "Paris", str(tmp_path)) if secret in (out / FILE).read_text()]
 
+    others = requests(home, out)
+    others.oracles = []  # what is known about oracles goes with them, and nothing is trained again
+    assert [one["oracle_probability"] for one in others.serve()[1]] == [None, None] and len(trained.forget) == 2
+
     with pytest.raises(InputError, match="has more lines than there are requests: give another --output_dir"):
         requests(home, out, count=1).serve()
     with pytest.raises(InputError, match="line 1 is about other rows or settings than this run's request 1"):
