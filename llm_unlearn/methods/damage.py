@@ -51,13 +51,13 @@ def damage(
     def damaged(weight: torch.Tensor) -> torch.Tensor:
         if base is not None:
             return torch.lerp(weight, base[names[id(weight)]].to(weight), strength)
-        bound = (6 / sum(weight.shape)) ** 0.5
+        bound = (6 / sum(weight.shape[-2:])) ** 0.5  # a mixture's experts are one stack of matrices
         noise = (2 * torch.rand(weight.shape, generator=generator) - 1) * bound
         return (1 - strength) * weight + (NOISE * strength * noise).to(weight)
 
     if neurons is None:
         for parameter in model.parameters():  # a tied matrix once
-            if parameter.dim() == 2 or base is not None:
+            if parameter.dim() >= 2 or base is not None:
                 parameter.copy_(damaged(parameter))
         return
     maps = linear_modules(model)

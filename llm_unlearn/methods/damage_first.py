@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import TrainerCallback
 
@@ -64,7 +66,8 @@ class DamageFirstTrainer(UnlearnTrainer):
     """A trainer that damages the model before its first step; `args` is a `DamageConfig`.
 
     Raises:
-        InputError: damage, and an adapter; a model of another shape in `damage_toward`.
+        InputError: damage, and an adapter; a model of another shape in `damage_toward`; a `damage_scope` that compares
+            forget with retain rows, and no retain rows.
     """
 
     def __init__(self, model, args=None, *arguments, **keywords):
@@ -75,33 +78,42 @@ class DamageFirstTrainer(UnlearnTrainer):
         if args.damage:
             if isinstance(self.model, PeftModel):  # the adapter of a folder
                 raise InputError(NO_DAMAGE)
-            self._base = None
+            if args.damage_scope != "all" and not self.row_sets["retain"]:
+                raise InputError(
+                    f"damage_scope={args.damage_scope!r} takes what forget rows need beside retain rows: give retain "
+                    "rows, or damage_scope=all"
+                )
+            base = None
             if args.damage_toward != NOISY:
                 name = f"damage_toward={args.damage_toward!r}"
-                self._base = weights_for(self.model, load_model(args.damage_toward), name)
-            self.add_callback(_BeforeTheFirstStep(self))
+                base = weights_for(self.model, load_model(args.damage_toward), name)
+            self.add_callback(_BeforeTheFirstStep(self, base))
 
-    def damage(self) -> None:
-        """Damage the model as `args` say."""
+    def damage(self, base: Mapping[str, torch.Tensor] | None) -> None:
+        """Damage the model as `args` say; `base`: weights of the model in `damage_toward`."""
         args, neurons, model = self.args, None, self.accelerator.unwrap_model(self.model)
         if args.damage_scope != "all":
-            rows = (self.forget_rows, self.row_sets["retain"] or [])
+            rows = (self.forget_rows, self.row_sets["retain"])
             neurons = influential_neurons(model, *rows, args.damage_share, self.processing_class.pad_token_id)
         if args.damage_scope == "random":
             neurons = random_neurons(neurons, args.seed)
-        damage(model, args.damage, args.seed, neurons, self._base)
-        self._base = None  # as large as the model, and needed once
+        damage(model, args.damage, args.seed, neurons, base)
 
 
 class _BeforeTheFirstStep(TrainerCallback):
-    """When the model before unlearning has been taken down; a resumed run has it behind it."""
+    """When the model before unlearning has been taken down.
 
-    def __init__(self, trainer: DamageFirstTrainer):
-        self.trainer = trainer
+    Once: a resumed run has it behind it, and so has training that begins again (a second `train`, or a smaller batch
+    after a full memory).
+    """
+
+    def __init__(self, trainer: DamageFirstTrainer, base: Mapping[str, torch.Tensor] | None):
+        self.trainer, self.base, self.is_behind = trainer, base, False
 
     def on_train_begin(self, args, state, control, **keywords):
-        if not state.global_step:
-            self.trainer.damage()
+        if not (self.is_behind or state.global_step):
+            self.trainer.damage(self.base)
+        self.is_behind, self.base = True, None  # as large as the model, and needed once
 
 
 def refuse_adapters(model: Any, args: DamageConfig, keywords: dict[str, Any]) -> None:

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from builders import encoded_rows, tiny_model
-from trainers import build
+from builders import arguments, encoded_rows, qa_rows, tiny_model, tiny_tokenizer
+from trainers import build, of_a_kind
 
-from llm_unlearn import CounterfactualConfig
+from llm_unlearn import CounterfactualConfig, CounterfactualTrainer
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods.damage import damage, influential_neurons, random_neurons, weights_for
 from llm_unlearn.models.linear_maps import linear_modules
@@ -25,6 +25,14 @@ def test_matrices_are_shrunk_and_blurred_and_norms_stay():
         bound = 0.025 * (6 / sum(old.shape)) ** 0.5
         assert 0.9 * bound < noise.max() <= bound * (1 + 1e-4), name
         assert noise.mean().item() == pytest.approx(bound / 2, rel=0.1)
+
+
+def test_experts_in_one_stack_are_matrices_like_any_other():
+    mixture = torch.nn.Module()
+    mixture.experts = torch.nn.Parameter(torch.ones(5, 30, 20))
+    damage(mixture, 0.25, seed=1)
+    noise = (mixture.experts - 0.75).abs()
+    assert noise.max().item() == pytest.approx(0.025 * (6 / 50) ** 0.5, rel=0.02)
 
 
 def test_equal_seeds_are_equal_and_zero_is_nothing():
@@ -129,6 +137,22 @@ def test_a_trainer_moves_its_model_towards_a_base_before_its_first_step(method, 
     assert not torch.equal(*(model.get_output_embeddings().weight for model in (trainer.model, base)))
     trainer.train()
     assert all(map(torch.equal, trainer.model.parameters(), base.parameters()))
+
+
+def test_training_that_begins_again_damages_nothing_again(tmp_path):
+    trainer = build("undo", tmp_path / "run", lora=False, learning_rate=0.0, max_steps=1, damage=0.5)
+    trainer.train()
+    once = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer.train()
+    assert all(map(torch.equal, trainer.model.parameters(), once))
+
+
+@pytest.mark.parametrize("scope", ["influence", "random"])
+def test_a_scope_that_compares_with_retain_rows_needs_them(scope, tmp_path):
+    settings = arguments(CounterfactualConfig, tmp_path, damage=0.5, damage_scope=scope, retain_loss="none")
+    data = {"forget_dataset": of_a_kind(qa_rows(4)), "processing_class": tiny_tokenizer()}
+    with pytest.raises(InputError, match=f"damage_scope='{scope}' takes what forget rows need beside retain rows"):
+        CounterfactualTrainer(tiny_model(), settings, **data)
 
 
 def test_a_base_without_damage_is_refused(tmp_path):
