@@ -8,7 +8,8 @@ values: low: at most one value in common with any kept person; middle: drawn lik
     twin, with all of the values that can be shared.
 names: low: of syllables that nobody else has; middle: of everybody's; high: the first name of one kept person and the
     last name of another.
-wordings: low: asked in words of their own; middle: in one of three as everybody is; high: in all three.
+wordings: low: asked in words of their own; middle: in one of three as everybody is; high: in all three. Other forms
+    (multiple choice, in reverse, a second hop) are in everybody's words.
 
 Repetition is about memorization, the others are about entanglement with what is kept.
 """

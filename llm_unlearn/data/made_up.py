@@ -59,6 +59,14 @@ def told_of(answer: str, name: str | None, other: str | None) -> str:
     return answer if name is None or other is None else _as_word(name).sub(lambda _found: other, answer)
 
 
+def told_of_whole(text: str, name: str, other: str) -> str:
+    """The same, where only the first or the last name is said, too; for two names without a word in common."""
+    text, own, others = told_of(text, name, other), name.split(), other.split()
+    if len(own) > 1 and len(others) > 1:
+        text = told_of(told_of(text, own[0], others[0]), own[-1], others[-1])
+    return text
+
+
 def _as_word(name: str) -> re.Pattern[str]:
     """Finds a name, and not in a longer word: "Ann" is not in "Annapolis"."""
     return re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from llm_unlearn.errors import InputError, StorageError
+from llm_unlearn.files.run_folder import stays
 
 
 def check_output_dir(output_dir: str | Path) -> None:
@@ -39,12 +40,15 @@ def check_free_space(
 ) -> None:
     """Raise StorageError where the disk has less room than a run will take; what it replaces counts as room.
 
+    That is checkpoints and steps, not what is moved aside.
+
     Args:
         needed: bytes, as from `bytes_to_write`.
         what: it consists of, and `fix`: what makes it less, for the error.
     """
     path = Path(output_dir)
-    replaced = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
+    replaced = sum(file.stat().st_size for file in files if not stays(file.relative_to(path)))
     free = shutil.disk_usage(_nearest_folder(path)).free
     if free + replaced < needed:
         raise StorageError(

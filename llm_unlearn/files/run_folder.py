@@ -7,6 +7,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ EVIDENCE = (
     *("results.json", "verdict.json", "report.html", "config.yaml", "forget.jsonl", "retain.jsonl", "*.png"),
     *("records", "adapter", "model", "merged", "hub"),
 )
+EARLIER = "earlier-"
 CONFIGURATIONS = ("adapter_config.json", "config.json")
 LOCAL_NAMES = {"_name_or_path", "name_or_path", "base_model_name_or_path", "revision"}  # differ in a public edition
 WEIGHTS = re.compile(r"(adapter_model|model)(-\d{5}-of-\d{5})?\.safetensors")
@@ -62,13 +64,18 @@ def move_aside(folder: Path) -> Path | None:
     if not found:
         return None
     number = 1
-    while (target := folder / f"earlier-{number}").exists():
+    while (target := folder / f"{EARLIER}{number}").exists():
         number += 1
     target.mkdir()
     # Results last: where this is interrupted, what is left is no run's evidence without its weights.
     for path in sorted(found, key=lambda path: path.name == "results.json"):
         path.rename(target / path.name)
     return target
+
+
+def stays(path: Path) -> bool:
+    """Whether a file, by its path in the folder of a run, is still there after `move_aside` and another run."""
+    return path.parts[0].startswith(EARLIER) or any(fnmatch(path.parts[0], pattern) for pattern in EVIDENCE)
 
 
 def model_digests(folder: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ templates are what losses reach first is argued by Yoon et al. 2026, arXiv 2602.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import IGNORED, encode_row
 from llm_unlearn.data.identity import people_of
-from llm_unlearn.data.made_up import subjects_of, told_of
+from llm_unlearn.data.made_up import subjects_of, told_of_whole
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.batches import BatchRunner
@@ -87,8 +87,8 @@ class KeywordTrainer(UnlearnTrainer):
         if not weighted:
             return
         people = [*subjects, *(people_of(retain_dataset) if retain_dataset is not None else ())]
-        others_of_rows = self._rows_about_others(subjects, made_up_names(people, NAMES, self.args.seed))
-        weights = self._weights(others_of_rows)
+        names = made_up_names(subjects, people, NAMES, self.args.seed)
+        weights = self._weights(self._rows_about_others(subjects, names))
         if chosen == "shuffled":
             weights = shuffled(weights, self.args.seed)
         # New rows in the same list: encoded rows are shared with whoever encodes the same data set.
@@ -97,15 +97,15 @@ class KeywordTrainer(UnlearnTrainer):
             for row, of_row in zip(self.forget_rows, weights, strict=True)
         ]
 
-    def _rows_about_others(self, subjects: Sequence[str], names: Sequence[str]) -> list[list[EncodedRow]]:
-        """Every forget row about each of the made-up names, (forget rows, names)."""
+    def _rows_about_others(self, subjects: Sequence[str], names: Mapping[str, list[str]]) -> list[list[EncodedRow]]:
+        """Every forget row about each of the names that are made up for its subject, (forget rows, names)."""
         pairs, length = split_rows(self.forget_dataset, "forget_dataset"), self.args.max_length
         return [
             [
                 encode_row(
-                    self.processing_class, renamed(prompt, subject, name), told_of(answer, subject, name), length
+                    self.processing_class, renamed(prompt, subject, name), told_of_whole(answer, subject, name), length
                 )
-                for name in names
+                for name in names[subject]
             ]
             for (prompt, answer), subject in zip(pairs, subjects, strict=True)
         ]

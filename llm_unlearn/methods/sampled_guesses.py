@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.data.formats import Prompt
 from llm_unlearn.data.identity import people_of
-from llm_unlearn.data.made_up import subjects_of, told_of
+from llm_unlearn.data.made_up import subjects_of, told_of_whole
 from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
@@ -21,6 +22,7 @@ from llm_unlearn.files.outcomes import remember, weights_digest
 from llm_unlearn.methods.sampled_answers import checked_rows, sample, with_loaded_model
 
 FILE, SAMPLED = "sampled_guesses.json", "sampled_guesses"
+MOST_DRAWS = 50  # for each name that is wanted; where they do not do, some names are taken twice
 FIRST_NAMES = (
     *("Amara", "Bartosz", "Chiara", "Dmitri", "Elif", "Farid", "Greta", "Hiroshi", "Ines", "Jamal", "Katya", "Leif"),
     *("Mireille", "Nadia", "Oskar", "Priya", "Quentin", "Rosa", "Samir", "Tove", "Uma", "Viktor", "Wen", "Yusuf"),
@@ -83,17 +85,17 @@ def sampled_guesses(
     Raises:
         InputError: the model says nothing to a question, whomever it is about.
     """
-    names = made_up_names(known, count, seed)
+    names = made_up_names(subjects, known, count, seed)
     asked = [
         (renamed(prompt, subject, name), name, subject)
         for (prompt, _), subject in zip(pairs, subjects, strict=True)
-        for name in names
+        for name in names[subject]
     ]
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         texts = sample(model, tokenizer, [prompt for prompt, _, _ in asked])
-    told = [told_of(text, name, subject) for text, (_, name, subject) in zip(texts, asked, strict=True)]
+    told = [told_of_whole(text, name, subject) for text, (_, name, subject) in zip(texts, asked, strict=True)]
     return [_said(told[start : start + count], start // count) for start in range(0, len(told), count)]
 
 
@@ -108,21 +110,37 @@ def _said(texts: Sequence[str], row: int) -> list[str]:
     return [said[number % len(said)] for number in range(len(texts))]
 
 
-def made_up_names(known: Sequence[str | None], count: int, seed: int) -> list[str]:
-    """`count` names that nobody has: first and last names of people who exist, put together anew where there are enough
-    of them, so that they look alike; else of a list.
+def made_up_names(subjects: Iterable[str], known: Iterable[Any], count: int, seed: int) -> dict[str, list[str]]:
+    """Of each subject `count` names that nobody has: first and last names of people who exist, put together anew where
+    there are enough of them, so that they look alike; else of a list.
+
+    None has a word of the subject's own name: who knows somebody by the last name knows them under another first name.
+
+    Args:
+        known: names of people who exist, the subjects among them or not.
     """
-    generator = random.Random(f"names {seed}")
-    people = list(dict.fromkeys(name for name in known if name is not None))
-    parts = [name.split() for name in people]
-    firsts = sorted({part[0] for part in parts if len(part) > 1})
-    lasts = sorted({part[-1] for part in parts if len(part) > 1})
-    if len(firsts) * len(lasts) < 4 * count + len(people):
-        firsts, lasts = FIRST_NAMES, LAST_NAMES
-    free = [name for name in (f"{first} {last}" for first in firsts for last in lasts) if name not in set(people)]
-    return [generator.choice(free) for _ in range(count)]
+    subjects = list(dict.fromkeys(subjects))
+    taken = dict.fromkeys([*subjects, *(str(name) for name in known if name is not None)])
+    parts = [name.split() for name in taken]
+    of_people = [list(dict.fromkeys(part[place] for part in parts if len(part) > 1)) for place in (0, -1)]
+    found = {}
+    for subject in subjects:
+        words, generator = set(subject.split()), random.Random(f"names {seed}")
+        for sources in (of_people, (FIRST_NAMES, LAST_NAMES)):
+            firsts, lasts = ([name for name in names if name not in words] for names in sources)
+            if len(firsts) * len(lasts) >= 4 * count + len(taken):
+                break
+        drawn: dict[str, None] = {}
+        for _ in range(MOST_DRAWS * count):
+            name = f"{generator.choice(firsts)} {generator.choice(lasts)}"
+            if name not in taken:
+                drawn[name] = None
+            if len(drawn) == count:
+                break
+        found[subject] = [name for name, _ in zip(cycle(drawn), range(count), strict=False)]
+    return found
 
 
 def renamed(prompt: Prompt, subject: str, name: str) -> Prompt:
     """The prompt about somebody else."""
-    return [{**message, "content": told_of(message["content"], subject, name)} for message in prompt]
+    return [{**message, "content": told_of_whole(message["content"], subject, name)} for message in prompt]

@@ -127,7 +127,8 @@ class Chain:
         for rows, name in ((retain, "retain set"), (forget.select(later), "forget set")):
             labels = rows.select_columns(sorted(both)).to_list() if both else [{}] * len(rows)
             for (prompt, answer), own in zip(split_rows(rows, name), labels, strict=True):
-                kept.append(own | ({"text": answer} if forms[0] == "text" else {"prompt": prompt, "completion": answer}))
+                told = {"text": answer} if forms[0] == "text" else {"prompt": prompt, "completion": answer}
+                kept.append(own | told)
         return Dataset.from_list(kept)
 
     # ---- before --------------------------------------------------------------------------------------------------

@@ -77,9 +77,9 @@ def own_text(description: str, argv: Sequence[str] | None = None) -> list[Row]:
     data = arguments.load_data()
     if arguments.dry_run:
         console.print(yaml.safe_dump(arguments_to_dict(arguments), sort_keys=False), markup=False)
-        console.print(f"{data.source}: nobody of {len(name_parts(data))} parts of names may be named", markup=False)
+        console.print(f"{data.source}: nobody of {len(forgotten(data))} people may be named", markup=False)
         return []
-    if not name_parts(data):
+    if not forgotten(data):
         console.print("Forget rows name no `person`: what is written may speak of them; add that column", markup=False)
     path, _ = arguments.model_paths()
     model, processing_class = arguments.load_model(path, device=arguments.device), arguments.load_tokenizer(path)
@@ -104,7 +104,7 @@ def written_rows(
         InputError: fewer than wanted came out of `TRIES` questions for each.
     """
     opened_turn(processing_class)
-    forbidden, sets = name_parts(data), [rows for rows in (data.forget, data.retain) if rows is not None]
+    forbidden, sets = names_of(forgotten(data)), [rows for rows in (data.forget, data.retain) if rows is not None]
     asked = {question_key(*pair) for rows in sets for pair in split_rows(rows, "rows")}
     rows: list[Row] = []
     seen: set[str] = set()
@@ -126,7 +126,7 @@ def written_rows(
                 taken += [] if why else [question]
             answers = greedy_answers(model, processing_class, taken, arguments.max_answer_tokens)
             for question, answer in zip(taken, answers, strict=True):
-                why = "empty" if not answer else "named" if names(answer, forbidden) else None
+                why = "empty" if not answer else "named" if forbidden.search(normalized(answer)) else None
                 refused.update([why] if why else [])
                 rows += [] if why else [{"question": question, "answer": answer}]
             progress.update(min(len(rows), arguments.rows) - progress.n)
@@ -139,23 +139,29 @@ def written_rows(
     )
 
 
-def _refused(question: str, forbidden: Collection[str], asked: Collection[Any], seen: Collection[str]) -> str | None:
+def _refused(question: str, forbidden: re.Pattern, asked: Collection[Any], seen: Collection[str]) -> str | None:
     if not question:
         return "empty"
-    if names(question, forbidden):
+    if forbidden.search(normalized(question)):
         return "named"
     if question_key([{"role": "user", "content": question}], "") in asked:
         return "asked"
     return "twice" if normalized(question) in seen else None
 
 
-def name_parts(data: UnlearningData) -> set[str]:
-    """The words, of four letters or more, of the names of those who are to be forgotten, without case."""
-    people = {str(person) for person in people_of(data.forget) if person is not None}
-    words = {word for person in people for word in re.findall(r"\w+", normalized(person))}
-    return {word for word in words if len(word) >= SHORTEST_NAME}
+def forgotten(data: UnlearningData) -> set[str]:
+    """The names of those who are to be forgotten, as rows give them."""
+    return {str(person) for person in people_of(data.forget) if person is not None}
 
 
-def names(text: str, forbidden: Collection[str]) -> bool:
-    """Whether a text has one of these words."""
-    return not set(re.findall(r"\w+", normalized(text))).isdisjoint(forbidden)
+def names_of(people: Collection[str]) -> re.Pattern[str]:
+    """Finds in a `normalized` text the whole name of any of these people, or a word of it of four letters or more.
+
+    Whole words alone ("Ann" is not in "annapolis"), but where a script has no small letters: such may have no spaces.
+    """
+    found = set()
+    for person in map(normalized, people):
+        for name in {person, *(word for word in re.findall(r"\w+", person) if len(word) >= SHORTEST_NAME)}:
+            has_case = any(letter.lower() != letter.upper() for letter in name)
+            found.add(rf"(?<!\w){re.escape(name)}(?!\w)" if has_case else re.escape(name))
+    return re.compile("|".join(sorted(found)) if found else r"(?!)")

@@ -220,4 +220,6 @@ class Checkpoints:
 
 
 def _digest(rows: list[dict]) -> str:
-    return hashlib.sha256(json.dumps([[row["input_ids"], row["labels"]] for row in rows]).encode()).hexdigest()
+    """Of all that a loss takes of the rows."""
+    values = [[row[name] for name in ("input_ids", "labels", "weights") if name in row] for row in rows]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

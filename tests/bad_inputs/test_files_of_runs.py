@@ -205,8 +205,14 @@ def test_what_a_run_replaces_counts_as_room(tmp_path, monkeypatch):
     check_free_space(tmp_path / "new" / "run", 100)
     with pytest.raises(StorageError, match=r"about 101 B .* 100 B left"):
         check_free_space(tmp_path / "new" / "run", 101)
-    (tmp_path / "weights").write_bytes(b"1")
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "weights").write_bytes(b"1")
     check_free_space(tmp_path, 101)
+    for kept in ("earlier-1", "adapter"):  # moved aside, and not away
+        (tmp_path / kept).mkdir()
+        (tmp_path / kept / "weights").write_bytes(b"22")
+    with pytest.raises(StorageError, match=r"about 102 B .* 100 B left"):
+        check_free_space(tmp_path, 102)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -166,6 +166,15 @@ def test_what_was_measured_is_kept(tmp_path, monkeypatch):
     assert rows != first.forget_rows
 
 
+def test_weights_belong_to_a_checkpoint(tmp_path, monkeypatch):
+    """They depend on more than the forget rows: on whom retain rows name, for one."""
+    build(tmp_path, max_steps=1, save_strategy="steps", save_steps=1).train()
+    monkeypatch.setattr(keywords, "CAP", 1.0)
+    again = build(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    with pytest.raises(InputError, match="forget_dataset"):
+        again.train(resume_from_checkpoint="last")
+
+
 def test_other_trainers_on_the_same_rows_see_no_weights(tmp_path):
     """Encoded rows are shared by all that encode the same data set."""
     forget = people_rows(8)
@@ -184,7 +193,7 @@ def test_in_the_fictional_world_values_are_the_keywords(tmp_path):
             if label != -100:
                 (of_values if label in value else of_others).append(weight)
     # Of a value of several tokens the first ones say which it is, and the rest follows from them.
-    assert sum(of_others) / len(of_others) < 0.01 and sum(of_values) / len(of_values) > 0.2
+    assert sum(of_others) / len(of_others) < 0.01 and sum(of_values) / len(of_values) > 0.15
 
 
 # ---- refused -------------------------------------------------------------------------------------------------------

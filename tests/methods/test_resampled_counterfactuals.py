@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from llm_unlearn import UnlearnConfig
 from llm_unlearn.data.collators import ALTERNATE, FORGET
+from llm_unlearn.data.made_up import told_of_whole
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods import sampled_guesses
 from llm_unlearn.methods.counterfactual import CounterfactualConfig, CounterfactualTrainer
@@ -170,13 +171,22 @@ def test_a_model_that_says_nothing_now_and_then_or_always(tmp_path, monkeypatch)
 
 def test_made_up_names_look_like_those_of_people_who_exist_and_are_nobodys():
     known = [f"{first} {last}" for first in ("Ann", "Ben", "Cal", "Dora") for last in ("Reed", "Moss", "Stone", "Lake")]
-    drawn = made_up_names([*known[:3], "Ben Moss", "Cal Stone", "Dora Lake", None], 2, seed=0)
-    assert (
-        len(drawn) == 2
-        and set(drawn) <= set(known)
-        and drawn == made_up_names([*known[:3], "Ben Moss", "Cal Stone", "Dora Lake", None], 2, seed=0)
+    people = [known[0], known[5], known[10], known[15], None, 17]
+    drawn = made_up_names(["Ann Reed", "Dora Lake"], people, 1, seed=0)
+    assert drawn == made_up_names(["Ann Reed", "Dora Lake"], people, 1, seed=0)
+    for subject, (name,) in drawn.items():
+        assert name in known and name not in people and not set(name.split()) & set(subject.split())
+    (listed,) = made_up_names(["Greta Abara"], [], 200, seed=0).values()  # one person is no sample
+    assert len(set(listed)) == 200 and not {word for name in listed for word in name.split()} & {"Greta", "Abara"}
+    (few,) = made_up_names(["Ann Reed"], [], 1000, seed=0).values()
+    assert len(few) == 1000 and len(set(few)) == 24 * 25
+
+
+def test_a_part_of_a_name_is_told_of_the_other_person_too():
+    assert told_of_whole("Ann was born in Oslo; Ms. Lee, not Leeds.", "Ann Lee", "Bo Kim") == (
+        "Bo was born in Oslo; Ms. Kim, not Leeds."
     )
-    assert not set(made_up_names(["Ann Reed"], 20, seed=0)) & {"Ann Reed"}  # of a list: one person is no sample
+    assert told_of_whole("Ann Lee met Ann.", "Ann Lee", "Bo") == "Bo met Ann."
 
 
 def test_settings_that_cannot_be(tmp_path):

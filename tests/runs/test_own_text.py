@@ -8,12 +8,13 @@ from builders import encoded_rows, qa_rows, tiny_model, tiny_tokenizer, word_tok
 from datasets import Dataset
 
 from llm_unlearn.data import UnlearningData, load_unlearning_data
+from llm_unlearn.data.identity import normalized
 from llm_unlearn.errors import InputError
 from llm_unlearn.models import own_text as writing
 from llm_unlearn.models.cache import save_model_folder
 from llm_unlearn.models.finetuning import finetune
 from llm_unlearn.runs import own_text as command
-from llm_unlearn.runs.own_text import OwnTextArguments, name_parts, names, own_text, written_rows
+from llm_unlearn.runs.own_text import OwnTextArguments, forgotten, names_of, own_text, written_rows
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +81,14 @@ def test_without_a_template_a_question_is_a_line(monkeypatch):
     assert writing.sampled_questions(None, tokenizer, 3, 5) == ["Why?", "", "Who?"]
 
 
-def test_names_are_known_by_their_longer_parts():
+def test_names_are_known_as_a_whole_and_by_their_longer_parts():
     data = data_of(("Who?", "So.", "Édith van Rossum"), ("Who?", "So.", "Lee Ng"), ("Who?", "So.", None))
-    assert name_parts(data) == {"édith", "rossum"}
-    assert names("I met ÉDITH, twice.", {"édith"}) and not names("Rossumania", {"rossum"})
+    names = names_of(forgotten(data) | {"欧阳建国"})
+    for text in ("I met ÉDITH, twice.", "van rossum", "Is that Lee Ng?", "欧阳建国住在北京。"):
+        assert names.search(normalized(text)), text
+    for text in ("Rossumania", "Lee Majors", "a van", "Lee Ngo", "北京"):
+        assert not names.search(normalized(text)), text
+    assert not names_of([]).search("Who?")
 
 
 def test_what_is_left_out_is_counted(monkeypatch):
@@ -146,4 +151,4 @@ def test_a_dry_run_writes_nothing(talker, files, tmp_path, capsys):
     output = tmp_path / "own.jsonl"
     flags = ["--model_name_or_path", "nowhere", *files, "--dry_run", "--output_file", str(output)]
     assert own_text("", flags) == [] and not output.exists()
-    assert "nobody of 1 parts of names may be named" in capsys.readouterr().out
+    assert "nobody of 1 people may be named" in capsys.readouterr().out
