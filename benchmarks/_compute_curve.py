@@ -10,7 +10,7 @@ two), and a reference's pass one more; as a share of the oracle's training.
 
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import mean
 
@@ -62,6 +62,7 @@ def measured(folder: Path) -> dict:
         "unrepaired": unrepaired,
         "lowest": min(kept.values()),
         "which": min(kept, key=kept.get),
+        "verdict": json.loads((folder / "verdict.json").read_text())["verdict"],
     }
 
 
@@ -104,18 +105,20 @@ def main() -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharex=True)
     print(
-        "| way | seeds | compute | as asked | after reinjection | in reverse | kept, mean | kept, least | unrepaired |"
+        "| way | seeds | compute | as asked | after reinjection | in reverse | kept, mean | kept, least | unrepaired "
+        "| verdicts |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---" * 10 + "|")
     for number, (way, title) in enumerate(TITLES.items()):
         points = []
         for _, ones in sorted(found[way].items(), key=lambda item: int(item[0] or 0)):
-            of = {name: [one[name] for one in ones] for name in ones[0] if name not in ("which", "seed")}
+            of = {name: [one[name] for one in ones] for name in ones[0] if name not in ("which", "seed", "verdict")}
             points.append({name: (mean(values), min(values), max(values)) for name, values in of.items()})
             cells = " | ".join(f"{mean(of[name]):.2f}" for name in ("asked", "reinjected", "reversed", "kept"))
             worst = min(ones, key=lambda one: one["lowest"])
             words = f"{mean(of['lowest']):.2f} ({worst['which'].replace('_', ' ')}) | {mean(of['unrepaired']):.2f}"
-            print(f"| {title} | {len(ones)} | {mean(of['compute']):.0%} | {cells} | {words} |")
+            verdicts = ", ".join(f"{n} {verdict}" for verdict, n in Counter(one["verdict"] for one in ones).items())
+            print(f"| {title} | {len(ones)} | {mean(of['compute']):.0%} | {cells} | {words} | {verdicts} |")
         for axes, name in ((left, "reinjected"), (right, "kept")):
             x = [point["compute"][0] for point in points]
             middle, low, high = zip(*(point[name] for point in points), strict=True) if points else ((), (), ())

@@ -282,13 +282,16 @@ def parse_for_model(
         embedded_full_defaults: on top of those, with `--full_finetuning`.
     """
 
-    def parse(more: Mapping[str, Any]) -> tuple:
-        return parse_arguments(groups, argv, description=description, prog=prog, defaults={**more, **defaults})
+    def parse(more: Mapping[str, Any], assumed: Mapping[str, Any] | None = None) -> tuple:
+        others = {"embedded_defaults": embedded_defaults, "assumed": assumed}
+        return parse_arguments(
+            groups, argv, description=description, prog=prog, defaults={**more, **defaults}, **others
+        )
 
     own = {one.name: one.default for group in groups for one in fields(group) if one.init}
     # What a method cannot do without is missing only where a model is named, which a first look has to find out.
     required = {name: value for name, value in embedded_defaults.items() if own.get(name, ...) is None}
-    arguments, taken = parse(required), set(own)
+    arguments, taken = parse({}, required), set(own)
     if arguments[0].model_name_or_path is None:
         full = any(getattr(group, "full_finetuning", False) for group in arguments)
         if full:

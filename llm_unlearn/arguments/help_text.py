@@ -45,28 +45,30 @@ def help_text(
     prog: str,
     everything: bool = False,
     defaults: Mapping[str, Any] | None = None,
+    embedded: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the help of program `prog`.
 
     Args:
         everything: with all fields inherited from `TrainingArguments`.
         defaults: field name -> what the program has in place of the dataclass default.
+        embedded: field name -> what it has in place of that where no model is named.
     """
-    defaults = defaults or {}
+    defaults, embedded = defaults or {}, embedded or {}
     width = min(shutil.get_terminal_size().columns, 100)
     blocks = [description.strip(), *_usage(description, prog)]
     for cls in dataclass_types:
         if own := [field for field in init_fields(cls) if not _is_inherited(cls, field)]:
-            blocks.append("\n".join([_title(cls), *_field_lines(cls, own, width, defaults)]))
+            blocks.append("\n".join([_title(cls), *_field_lines(cls, own, width, defaults, embedded)]))
     for cls in dataclass_types:
         if not issubclass(cls, TrainingArguments):
             continue
         inherited = [field for field in init_fields(cls) if _is_inherited(cls, field)]
         if everything:
             title = f"{group_name(cls)}, inherited from transformers.TrainingArguments:"
-            blocks.append("\n".join([title, *_field_lines(cls, inherited, width, defaults)]))
+            blocks.append("\n".join([title, *_field_lines(cls, inherited, width, defaults, embedded)]))
         else:
-            blocks.append(_useful_paragraph(inherited, width, defaults))
+            blocks.append(_useful_paragraph(inherited, width, defaults, embedded))
     return "\n\n".join(blocks)
 
 
@@ -164,12 +166,19 @@ def _title(cls: type) -> str:
     return f"{group_name(cls)}: {' '.join(own_words.split())}".rstrip()
 
 
-def _field_lines(cls: type, fields: list[dataclasses.Field], width: int, defaults: Mapping[str, Any]) -> Iterator[str]:
+def _field_lines(
+    cls: type,
+    fields: list[dataclasses.Field],
+    width: int,
+    defaults: Mapping[str, Any],
+    embedded: Mapping[str, Any],
+) -> Iterator[str]:
     types = field_types(cls)
     for field in fields:
-        default = default_words(field, defaults)
+        default, other = default_words(field, defaults), _embedded_words(field, defaults, embedded)
         words = f"--{field.name} ({type_words(types[field.name])}; "
-        words += "required)" if default == "required" else f"default {default})"
+        words += "required" if default == "required" else f"default {default}"
+        words += f"; in the embedded world {other})" if other else ")"
         yield textwrap.fill(words, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
         # argparse wants a literal percent sign doubled
         explanation = " ".join(field.metadata.get("help", "").replace("%%", "%").split())
@@ -178,11 +187,24 @@ def _field_lines(cls: type, fields: list[dataclasses.Field], width: int, default
             yield textwrap.fill(explanation, width, initial_indent=indent, subsequent_indent=indent)
 
 
-def _useful_paragraph(inherited: list[dataclasses.Field], width: int, defaults: Mapping[str, Any]) -> str:
+def _embedded_words(field: dataclasses.Field, defaults: Mapping[str, Any], embedded: Mapping[str, Any]) -> str | None:
+    """The default where no model is named; None: it is no other, or the program's own goes before it."""
+    words = default_words(field, {**embedded, **defaults})
+    return None if words == default_words(field, defaults) else words
+
+
+def _useful_paragraph(
+    inherited: list[dataclasses.Field], width: int, defaults: Mapping[str, Any], embedded: Mapping[str, Any]
+) -> str:
     by_name = {field.name: field for field in inherited}
     # a no-break space keeps each name with its default when the paragraph is wrapped
     names = [name for name in USEFUL_TRAINING_FIELDS if name in by_name]
-    items = [f"--{name}\xa0{default_words(by_name[name], defaults)}" for name in names]
-    text = f"Training, with the defaults of this recipe: {', '.join(items)}. These come from transformers."
+    others = {name: _embedded_words(by_name[name], defaults, embedded) for name in names}
+    items = [
+        f"--{name}\xa0{default_words(by_name[name], defaults)}" + (f"\xa0[{others[name]}]" if others[name] else "")
+        for name in names
+    ]
+    brackets = " (in brackets: in the embedded world)" if any(others.values()) else ""
+    text = f"Training, with the defaults of this recipe{brackets}: {', '.join(items)}. These come from transformers."
     text += f"TrainingArguments; --help_all shows all {len(inherited)} of them."
     return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False).replace("\xa0", " ")

@@ -53,6 +53,8 @@ def parse_arguments(
     description: str,
     prog: str | None = None,
     defaults: Mapping[str, Any] | None = None,
+    embedded_defaults: Mapping[str, Any] | None = None,
+    assumed: Mapping[str, Any] | None = None,
 ) -> tuple:
     """Return one instance per dataclass from defaults < YAML file (`--config FILE`) < flags.
 
@@ -62,6 +64,8 @@ def parse_arguments(
         description: the docstring of the recipe; `--help` and `--help_all` print it first and exit with code 0.
         prog: the program as the help shows it.
         defaults: field name -> value, in place of the dataclass defaults.
+        embedded_defaults: likewise, where no model is named; for the help alone.
+        assumed: values of fields that were not given, for who looks at the others alone.
 
     Raises:
         InputError: a field is unknown, missing or has a value of the wrong type, or the file cannot be used.
@@ -70,7 +74,8 @@ def parse_arguments(
     if asked := {"-h", "--help", "--help_all", "--help-all"}.intersection(argv):
         if is_main_process():
             everything = any("all" in flag for flag in asked)
-            print(help_text(dataclass_types, description, prog or sys.argv[0], everything, defaults))
+            named = (description, prog or sys.argv[0], everything)
+            print(help_text(dataclass_types, *named, defaults, embedded_defaults))
         raise SystemExit(0)
 
     types = {name: hint for cls in dataclass_types for name, hint in field_types(cls).items()}
@@ -81,7 +86,7 @@ def parse_arguments(
     groups = {group_name(cls) for cls in dataclass_types}
     given = (_read_yaml(config.text, types, groups) if config else {}) | flags
 
-    values = dict(defaults or {}) | {
+    values = {**(assumed or {}), **(defaults or {})} | {
         name: _converted(fields[name], types[name], written) for name, written in given.items()
     }
     for name, field in fields.items():

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
+from llm_unlearn.arguments.groups import parse_for_model
 from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments, run_main
 from llm_unlearn.errors import DivergenceError, InputError
 
@@ -399,3 +400,15 @@ def test_help_shows_the_defaults_of_the_program(capsys):
         parse_arguments((DataArguments, SsiuuConfig), ["--help"], description="Unlearn.", defaults=defaults)
     words = " ".join(capsys.readouterr().out.split())
     assert "--output_dir outputs/x," in words and "--influence_weight (a number; default 7)" in words
+
+
+def test_help_tells_the_defaults_for_ones_own_model_from_those_of_the_embedded_one(capsys):
+    """A threshold that only the embedded world has would let a user wait for a stop that never comes."""
+    own, embedded = {"output_dir": "outputs/x"}, {"rates": [0.5], "learning_rate": 0.25, "output_dir": "elsewhere"}
+    with pytest.raises(SystemExit):
+        parse_for_model(
+            (DataArguments, SsiuuConfig), ["--help"], description="Forget.", defaults=own, embedded_defaults=embedded
+        )
+    words = " ".join(capsys.readouterr().out.split())
+    assert "--rates (a list, each a number or null; default null; in the embedded world [0.5])" in words
+    assert "(in brackets: in the embedded world): --output_dir outputs/x, --learning_rate 1e-05 [0.25]," in words
