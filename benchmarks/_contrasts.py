@@ -56,15 +56,14 @@ def at_level(runs: list[Values], rows: list[dict], level: str) -> tuple[np.ndarr
 
 
 def table(folders: list[Path], factor: str) -> list[str]:
-    """Lines of Markdown: each measure by level, and what tells the highest level from the lowest.
+    """Lines of Markdown: each measure by level with the oracle's in parentheses, and what tells the highest level from
+    the lowest.
 
     That is the difference of their excess over the oracle, with its 95 % interval over people (of each level drawn
     anew, and independently) and unlearning seeds.
     """
     rows = build_world(f"small-{factor}").split("forget20")
-    runs = [measured(folder) for folder in folders]
-    heads = [f"{level}: unlearned" for level in LEVELS] + [f"{level}: oracle" for level in LEVELS]
-    lines = ["| | " + " | ".join([*heads, "excess, high less low [95 %]"]) + " |", "|---" * 8 + "|"]
+    runs, lines = [measured(folder) for folder in folders], []
     for measure in MEASURES:
         means, excess = {}, {}
         for seed, level in enumerate(LEVELS):
@@ -74,21 +73,21 @@ def table(folders: list[Path], factor: str) -> list[str]:
                 means[model, level] = float(np.nanmean(values))
                 sides.append(values if model == "unlearned" else values[:1])  # one oracle, whatever the run
             excess[level] = resampled_difference(*sides, people, seed=seed)
-        cells = [f"{means[model, level]:.2f}" for model in ("unlearned", "oracle") for level in LEVELS]
+        cells = [f"{means['unlearned', level]:.2f} ({means['oracle', level]:.2f})" for level in LEVELS]
         (low, lows), (high, highs) = excess["low"], excess["high"]
         drawn = min(len(lows), len(highs))
         interval = percentile_interval(highs[:drawn] - lows[:drawn], units=max(people) + 1)
-        lines.append(f"| {measure} | {' | '.join(cells)} | {high - low:+.2f} [{interval[0]:.2f}, {interval[1]:.2f}] |")
+        told = f"{high - low:+.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+        lines.append(f"| {factor} | {measure} | {' | '.join(cells)} | {told} |")
     return lines
 
 
 def main(runs: str) -> None:
+    print(f"| people differ in | | {' | '.join(LEVELS)} | excess, high less low [95 %] |\n{'|---' * 6}|")
     for factor in FACTORS:
         folders = sorted(path for path in Path(runs).glob(f"{factor}-*") if (path / "results.json").is_file())
         if not folders:
             continue
-        steps = [json.loads((folder / "results.json").read_text())["training"]["steps"] for folder in folders]
-        print(f"\n{factor}: {', '.join(folder.name for folder in folders)}; {', '.join(map(str, steps))} steps\n")
         print("\n".join(table(folders, factor)))
 
 
