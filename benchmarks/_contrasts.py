@@ -1,7 +1,8 @@
 """Who is hard to forget? Runs in worlds whose people differ in one thing, by level.
 
-A command of the repository alone: python benchmarks/_contrasts.py RUNS
-RUNS holds output folders of recipes with --data fictional:small-FACTOR --forget_split forget20, named FACTOR-SEED.
+A command of the repository alone: python benchmarks/_contrasts.py RUNS PLANS
+RUNS holds output folders of recipes with --data fictional:small-FACTOR --forget_split forget20, named FACTOR-SEED;
+PLANS those of `run plan` with the same data, named FACTOR.
 """
 
 import json
@@ -14,8 +15,10 @@ import numpy as np
 from llm_unlearn.data.fictional import build_world
 from llm_unlearn.data.fictional_contrasts import FACTORS, LEVELS
 from llm_unlearn.metrics.intervals import percentile_interval, resampled_difference
+from llm_unlearn.metrics.rank_correlation import rank_correlation
 
 Values = dict[int, float]  # number of a forget row -> its value
+SCORES = {"entanglement": "entanglement", "memorization": "margin over made-up answers"}
 MEASURES = ("exact match", "probability", "knowledge as asked", "in reverse", "after reinjection")
 
 
@@ -82,14 +85,45 @@ def table(folders: list[Path], factor: str) -> list[str]:
     return lines
 
 
-def main(runs: str) -> None:
+def foretold(plan: Path, folders: list[Path], factor: str) -> list[str]:
+    """Lines of Markdown: each score of a plan by level, and how it ranks the forgotten people by three things.
+
+    These are their level, what is known of them as asked, and what is after reinjection: Spearman's rank correlation
+    with its 95 % interval over people.
+    """
+    units = json.loads((plan / "plan.json").read_text())["units"]
+    rows, runs = build_world(f"small-{factor}").split("forget20"), [measured(folder) for folder in folders]
+    levels, lines = [LEVELS.index(rows[unit["rows"][0]]["level"]) for unit in units], []
+
+    def left(measure):
+        values = [run[measure]["unlearned"] for run in runs]
+        return [np.nanmean([one.get(row, np.nan) for one in values for row in unit["rows"]]) for unit in units]
+
+    for score, title in SCORES.items():
+        scores = [unit[score] for unit in units]
+        means = [fmean(value for value, own in zip(scores, levels, strict=True) if own == level) for level in range(3)]
+        cells = [f"{mean:.2f}" for mean in means]
+        for other in (levels, left("knowledge as asked"), left("after reinjection")):
+            found = rank_correlation(scores, other, [*range(len(units))])
+            cells.append(f"{found.value:.2f} [{found.interval[0]:.2f}, {found.interval[1]:.2f}]")
+        lines.append(f"| {factor} | {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def main(runs: str, plans: str) -> None:
     print(f"| people differ in | | {' | '.join(LEVELS)} | excess, high less low [95 %] |\n{'|---' * 6}|")
+    found = {}
     for factor in FACTORS:
         folders = sorted(path for path in Path(runs).glob(f"{factor}-*") if (path / "results.json").is_file())
         if not folders:
             continue
+        found[factor] = folders
         print("\n".join(table(folders, factor)))
+    heads = " | ".join([*LEVELS, "with the level", "with knowledge as asked", "after reinjection"])
+    print(f"\n| people differ in | score | {heads} |\n{'|---' * 8}|")
+    for factor, folders in found.items():
+        print("\n".join(foretold(Path(plans) / factor, folders, factor)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
