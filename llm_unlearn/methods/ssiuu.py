@@ -281,8 +281,8 @@ class SsiuuTrainer(BackboneTrainer):
 
 METHOD = Method(
     SsiuuTrainer,
-    summary="Unlearn with Ssiuu: an unlearning loss whose attribution regularizer keeps it from merely hiding the "
-    "answers",
+    summary="Unlearn with Ssiuu: an unlearning loss with a penalty on neurons that speak against the answers, meant to "
+    "keep it from merely hiding them",
     embedded_defaults={"beta": 0.5, "forget_loss_unit": "answer", "regularizer_weight": 3.0, "retain_weight": 60.0},
     compared={
         "ssiuu": Compared({"backbone": "npo"}),

@@ -70,7 +70,7 @@ class UndoTrainer(DamageFirstTrainer, RetainOnlyTrainer):
 
 METHOD = Method(
     UndoTrainer,
-    summary="UNDO: distill an unlearned model into a damaged copy of itself, which leaves behind what it hid",
+    summary="UNDO: distill an unlearned model into a damaged copy of itself, meant to leave behind what it hid",
     embedded_defaults={
         "retain_weight": 1.0,
         "general_weight": 1.0,

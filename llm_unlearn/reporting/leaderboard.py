@@ -34,7 +34,12 @@ ignorant), with 95 % intervals over people and seeds; *most*: where it is larges
 Kept: the ability of which least is left, as a share of the weakest of original and oracles. Methods are in the order of
 how many of their runs are judged erased, of how many abilities they surely lose, of the most knowledge that is left,
 and of what reinjection brings back. In worlds with answers of one word, reversed questions were trained as rows of
-their own, which no forget set holds.
+their own, which no forget set holds. Steps: the mean; in parentheses, how many runs ended without having reached their
+stopping scores: such rows are not at matched forgetting.
+
+Names are those of `llm-unlearn run robustness --methods`: `grad_diff` is `llm-unlearn run gradient_ascent`, and
+`gradient_ascent` the same without retain or general loss; `ssiuu_grad_diff` is `ssiuu --backbone gradient_ascent`,
+`ssiuu_shuffled` its control with attribution shuffled over neurons.
 
 A run is added by `llm-unlearn leaderboard add FOLDER --leaderboard THIS_FOLDER` and a pull request; settings must
 not have been chosen on the seeds that are reported."""
@@ -141,7 +146,7 @@ def _entries(found: Mapping[str, Any], summary: Mapping[str, Any], by: str | Non
                 "world": world_words(found["config"]),
                 "setting": setting_words(found["config"]),
                 "by": by,
-                "settings": {one: values[one] for one in _SHOWN if values.get(one) is not None}
+                "settings": _shown(values, method.get("fixed", {}))
                 | {one: _number(value) for one, value in (pair.split("=", 1) for pair in fixed.split(",") if pair)}
                 | {"learning_rate": method["learning_rate"]},
                 "attacks": {one: values.get(one) for one in ("attacks", "attackers", "attack_steps", "attack_seeds")},
@@ -155,6 +160,15 @@ def _entries(found: Mapping[str, Any], summary: Mapping[str, Any], by: str | Non
             }
         )
     return entries
+
+
+def _shown(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """What all methods share, but for what a form fixes: GradDiff without a retain loss has no weight of it."""
+    own = {name: fixed[name] for name in (*_SHOWN, "retain_loss") if name in fixed}
+    shown = {name: values[name] for name in _SHOWN if values.get(name) is not None} | own
+    if shown.get("retain_loss") == "none":
+        del shown["retain_weight"]
+    return shown
 
 
 def _values(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +233,7 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = []
     for entry in entries:
         names, known = _names(entry, alike), _known(entry["knowledge"])
-        rows.append([*names, *known, _price(entry), f"{entry['steps']:.0f}"])
+        rows.append([*names, *known, _price(entry), _steps(entry)])
     references = entries[0]["references"]
     rows += [
         [f"*{model}*", f"{one['models']} model{'s' * (one['models'] != 1)}", "", *_known(one["knowledge"]), "", ""]
@@ -253,6 +267,17 @@ def _known(knowledge: Mapping[str, Mapping[str, Any]]) -> list[str]:
         label = f" {one['label']}" if column == MOST else ""
         cells.append(f"{number_words(one['value'], 2)} [{ends}]{label}")
     return cells
+
+
+def _steps(entry: Mapping[str, Any]) -> str:
+    words = not_reached_words(entry)
+    return f"{entry['steps']:.0f}" + (f" ({words})" if words else "")
+
+
+def not_reached_words(entry: Mapping[str, Any]) -> str | None:
+    """How many runs ended without the stopping scores; None: all have them."""
+    seeds = len(entry["seeds"])
+    return f"{seeds - entry['reached']:.0f} of {seeds} did not stop" if entry["reached"] < seeds else None
 
 
 def _price(entry: Mapping[str, Any]) -> str:

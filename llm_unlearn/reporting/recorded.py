@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm_unlearn.reporting.leaderboard import KNOWN, best_entries, setting_words, world_words
+from llm_unlearn.reporting.leaderboard import KNOWN, best_entries, not_reached_words, setting_words, world_words
 from llm_unlearn.reporting.words import number_words
 
 RECORDED = Path(__file__).with_name("recorded.json")
-_KEPT = ("method", "seeds", "verdicts", "lowest", "lost")
+_KEPT = ("method", "seeds", "reached", "verdicts", "lowest", "lost")
 
 
 def winners(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -38,13 +38,13 @@ def recorded_words(config: Mapping[str, Any]) -> str | None:
         return None
     known = ", ".join(f"{_value(one)} {column}" for column, one in entry["knowledge"].items())
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in entry["verdicts"].items())
-    lowest = entry["lowest"]
+    lowest, short = entry["lowest"], not_reached_words(entry)
     kept = (
         f"{number_words(lowest['share'], 2)} is kept of the ability that lost most" if lowest else "abilities unknown"
     )
     return (
         f"Nearest to erasure of what was recorded here (docs/leaderboard: {title}): {entry['method']}, "
-        f"knowledge {known}; {kept}; verdicts: {verdicts}."
+        f"knowledge {known}; {kept}; verdicts: {verdicts}" + (f"; {short}." if short else ".")
     )
 
 

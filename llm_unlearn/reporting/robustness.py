@@ -112,6 +112,7 @@ def summarize_robustness(found: Mapping[str, Any], runs: Sequence[tuple[dict, di
         summary[method] = {
             "learning_rate": its_runs[0]["learning_rate"],
             "why": found["chosen"][method]["why"],
+            "fixed": found["chosen"][method].get("fixed", {}),  # benchmarks of an earlier version do not say it
             "seeds": [run["seed"] for run in its_runs],
             "steps": fmean(run["steps"] for run in its_runs),
             "reached": sum(run["reached"] for run in its_runs),

@@ -219,7 +219,8 @@ class Robustness:
                     tried[rate] = self._try({(name, rate)}, references)[name, rate]
                 chosen[name] = nearest_steps(tried, steps) | {"control_of": needed}
             chosen[name]["tried"] = [{"learning_rate": rate} | found for rate, found in sorted(tried.items())]
-        return chosen
+        forms = compared_methods()
+        return {name: one | {"fixed": dict(forms[name.partition(":")[0]].fixed)} for name, one in chosen.items()}
 
     def _try(
         self, pairs: Iterable[tuple[str, float]], references: Mapping[str, Mapping[str, float]]

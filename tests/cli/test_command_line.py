@@ -46,7 +46,7 @@ def test_run_without_a_name_lists_every_script_with_a_line(said):
     code, out, _ = said("run")
     lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
     assert code == 0 and set(scripts()) < set(lines)
-    assert lines["ssiuu"].endswith("keeps it from merely hiding the answers")
+    assert lines["ssiuu"].endswith("meant to keep it from merely hiding them")
     assert all(len(line.split()) > 3 for name, line in lines.items() if name in scripts())
     assert "recipes/configs/npo.yaml" in lines
 

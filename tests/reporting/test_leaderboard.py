@@ -99,6 +99,18 @@ def test_an_entry_for_each_method_and_a_page_in_their_order(benchmark, tmp_path)
     assert "All with `retain_weight 60`, `general_weight 100`, `learning_rate 0.0003`." in page
 
 
+def test_runs_that_did_not_stop_and_weights_that_a_form_fixes_are_said(benchmark, tmp_path):
+    summary = json.loads((benchmark / "summary.json").read_text())
+    summary["methods"]["sam"] |= {"reached": 1, "fixed": {"retain_loss": "none", "general_weight": 0.0, "other": 3}}
+    (benchmark / "summary.json").write_text(json.dumps(summary))
+    board = tmp_path / "board"
+    add_benchmark(benchmark, board)
+    entry = next(entry for entry in read_entries(board) if entry["method"] == "sam")
+    assert entry["settings"] == {"general_weight": 0.0, "retain_loss": "none", "learning_rate": 3e-4}
+    (row,) = [line for line in build_page(board).read_text().splitlines() if line.startswith("| sam")]
+    assert row.endswith("| 10 (1 of 2 did not stop) |")
+
+
 def test_the_figure_has_a_line_for_each_method_with_what_it_knows_and_what_it_lost(benchmark, tmp_path):
     board = tmp_path / "board"
     add_benchmark(benchmark, board)

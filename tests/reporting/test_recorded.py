@@ -32,7 +32,7 @@ def test_the_winner_is_the_first_of_its_table():
 
 def test_a_run_in_a_recorded_world_is_told(monkeypatch, tmp_path):
     known = {"as asked": {"value": 0.25, "interval": [0.125, 0.5], "label": ""}}
-    entry = {"method": "npo", "seeds": [1, 2], "verdicts": {"hidden": 2}, "lost": [], "knowledge": known}
+    entry = {"method": "npo", "seeds": [1, 2], "reached": 2, "verdicts": {"hidden": 2}, "lost": [], "knowledge": known}
     path = tmp_path / "recorded.json"
     monkeypatch.setattr("llm_unlearn.reporting.recorded.RECORDED", path)
     path.write_text(json.dumps({"fictional (forget10), LoRA of rank 64": entry | {"lowest": {"share": 0.875}}}))
@@ -42,6 +42,8 @@ def test_a_run_in_a_recorded_world_is_told(monkeypatch, tmp_path):
     )
     path.write_text(json.dumps({"fictional (forget10), LoRA of rank 64": entry | {"lowest": None}}))
     assert "; abilities unknown; " in recorded_words(config())
+    path.write_text(json.dumps({"fictional (forget10), LoRA of rank 64": entry | {"lowest": None, "reached": 1}}))
+    assert recorded_words(config()).endswith("verdicts: 2 hidden; 1 of 2 did not stop.")
 
 
 @pytest.mark.parametrize(
