@@ -19,6 +19,7 @@ from llm_unlearn.attacks.attack import Attack, Target
 from llm_unlearn.attacks.copies import merged_copy
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.errors import InputError
+from llm_unlearn.models.adapters import adapter_removed
 from llm_unlearn.models.scoring import score_answers, score_beside_made_up
 
 FACTORS = (0.75, 0.5)
@@ -76,18 +77,6 @@ def adapter_scaled(model: PeftModel, factor: float) -> Iterator[None]:
     finally:
         for layer, scaling in zip(layers, scalings, strict=True):
             layer.scaling.update(scaling)  # the very numbers: dividing by the factor would round
-
-
-@contextlib.contextmanager
-def adapter_removed(model: PeftModel) -> Iterator[None]:
-    """Within this scope the model is the one under the adapter."""
-    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        with model.disable_adapter():
-            yield
-    finally:
-        for parameter, was_trainable in trainable:  # switched on again, PEFT would train an adapter that was frozen
-            parameter.requires_grad_(was_trainable)
 
 
 def _scaled_layers(model: PeftModel) -> list[nn.Module]:

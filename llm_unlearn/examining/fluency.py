@@ -69,7 +69,12 @@ def fluency_records(
             original, processing_class, encoded, max_new_tokens, generation_config=generation_config
         )
         said["original", MADE_UP_NAMES] = list(zip(renamed, texts, strict=True))
-    rows = [{"prompt": prompt, "completion": text} for pairs in said.values() for prompt, text in pairs if text.strip()]
+    rows = [
+        {"text": text} if form == "text" else {"prompt": prompt, "completion": text}
+        for pairs in said.values()
+        for prompt, text in pairs
+        if text.strip()
+    ]
     encoded = encode_dataset(rows, processing_class, max_length, "generated answers") if rows else []
     scores = iter(score_answers(original, encoded))
     found: dict[str, dict[str, dict]] = {}

@@ -184,6 +184,8 @@ def _decide(
     by_control = any(finding.variant == "after" for finding in control if finding.decides)
     if not attacked and not by_control:
         return "undecided", *_undecided(evidence, control)
+    if not _said(deciding) and (answered := _still_answered(evidence)):
+        return "not forgotten", [answered], []
     if kept := [finding for finding in _said(deciding) if finding.erasure < 0.5]:
         return "not forgotten", [in_words(finding) for finding in kept], []
     known = sorted((finding for finding in deciding if finding.flagged), key=_weight, reverse=True)
@@ -238,6 +240,21 @@ def _said(deciding: list[Evidence]) -> list[Evidence]:
         if finding.score != KNOWLEDGE and not (ignorant and finding.score == "forget_probability")
     ]
     return said or [finding for finding in deciding if finding.variant == "before"]
+
+
+def _still_answered(evidence: list[Evidence]) -> str | None:
+    """Where neither oracle nor control says what ignorance scores: that half of the original's answers are still given
+    word for word is no ignorance; None: they are not.
+    """
+    for finding in evidence:
+        own, original = finding.unlearned, finding.original
+        is_exact = (finding.kind, finding.score) == ("output", "forget_exact_match")
+        if is_exact and own is not None and original and own >= 0.5 * original:
+            return (
+                f"before any attack, it still gives {100 * own:.0f} % of the answers word for word; the original "
+                f"{100 * original:.0f} %"
+            )
+    return None
 
 
 def _undecided(evidence: list[Evidence], control: list[Evidence]) -> tuple[list[str], list[str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
@@ -16,15 +18,23 @@ from llm_unlearn.files.run_files import absolute
 from llm_unlearn.models.files import check_adapter_kind
 from llm_unlearn.models.linear_maps import linear_names
 
+CHANGING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")  # what `init_lora_weights` may begin with in PEFT
+
 
 def with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
     """`model` with a fresh adapter; without `target_modules`, on every linear map of the blocks.
 
     Raises:
         InputError: the model has an adapter already, none of its modules is called as `target_modules` says, or the
-            adapter is of a kind that cannot be merged into weights.
+            adapter is of a kind that cannot be merged into weights, or begins by changing them.
     """
     check_adapter_kind(type(peft_config).__name__, peft_config.peft_type, peft_config.task_type)
+    start = getattr(peft_config, "init_lora_weights", None)
+    if isinstance(start, str) and start.startswith(CHANGING_STARTS):
+        raise InputError(
+            f"init_lora_weights={start!r} moves a part of the base weights into the adapter, so that without it the "
+            "model is not the one before training, which losses and attacks compare with; choose true or 'gaussian'"
+        )
     if isinstance(model, PeftModel):
         raise InputError(
             "model already carries an adapter; pass peft_config=None to train it further, or merge it first"
@@ -46,6 +56,18 @@ def with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the Trainer sees to that
     with as_input_errors(ValueError):
         return remember_base(get_peft_model(model, peft_config))
+
+
+@contextlib.contextmanager
+def adapter_removed(model: PeftModel) -> Iterator[None]:
+    """Within this scope the model is the one under the adapter."""
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, was_trainable in trainable:  # switched on again, PEFT would train an adapter that was frozen
+            parameter.requires_grad_(was_trainable)
 
 
 def remember_base(model: PeftModel) -> PeftModel:

@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,7 +33,8 @@ from llm_unlearn.examining.examination import Examination
 from llm_unlearn.examining.price import lowest_of_means, reference_abilities
 from llm_unlearn.examining.results import make_results, merge_results, reference_models
 from llm_unlearn.files.disk import check_free_space
-from llm_unlearn.files.outcomes import remember
+from llm_unlearn.files.outcomes import digest_of, remember
+from llm_unlearn.files.run_folder import model_identity
 from llm_unlearn.models.judging import Records
 from llm_unlearn.models.precision import without_mixed_precision
 from llm_unlearn.reporting.robustness import run_folder
@@ -258,13 +260,26 @@ class Robustness:
             group.pop("output_dir", None)  # a folder that was moved holds the same runs
         trained = (data.trained_forget, data.retain, data.trained_general if config.general_weight else None)
         rows = [dataset and dataset.to_list() for dataset in trained]
-        key = [name, shown, rows, self.original, self.oracles if references else None]
+        key = [name, shown, rows, self._identities[: None if references else 1], self._judged]
         key += unusual_template(self.examination.processing_class)
 
         def compute() -> dict:
             return self._run(method, name, config, folder, references)
 
         return lambda wait: remember(folder / "run.json", key, compute, wait=wait)
+
+    @cached_property
+    def _identities(self) -> list[dict[str, str]]:
+        """Which models are meant by the original's and the oracles' names, whatever is trained into their folders."""
+        return [model_identity(path) for path in (self.original, *self.oracles)]
+
+    @cached_property
+    def _judged(self) -> str:
+        """What fixes the rows that models are judged and attacked with."""
+        examination = self.examination
+        sets = {name: rows.to_list() for name, rows in examination.judged.sets.items()}
+        holdout = examination.data.holdout
+        return digest_of([sets, holdout and holdout.to_list()])
 
     def _config(self, name: str, rate: float, seed: int, folder: Path) -> UnlearnConfig:
         set_here = {"output_dir": str(folder), "learning_rate": rate, "seed": seed}
@@ -288,7 +303,7 @@ class Robustness:
         training = {"steps": 0, "stopped_by": None}
         with examination.timed("unlearn"):
             try:
-                trainer.train()
+                trainer.train(resume_from_checkpoint="last" if config.save_strategy != "no" else None)
                 training = {"steps": trainer.state.global_step, "stopped_by": trainer.stopped_by}
             except DivergenceError as error:  # a rate too high is an answer, too
                 training = {"steps": trainer.state.global_step, "stopped_by": None, "diverged": str(error)}

@@ -31,6 +31,7 @@ from llm_unlearn.examining.price import reference_abilities
 from llm_unlearn.examining.results import reference_models
 from llm_unlearn.files.disk import check_output_dir
 from llm_unlearn.files.outcomes import digest_of, remember
+from llm_unlearn.files.run_folder import model_identity
 from llm_unlearn.files.whole import write_json, write_whole
 from llm_unlearn.models.embedded import EMBEDDED_DEFAULTS
 from llm_unlearn.models.precision import without_mixed_precision
@@ -122,7 +123,7 @@ class Tuning:
     def _references(self) -> dict[str, Any]:
         """What original and oracles can do, and what ignorance of the forgotten facts looks like."""
         models = reference_models(self.original, self.oracles)
-        key = ["tuning references", self._judged, models]
+        key = ["tuning references", self._judged, {name: model_identity(path) for name, path in models.items()}]
 
         def compute() -> dict:
             measured, records = self.examination.measure(models, attacks=[])
@@ -154,6 +155,11 @@ class Tuning:
         return digest_of([rows, how, template_key(examination.processing_class)])
 
     @cached_property
+    def _original(self) -> dict[str, str]:
+        """Which model is meant by its name, whatever is trained into its folder later."""
+        return model_identity(self.original)
+
+    @cached_property
     def _rows(self) -> dict[str, str | None]:
         """What fixes the rows that are trained on."""
         data = self.examination.data
@@ -180,7 +186,7 @@ class Tuning:
         for group in shown.values():
             group.pop("output_dir", None)  # a folder that was moved holds the same trials
         rows = self._rows | ({} if config.general_weight else {"general": None})
-        key = ["trial", trial, shown, rows, self.original, self._judged]
+        key = ["trial", trial, shown, rows, self._original, self._judged]
         file = self._file(trial, seed)
         return lambda wait: remember(file, key, lambda: self._run(trial, seed), wait=wait)
 

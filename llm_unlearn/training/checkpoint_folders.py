@@ -82,10 +82,10 @@ def check_checkpoint(checkpoint: Path, now: dict[str, Any]) -> None:
     if then["method"] != now["method"]:
         _refuse(checkpoint, f"another method ({then['method']}, now {now['method']})")
     _check_settings(checkpoint, then["settings"], now["settings"])
-    for name in ("forget_dataset", "retain_dataset", "general_dataset", "model"):
+    for name in ("forget_dataset", "retain_dataset", "general_dataset", "alternates", "model"):
         before = then.get(name)  # of general rows, earlier versions said nothing: they had none
-        if before != now[name] and (before or name != "model"):  # a digest is there where saving was foreseen
-            _refuse(checkpoint, f"another {name}")
+        if before != now.get(name) and (before or name != "model"):  # a digest is there where saving was foreseen
+            _refuse(checkpoint, f"other {name}" if name == "alternates" else f"another {name}")
 
 
 def checksums(folder: Path) -> dict[str, int]:

@@ -158,6 +158,9 @@ class UnlearnConfig(TrainingArguments):
 
     def __post_init__(self):
         check_ranges(self, RANGES)  # before transformers computes with them
+        metric = (self.metric_for_best_model or "").removeprefix("eval_")
+        if self.greater_is_better is None and metric.startswith("forget_"):
+            self.greater_is_better = False  # of all that does not end in "loss" transformers would take the highest
         super().__post_init__()
         self._check_training_arguments()
         self._check_liger()

@@ -159,8 +159,12 @@ def keeping_loss(part: Answers, kind: str) -> torch.Tensor:
     return nll_loss(part.token_logps, reduction="none")
 
 
-def global_mean(values: torch.Tensor, part: Answers, counts: torch.Tensor) -> torch.Tensor:
-    """This micro-batch's share of the mean over the global batch; `counts` holds its rows and tokens."""
+def global_mean(values: torch.Tensor, part: Answers, counts: torch.Tensor, per_token: bool = False) -> torch.Tensor:
+    """This micro-batch's share of the mean over the global batch; `counts` holds its rows and tokens.
+
+    Args:
+        per_token: what values are where there are as many rows as tokens; else their number says it.
+    """
     rows, tokens = len(part.roles), len(part.labels)
     if rows == 0 and values.dim() == 0:  # only filler: the method's mean over nothing is NaN, and would be everywhere
         return part.token_logps.sum()
@@ -168,7 +172,7 @@ def global_mean(values: torch.Tensor, part: Answers, counts: torch.Tensor) -> to
         return values.sum()
     if values.dim() == 0:  # a method that took its own mean: weighted by its rows
         return values * rows / counts[0]
-    if len(values) == rows:
+    if len(values) == rows and not (per_token and rows == tokens):
         return values.sum() / counts[0]
     if len(values) == tokens:
         return values.sum() / counts[1]

@@ -58,4 +58,5 @@ def gradient_of_step(
             loss = trainer.compute_loss(unwrapped, inputs, num_items_in_batch=counts)
         # A parameter that is in use on one process alone (a mixture's expert) must have a gradient on all.
         torch._foreach_add_(gradients, torch.autograd.grad(loss, parameters, materialize_grads=True))
-    return [trainer.accelerator.reduce(gradient, "sum") for gradient in gradients]
+    # Each process's loss is multiplied by their number, for a wrapped model would take the mean of gradients.
+    return [trainer.accelerator.reduce(gradient, "mean") for gradient in gradients]

@@ -22,6 +22,7 @@ from llm_unlearn.data.collators import ALTERNATE, FORGET, GENERAL, RETAIN, Encod
 from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.files.outcomes import remember, weights_digest
+from llm_unlearn.models.adapters import adapter_removed
 from llm_unlearn.models.answers import Answers, forward_answers
 from llm_unlearn.models.scoring import AnswerScore, evaluation_mode, score_answers
 from llm_unlearn.training.losses import COMPARING_LOSSES
@@ -90,7 +91,7 @@ class ReferencePolicy:
         """The model as it was before training."""
         if self.adapter_is_fresh:
             model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-            with model.disable_adapter(), evaluation_mode(model):
+            with adapter_removed(model), evaluation_mode(model):  # RMU froze some blocks of the adapter
                 yield model
         else:
             yield self.model

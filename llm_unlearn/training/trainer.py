@@ -255,9 +255,9 @@ class UnlearnTrainer(Trainer):
         if role is not None:
             parts["forget"] = global_mean(self.forget_loss(answers), answers.with_role(role), counts[role])
         if self.row_sets["retain"] is not None:
-            parts["retain"] = global_mean(self.retain_loss(answers), answers.retain, counts[RETAIN])
+            parts["retain"] = global_mean(self.retain_loss(answers), answers.retain, counts[RETAIN], True)
         if self.row_sets["general"] is not None:
-            parts["general"] = global_mean(self.general_loss(answers), answers.general, counts[GENERAL])
+            parts["general"] = global_mean(self.general_loss(answers), answers.general, counts[GENERAL], True)
         penalty = self.regularizer(answers)
         if penalty is not None:
             parts["regularizer"] = global_mean(penalty, answers.forget, counts[FORGET])

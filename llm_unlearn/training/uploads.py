@@ -6,6 +6,8 @@ save and with them the arguments, which hold the paths and the name of this mach
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,11 +50,17 @@ def push(
     check_ready(trainer.args.hub_model_id, arguments["token"])
     folder, model = Path(trainer.args.output_dir), trainer.accelerator.unwrap_model(trainer.model)
     weights = folder / ("adapter" if isinstance(model, PeftModel) else "model")
-    trainer.save_model(str(weights))
+    judged = read_results(folder) if (folder / "results.json").is_file() else {}
+    # Judged weights that lie there are not written over before it is known that these are the same.
+    saved = folder / "to-compare" if judged.get("scores") else weights
+    trainer.save_model(str(saved))
     outcome: list[CommitInfo | Exception | None] = [None]
     if trainer.is_world_process_zero():
         try:
-            _write_results(trainer, folder, weights)
+            if judged.get("scores"):
+                _check_same(judged, folder, saved)
+            else:
+                _write_results(trainer, folder, weights)
             outcome = [push_run(folder, **arguments, commit_message=commit_message)]
         except (InputError, LeakError, HubError, StorageError, OSError) as error:
             outcome = [error]
@@ -62,18 +70,22 @@ def push(
     return outcome[0]
 
 
-def _write_results(trainer: UnlearnTrainer, folder: Path, weights: Path) -> None:
-    """What the card is made of, where no recipe has judged these weights."""
+def _check_same(judged: Mapping[str, Any], folder: Path, saved: Path) -> None:
+    """Raise InputError where the results in a folder are of other weights than those in `saved`, which is removed."""
     from llm_unlearn.files.run_folder import other_file
 
-    judged = read_results(folder) if (folder / "results.json").is_file() else {}
-    if judged.get("scores") and other_file(judged.get("weights") or {}, weights):
-        raise InputError(
-            f"output_dir: the results in {folder} are of other weights than those that were to be pushed; judge "
-            "these, or train in another output_dir"
-        )
-    if judged.get("scores"):
-        return
+    try:
+        if other_file(judged.get("weights") or {}, saved):
+            raise InputError(
+                f"output_dir: the results in {folder} are of other weights than those that were to be pushed; judge "
+                "these, or train in another output_dir"
+            )
+    finally:
+        shutil.rmtree(saved)
+
+
+def _write_results(trainer: UnlearnTrainer, folder: Path, weights: Path) -> None:
+    """What the card is made of, where no recipe has judged these weights."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     config = (model.get_base_model() if isinstance(model, PeftModel) else model).config
     results = make_results(

@@ -5,9 +5,10 @@ import torch
 from builders import encoded_rows, tiny_model, with_trained_adapter
 from peft import IA3Config, get_peft_model
 
-from llm_unlearn.attacks.adapter_surgery import adapter_removed, adapter_scaled, adapter_surgery
+from llm_unlearn.attacks.adapter_surgery import adapter_scaled, adapter_surgery
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import weights_digest
+from llm_unlearn.models.adapters import adapter_removed
 from llm_unlearn.models.scoring import score_answers
 
 FORGET, RETAIN = encoded_rows(6), encoded_rows(3, 20)

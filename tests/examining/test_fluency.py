@@ -89,6 +89,17 @@ def test_answers_of_every_model_are_scored_by_the_original_and_empty_ones_have_n
             assert value["avg_logp"] == pytest.approx(score_answers(original, encoded)[0].mean_logp, abs=1e-5)
 
 
+def test_plain_text_is_scored_as_text(original):
+    forget = Dataset.from_dict({"text": ["Where does Ann live", "in Paris"]})
+    found = fluency_records(
+        original, tiny_tokenizer(), forget, {"unlearned": said("in Oslo", "")}, made_up_names=True, max_new_tokens=4
+    )
+    values = found["unlearned"][FLUENCY]["value_by_index"]
+    encoded = encode_dataset([{"text": "in Oslo"}], tiny_tokenizer(), None, "row")
+    assert values["0"]["avg_logp"] == pytest.approx(score_answers(original, encoded)[0].mean_logp, abs=1e-5)
+    assert values["1"]["avg_logp"] is None and set(found) == {"unlearned"}
+
+
 def test_without_an_oracle_the_original_is_asked_about_people_who_do_not_exist(original, monkeypatch):
     people = ["Ann Lee", "Ben Ode", "Cal Roe"]
     forget = Dataset.from_dict(

@@ -212,6 +212,16 @@ def test_made_up_answers_carry_a_verdict_without_an_oracle_or_a_control():
     assert found["sentence"].startswith("Erased (by made-up answers): ")
 
 
+def test_an_untouched_model_is_not_forgotten_even_where_made_up_answers_are_all_there_is():
+    results, records = run(oracles=0, kinds=True, unlearned=ORIGINAL | {"knowledge": 1.0, "known": 1.0})
+    found = verdict_of(results | {"counterfactual": {}}, records)
+    assert found["verdict"] == "not forgotten"
+    assert found["reasons"] == [
+        "before any attack, it still gives 100 % of the answers word for word; the original 100 %"
+    ]
+    assert found["sentence"].startswith("Not forgotten (by made-up answers): ")
+
+
 def test_a_likely_answer_that_is_no_likelier_than_made_up_ones_is_no_answer():
     """Probability 0.8 (oracle 0.40, original 0.95), as of an even guesser: only with knowledge is it an answer."""
     for known, verdict in ((0.5, "erased"), (0.9, "not forgotten")):

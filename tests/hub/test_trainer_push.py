@@ -44,9 +44,12 @@ def test_a_trainer_pushes_once_when_it_is_told_to(adapter, hub, tmp_path):
 def test_results_of_other_weights_are_not_passed_off_as_these(hub, tmp_path):
     trainer = make_trainer(tmp_path, hub_model_id="me/npo")
     (tmp_path / "results.json").write_text(json.dumps({"scores": {"unlearned": {}}, "weights": {"a": "b"}}))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_text("judged before")
     with pytest.raises(InputError, match="are of other weights"):
         trainer.push_to_hub()
-    assert hub.requests == []
+    assert hub.requests == [] and not (tmp_path / "to-compare").exists()
+    assert (tmp_path / "model" / "model.safetensors").read_text() == "judged before"  # not written over
 
 
 def test_what_cannot_be_checked_is_refused(hub, tmp_path):

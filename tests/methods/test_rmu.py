@@ -45,6 +45,17 @@ def test_the_loss_of_a_hidden_state_is_its_mean_squared_difference():
     assert hidden_states_loss(states.bfloat16(), torch.tensor([1.0, 0.0])).dtype == torch.float32
 
 
+def test_what_is_frozen_stays_so_after_the_reference_has_run(tmp_path):
+    """PEFT would train an adapter again that was switched off and on."""
+    trainer = build(tmp_path, lora=True)
+    first = next(parameter for name, parameter in trainer.model.named_parameters() if "lora_A" in name)
+    first.requires_grad_(False)
+    before = [parameter.requires_grad for parameter in trainer.model.parameters()]
+    with trainer.reference.running():
+        pass
+    assert [parameter.requires_grad for parameter in trainer.model.parameters()] == before
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_states_are_those_of_the_answer_positions(family, tmp_path):
     """Whether rows run apart or together, and whatever the logits are made in."""

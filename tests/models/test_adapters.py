@@ -9,6 +9,8 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from llm_unlearn.attacks.copies import attackable_copy, merged_copy
+from llm_unlearn.errors import InputError
+from llm_unlearn.models.adapters import with_adapter
 
 NAMES = {"llama": ("embed_tokens", "up_proj"), "gpt2": ("wte", "c_fc")}
 # what of E (input embeddings), H (output) and L (a linear map) is adapted -> whether both ends are one tensor after it
@@ -80,3 +82,9 @@ def test_of_untied_embeddings_each_end_is_merged_and_none_tied():
     whole = merged_copy(model)
     torch.testing.assert_close(logits(whole), logits(model), atol=1e-5, rtol=1e-5)
     assert not whole.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+def test_adapters_that_begin_by_changing_the_base_are_refused(start):
+    with pytest.raises(InputError, match=f"init_lora_weights='{start}' moves a part of the base weights"):
+        with_adapter(tiny_model(), lora_config(init_lora_weights=start))

@@ -18,7 +18,7 @@ from builders import (
     trainable,
 )
 
-from llm_unlearn import InputError, NPOTrainer, SsiuuTrainer
+from llm_unlearn import IDKTrainer, InputError, NPOTrainer, SsiuuTrainer
 from llm_unlearn.errors import StorageError
 from llm_unlearn.methods.ssiuu_published import PublishedSsiuuTrainer
 from llm_unlearn.training.checkpoint_folders import last_checkpoint
@@ -291,6 +291,16 @@ def test_a_damaged_record_is_refused(content, tmp_path):
         build(tmp_path, NPOTrainer).train(resume_from_checkpoint="last")
 
 
+def test_other_alternates_are_other_rows(tmp_path):
+    refusals = tmp_path / "refusals.txt"
+    refusals.write_text("a red cat in Rome\n")
+    options = {"replace_with": str(refusals), "max_steps": 2}
+    build(tmp_path / "out", IDKTrainer, **options).train()
+    refusals.write_text("a red cat in Oslo\n")
+    with pytest.raises(InputError, match="checkpoint-2 was trained with other alternates; give"):
+        build(tmp_path / "out", IDKTrainer, **options).train(resume_from_checkpoint="last")
+
+
 def test_weights_alone_are_no_state_to_go_on_from(tmp_path):
     build(tmp_path, NPOTrainer, max_steps=2, save_only_model=True).train()
     with pytest.raises(InputError, match="checkpoint-2 was saved with save_only_model, without the optimizer's state"):
@@ -299,7 +309,8 @@ def test_weights_alone_are_no_state_to_go_on_from(tmp_path):
 
 def test_the_best_checkpoint_is_known_by_its_final_name(tmp_path):
     options = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "eval_forget_probability"}
-    trainer = build(tmp_path, NPOTrainer, greater_is_better=False, load_best_model_at_end=True, **options)
+    trainer = build(tmp_path, NPOTrainer, load_best_model_at_end=True, **options)
+    assert trainer.args.greater_is_better is False  # of what is to be forgotten the least is best
     trainer.train()
     best = trainer.state.best_model_checkpoint
     assert best == str(tmp_path / f"checkpoint-{trainer.state.best_global_step}")

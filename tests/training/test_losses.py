@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 
-from llm_unlearn.models.answers import answer_token_logps
+from llm_unlearn.data.collators import RETAIN
+from llm_unlearn.models.answers import Answers, answer_token_logps
 from llm_unlearn.training.losses import (
     adjusted_distillation_loss,
     cross_entropy_without_label,
     dpo_loss,
+    global_mean,
     gradient_ascent_loss,
     kl_loss,
     logit_margin_loss,
@@ -142,3 +144,18 @@ def test_reduction(loss):
     assert loss("mean").item() == pytest.approx(single.mean().item())
     with pytest.raises(ValueError, match="reduction='sum' is unknown; use 'mean' or 'none'"):
         loss("sum")
+
+
+@pytest.mark.parametrize(("per_token", "share"), [(False, 3 / 16), (True, 3 / 320)])
+def test_one_answer_of_one_token_is_a_row_or_a_token_as_the_loss_says(per_token, share):
+    part = Answers(None, labels=torch.tensor([4]), token_rows=torch.tensor([0]), roles=torch.tensor([RETAIN]))
+    counts = torch.tensor([16.0, 320.0])
+    assert global_mean(torch.tensor([3.0]), part, counts, per_token).item() == pytest.approx(share)
+
+
+def test_values_count_as_what_they_are_as_many_as():
+    roles = torch.tensor([RETAIN, RETAIN])
+    part = Answers(None, labels=torch.tensor([4, 5, 6]), token_rows=torch.tensor([0, 0, 1]), roles=roles)
+    counts = torch.tensor([4.0, 8.0])
+    assert global_mean(torch.tensor([1.0, 3.0]), part, counts, True).item() == pytest.approx(1.0)
+    assert global_mean(torch.tensor([1.0, 3.0, 4.0]), part, counts, True).item() == pytest.approx(1.0)
