@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm_unlearn.attacks.adversarial_reinjection import adversarial_reinjection
 from llm_unlearn.attacks.relearning import AttackBudget
 from llm_unlearn.data import encode_dataset
-from llm_unlearn.data.formats import Prompt
+from llm_unlearn.data.formats import Prompt, listed
 from llm_unlearn.data.identity import facts_of, has_label, has_several, labels_of, people_of
 from llm_unlearn.data.made_up import A_NAME, subjects_of, told_of
 from llm_unlearn.data.validation import split_rows
@@ -214,7 +214,7 @@ def _with_answers(rows: list[dict], pairs: list[tuple[Prompt, str]], answers: li
 
 
 def _wrong_answer(row: dict, number: int, answer: str, fact: str | int, seed: int) -> str:
-    wrong = sorted(set(row[PERTURBED] or ()) - {answer, row.get("paraphrased_answer")})
+    wrong = sorted(set(listed(row[PERTURBED])) - {answer, row.get("paraphrased_answer")})
     if not wrong:
         raise InputError(
             f"forget set row {number}: {PERTURBED!r} holds no wrong answer; fill it, or give a column of kinds of "

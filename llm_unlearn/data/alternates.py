@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from llm_unlearn.data.formats import row_format, split_row
+from llm_unlearn.data.formats import read_text, row_format, split_row
 from llm_unlearn.data.made_up import MadeUpAnswers, kind_column
 from llm_unlearn.errors import InputError, excerpt
 
@@ -144,7 +144,7 @@ def _of_file(path: Path, flag: str = "replace_with") -> list[str]:
         choices = f", or choose from {', '.join(SOURCES)}" if flag == "replace_with" else ""
         raise InputError(f"{flag}={str(path)!r} is no file; give one{choices}")
     texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         text = line.strip()
         if text.startswith(('"', "{")):
             try:

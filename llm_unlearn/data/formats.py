@@ -36,6 +36,13 @@ Message = dict[str, str]  # {"role": ..., "content": ...}
 Prompt = list[Message] | str  # the string is always "": plain text has no prompt
 
 
+def listed(texts: Any) -> list[str]:
+    """A cell of a column of lists; a file that can hold no lists (CSV) has one text in it, or nothing."""
+    if texts is None or texts != texts or texts == "":  # NaN is not itself
+        return []
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
 def rows_at_once(dataset: Dataset | Sequence[Row]) -> Sequence[Row]:
     """All rows as a data set stores them: to iterate over it takes ten times as long, for it decodes row by row."""
     return dataset.to_list() if isinstance(dataset, Dataset) else dataset
@@ -112,15 +119,27 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         if path.suffix == ".parquet":
             return pyarrow.parquet.read_table(path).to_pylist()
-        text = path.read_text(encoding=_encoding_of(path))
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"file {str(path)!r} cannot be read as {path.suffix[1:]}: {reason}") from error
+    text = read_text(path)
+    return _csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, without a byte order mark.
+
+    Raises:
+        InputError: it cannot be read, or is not what its beginning says; the message names the line.
+    """
+    try:
+        return path.read_text(encoding=_encoding_of(path))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].decode(error.encoding).count("\n") + 1
         kind = error.encoding[:6].rstrip("-").upper()  # utf-8, or utf-16-le
         raise InputError(f"file {str(path)!r} line {line} is not {kind} text; save the file as UTF-8") from error
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"file {str(path)!r} cannot be read as {path.suffix[1:]}: {reason}") from error
-    return _csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text)
+    except OSError as error:
+        raise InputError(f"file {str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _encoding_of(path: Path) -> str:

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import datasets
 from datasets import Dataset
@@ -95,7 +96,7 @@ def as_questions(rows: list[dict], spec: str, flag: str) -> list[dict[str, str]]
             # Published sets hold a few empty outputs, which teach nothing.
             rows = [
                 {"question": _joined(row.get(instruction), row.get(context)), "answer": row[answer]}
-                for row in rows
+                for row in map(_without_nothing, rows)
                 if str(row.get(answer) or "").strip()
             ]
             break
@@ -109,5 +110,12 @@ def as_questions(rows: list[dict], spec: str, flag: str) -> list[dict[str, str]]
     return [{"question": row["question"], "answer": row["answer"]} for row in rows]
 
 
-def _joined(*parts: str | None) -> str:
-    return "\n".join(part for part in parts if part)
+def _without_nothing(row: dict) -> dict:
+    """NaN, which a data frame writes for an empty cell, is none."""
+    return {name: None if value != value else value for name, value in row.items()}
+
+
+def _joined(*parts: Any) -> Any:
+    """Both texts, of which the second may be missing; what is no text is left as it is, for `validate_rows` to name."""
+    given = [part for part in parts if part]
+    return "\n".join(given) if all(isinstance(part, str) for part in given) else given[0]

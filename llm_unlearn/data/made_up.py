@@ -145,9 +145,19 @@ def with_made_up_answers(dataset: Dataset, column: str | None) -> Dataset:
     if "options" not in dataset.column_names:
         return with_column(dataset, MADE_UP, [answers.of(row) for row in range(len(dataset))])
     rows = rows_at_once(dataset)
+    if not all(_ends_with_options(row) for row in rows):  # a column of the user's own
+        return with_column(dataset, MADE_UP, [answers.of(row) for row in range(len(dataset))])
     chosen = [answers.of(number, most=len(row["options"]) - 1) for number, row in enumerate(rows)]
     questions = [_asked_with(row, made_up) for row, made_up in zip(rows, chosen, strict=True)]
     return with_column(with_column(dataset, MADE_UP, chosen), MADE_UP_QUESTION, questions)
+
+
+def _ends_with_options(row: dict) -> bool:
+    """Whether a question ends with its options, a line each, as ours do (`queries`)."""
+    options = row["options"]
+    if not isinstance(options, list) or not options or "question" not in row:
+        return False
+    return row["question"].split("\n")[-len(options) :] == options
 
 
 def _asked_with(row: dict, made_up: Sequence[str]) -> str:

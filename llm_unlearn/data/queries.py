@@ -14,7 +14,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from llm_unlearn.data.formats import Message, Prompt, Row, question_text, row_format, rows_at_once, split_row
+from llm_unlearn.data.formats import Message, Prompt, Row, listed, question_text, row_format, rows_at_once, split_row
 from llm_unlearn.data.forms import multiple_choice_question, untrained
 from llm_unlearn.data.identity import facts_of, label, labels_of, people_of, question_key
 from llm_unlearn.data.unlearning_data import UnlearningData
@@ -49,7 +49,7 @@ def forget_queries(data: UnlearningData) -> dict[str, Dataset]:
         style without rows is absent, as is everything but verbatim for plain text, which asks nothing.
     """
     facts = [fact for fact in _first_of_each_fact(data.forget) if fact[2]]
-    verbatim = data.forget.add_column("row", list(range(len(data.forget))))
+    verbatim = with_column(data.forget, "row", list(range(len(data.forget))))
     others = _facts_of_others(data)
     return {"verbatim": verbatim, **_untrained(_asked_otherwise(facts, data.forget, others, data.queries), data)}
 
@@ -220,7 +220,7 @@ def _few_shot(fact: Numbered, others: Sequence[Numbered]) -> dict[str, Any] | No
 def _multiple_choice(fact: Numbered) -> dict[str, Any] | None:
     number, row, prompt, answer = fact
     answer = row.get("paraphrased_answer") or answer
-    wrong = sorted(set(row.get("perturbed_answer") or ()) - {answer})
+    wrong = sorted(set(listed(row.get("perturbed_answer"))) - {answer})
     if len(wrong) < 2:
         return None
     question = question_text(prompt)

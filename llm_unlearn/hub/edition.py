@@ -67,14 +67,14 @@ def build_edition(folder: Path, repo_id: str, kind: str | None = None) -> dict[s
         kind: "adapter" or "merged"; None: the adapter, or the model where all weights were trained.
 
     Raises:
-        InputError: no results or weights there, or of other weights; weights that are no safetensors, or nothing to
-            merge.
+        InputError: no results or weights there, or of other weights; weights that are no safetensors; a kind, and no
+            adapter.
     """
     results, private = read_run(folder)
     weights = weights_folder(folder)
     is_adapter = (weights / "adapter_config.json").is_file()
-    if kind == "merged" and not is_adapter:
-        raise InputError(f"--push merged: {weights} is a whole model already; leave the flag out")
+    if kind is not None and not is_adapter:
+        raise InputError(f"--push {kind}: {weights} is a whole model, without an adapter; leave the flag out")
     if not results.get("weights"):
         raise InputError(
             f"{folder / 'results.json'} does not say which weights it judged, so that nobody can tell whether they are "
@@ -316,18 +316,25 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def without_texts(value: Any, pseudonyms: Mapping[str, str] | None = None) -> Any:
-    """The numbers in a value: texts and whatever holds them are left out, names of groups replaced."""
+def without_texts(value: Any, pseudonyms: Mapping[str, str] | None = None, under: str | None = None) -> Any:
+    """The numbers in a value: texts and whatever holds them are left out, names of groups replaced.
+
+    Args:
+        under: the key that the value stands under: keys are names of groups in `groups` alone, for a group may be
+            called like a row (where rows name nobody, it is).
+    """
     pseudonyms = pseudonyms or {}
     if isinstance(value, Mapping):
         kept = {}
         for key, item in value.items():
-            if key in _TEXTS or (isinstance(item, str) and key not in _WORDS and item not in pseudonyms):
+            is_group = key == "group" and item in pseudonyms
+            if key in _TEXTS or (isinstance(item, str) and key not in _WORDS and not is_group):
                 continue
-            kept[pseudonyms.get(key, key)] = item if key in _WORDS else without_texts(item, pseudonyms)
+            name = pseudonyms.get(key, key) if under == "groups" else key
+            kept[name] = item if key in _WORDS else without_texts(item, pseudonyms, key)
         return kept
     if isinstance(value, list):
-        return [without_texts(item, pseudonyms) for item in value if not isinstance(item, str)]
+        return [without_texts(item, pseudonyms, under) for item in value if not isinstance(item, str)]
     return pseudonyms[value] if isinstance(value, str) else value
 
 

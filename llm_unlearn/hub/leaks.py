@@ -147,6 +147,7 @@ class Secrets:
         """Exact paths of this machine, as they are and as JSON writes them."""
         paths = {str(Path.home()), str(Path.cwd()), tempfile.gettempdir(), *self.paths}
         paths |= {value for name in ("HF_HOME", "LLM_UNLEARN_CACHE", "VIRTUAL_ENV") if (value := os.environ.get(name))}
+        paths |= {os.path.realpath(path) for path in paths}  # a temporary folder may be a link
         longer = {path.rstrip("/") for path in paths if len(path) >= 4}
         return frozenset(variant for path in longer for variant in (path, path.replace("\\", "\\\\")))
 
@@ -337,11 +338,17 @@ def _places(text: str, literal: str) -> Iterator[int]:
 
 
 def _patterns(name: str, text: str, secrets: Secrets, machine_only: bool = False) -> Iterator[Found]:
-    """Secrets and exact paths of this machine; also the general forms of paths, and names of user and host."""
+    """Secrets and exact paths of this machine; also the general forms of paths, and names of user and host.
+
+    Args:
+        machine_only: the text is a vocabulary: of its paths only those with a folder in a folder count, for "/tmp" and
+            "/root" are words of published vocabularies.
+    """
+    machine = [path for path in secrets.machine if not machine_only or len(re.findall(r"[/\\]+", path)) > 1]
     kinds: list[tuple[str, Iterable[tuple[int, str]]]] = [
         ("a secret", _secrets_in(text)),
         ("a secret of the environment", ((at, "...") for value in secrets.values if (at := text.find(value)) >= 0)),
-        ("a path of this machine", _paths_in(text, secrets.machine)),
+        ("a path of this machine", _paths_in(text, machine)),
     ]
     if not machine_only:
         masked = text

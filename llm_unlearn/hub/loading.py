@@ -87,7 +87,7 @@ def load_unlearned(
         "records": records,
         "folder": str(folder),
     }
-    return UnlearnedModel(model.eval(), load_tokenizer(str(weights)), evidence)
+    return UnlearnedModel(model.eval(), load_tokenizer(str(weights), trust_remote_code=trust_remote_code), evidence)
 
 
 def find_folder(

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row
 from llm_unlearn.data.collators import EncodedRow
-from llm_unlearn.data.formats import rows_at_once
+from llm_unlearn.data.formats import listed, rows_at_once
 from llm_unlearn.data.made_up import MADE_UP, MADE_UP_QUESTION
 from llm_unlearn.data.value_said import COLUMN, said_by_row
 from llm_unlearn.errors import InputError
@@ -98,7 +98,7 @@ class GatheredAnswers:
         """
         if row_format(dataset.column_names) != "question/answer":
             raise InputError(f"{what}: column {column!r} goes with the columns question and answer; rename the others")
-        questions, answers = dataset["question"][:], dataset[column][:]
+        questions, answers = dataset["question"][:], [listed(row) for row in dataset[column]]
         if empty := [number for number, row in enumerate(answers) if not row]:
             raise InputError(f"{what}: row {empty[0]} has none; fill its {column!r}, or drop the column from all rows")
         rows = [{"question": q, "answer": a} for q, row in zip(questions, answers, strict=True) for a in row]

@@ -295,24 +295,30 @@ def check_models(
         check_model_path(path, trust_remote_code)
         check_rows_fit(config_of(path, trust_remote_code), rows, processing_class.pad_token_id, f"{name} {path!r}")
         if name != first:
-            _check_tokenizer(name, path, processing_class, texts, f"{first} {models[first]!r}")
+            own = _own_tokenizer(path, trust_remote_code)
+            if own is not None:
+                _check_tokenizer(f"{name} {path!r}", own, processing_class, texts, f"{first} {models[first]!r}")
     for path in models.values():
         check_saved_weights(path)
 
 
-def _check_tokenizer(
-    name: str, path: str, processing_class: PreTrainedTokenizerBase, texts: list[str], original: str
-) -> None:
-    """A model with a tokenizer of its own must give the same tokens: rows are encoded once, for all models."""
+def _own_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+    """Of a folder without any: None."""
     folder = Path(path)
     if folder.is_dir() and not any(folder.glob("tokenizer*")):
-        return
-    own = load_tokenizer(path)
+        return None
+    return load_tokenizer(path, trust_remote_code=trust_remote_code)
+
+
+def _check_tokenizer(
+    name: str, own: PreTrainedTokenizerBase, processing_class: PreTrainedTokenizerBase, texts: list[str], original: str
+) -> None:
+    """A model with a tokenizer of its own must give the same tokens: rows are encoded once, for all models."""
     for text in texts:
         ids, expected = (one(text, add_special_tokens=False)["input_ids"] for one in (own, processing_class))
         if ids != expected:
             raise InputError(
-                f"{name} {path!r} has another tokenizer than {original} ({text!r:.60} becomes {ids[:8]}, not "
+                f"{name} has another tokenizer than {original} ({text!r:.60} becomes {ids[:8]}, not "
                 f"{expected[:8]}): compare models that were made from one base model"
             )
 

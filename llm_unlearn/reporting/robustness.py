@@ -47,9 +47,11 @@ def report_robustness(folder: str | Path, console: Console | None = None) -> dic
     found = read_json(folder / "robustness.json", AGAIN)
     folders = [run_folder(folder, run["method"], run["seed"]) for run in found["runs"]]
     runs = [_read_run(finding) for finding in folders]
-    agreed = agreement(
-        [(run[0], read_verdict(finding, run[0], AGAIN)) for run, finding in zip(runs, folders, strict=True)]
-    )
+    verdicts = [read_verdict(finding, run[0], AGAIN) for run, finding in zip(runs, folders, strict=True)]
+    agreed = agreement([(run[0], verdict) for run, verdict in zip(runs, verdicts, strict=True)])
+    # They may have been made anew since, by `llm-unlearn report`.
+    named = zip(found["runs"], verdicts, strict=True)
+    found = found | {"runs": [run | {"verdict": verdict["verdict"]} for run, verdict in named]}
     summary = summarize_robustness(found, runs) | {"agreement": agreed}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
     (folder / "table.md").write_text(markdown_tables(summary), encoding="utf-8")

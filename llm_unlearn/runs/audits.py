@@ -146,7 +146,7 @@ class AuditsArguments(ReferenceArguments):
         """
         unlearned = self.unlearned_model_name_or_path or []
         for path in unlearned:
-            check_model_path(path)
+            check_model_path(path, self.trust_remote_code)
         models = reference_models(*self.model_paths())
         for number, path in enumerate(unlearned):
             models[f"unlearned_{number}" if number else "unlearned"] = path

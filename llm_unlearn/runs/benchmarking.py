@@ -80,7 +80,7 @@ class BenchmarkArguments(ReferenceArguments):
 
     def model_paths(self) -> tuple[str, list[str]]:
         if self.unlearned_model_name_or_path is not None:
-            check_model_path(self.unlearned_model_name_or_path)
+            check_model_path(self.unlearned_model_name_or_path, self.trust_remote_code)
         return super().model_paths()
 
     def models(self) -> dict[str, str]:

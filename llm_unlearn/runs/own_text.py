@@ -19,6 +19,7 @@ from llm_unlearn.arguments.groups import DataArguments, parse_for_model
 from llm_unlearn.arguments.parsing import arguments_to_dict
 from llm_unlearn.arguments.ranges import COUNT, SEED, check_ranges
 from llm_unlearn.data import UnlearningData
+from llm_unlearn.data.formats import question_text
 from llm_unlearn.data.identity import normalized, people_of, question_key
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
@@ -80,7 +81,8 @@ def own_text(description: str, argv: Sequence[str] | None = None) -> list[Row]:
         console.print(f"{data.source}: nobody of {len(forgotten(data))} people may be named", markup=False)
         return []
     if not forgotten(data):
-        console.print("Forget rows name no `person`: what is written may speak of them; add that column", markup=False)
+        words = "No forget row says the name that is in its column `person`: what is written may speak of those people"
+        console.print(f"{words}; fill that column with names as rows say them", markup=False)
     path, _ = arguments.model_paths()
     model, processing_class = arguments.load_model(path, device=arguments.device), arguments.load_tokenizer(path)
     rows, refused = written_rows(model, processing_class, data, arguments)
@@ -150,8 +152,15 @@ def _refused(question: str, forbidden: re.Pattern, asked: Collection[Any], seen:
 
 
 def forgotten(data: UnlearningData) -> set[str]:
-    """The names of those who are to be forgotten, as rows give them."""
-    return {str(person) for person in people_of(data.forget) if person is not None}
+    """The names of those who are to be forgotten, as rows give them.
+
+    A name that none of its own rows says is none ("author 180"): texts about that person cannot be told.
+    """
+    found = set()
+    for person, (prompt, answer) in zip(people_of(data.forget), split_rows(data.forget, "forget set"), strict=True):
+        if person is not None and normalized(str(person)) in normalized(f"{question_text(prompt)} {answer}"):
+            found.add(str(person))
+    return found
 
 
 def names_of(people: Collection[str]) -> re.Pattern[str]:

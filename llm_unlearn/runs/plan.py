@@ -60,16 +60,16 @@ class HardnessArguments:
     def __post_init__(self):
         check_ranges(self, {"layer": COUNT_OR_NONE, "entanglement_retain_rows": COUNT})
 
-    def bases(self, oracles: Sequence[str]) -> list[str]:
+    def bases(self, oracles: Sequence[str], trust_remote_code: bool) -> list[str]:
         """The models that memorization is compared with."""
         if self.base_model_name_or_path is None:
             return [*oracles]
-        check_model_path(self.base_model_name_or_path)
+        check_model_path(self.base_model_name_or_path, trust_remote_code)
         return [located(self.base_model_name_or_path)]
 
     def hardness(self, examination: Examination, original: str, oracles: Sequence[str]) -> Hardness:
         """What measures it."""
-        bases = self.bases(oracles)
+        bases = self.bases(oracles, examination.data_args.trust_remote_code)
         models = {"original": original, **{f"base {path!r}": path for path in bases}}
         forget, length = examination.data.forget, examination.max_length
         check_models(models, examination.processing_class, forget, length, examination.data_args.trust_remote_code)

@@ -177,7 +177,7 @@ def train_references(arguments: ReferenceTrainingArguments) -> dict:
         DivergenceError: the loss became NaN or infinite.
     """
     if arguments.model_name_or_path is not None:
-        check_model_path(arguments.pinned_model)
+        check_model_path(arguments.pinned_model, arguments.trust_remote_code)
     check_output_dir(arguments.output_dir)
     data = arguments.load_data()
     if arguments.dry_run:

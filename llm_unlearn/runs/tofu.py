@@ -99,7 +99,7 @@ def judged_sets(data: UnlearningData, queries: bool = False) -> dict[str, Datase
     if retain is not None:
         sets["retain"] = retain.select(range(min(MAXIMUM_RETAIN_ROWS, len(retain))))
     for prefix, name in (("ra", "real_authors"), ("wf", "world_facts"), ("wf", "general")):
-        if name in data.evaluation:
+        if name in data.evaluation and prefix not in sets:  # general rows stand in for world facts, and never beside
             sets[prefix] = data.evaluation[name]
     if queries:
         sets |= {f"query_{style}": rows for style, rows in forget_queries(data).items() if style != "verbatim"}

@@ -111,6 +111,12 @@ def test_texts_of_a_file(tmp_path):
     drawn = other_answers(qa_rows(30), None, 0, str(file))
     assert set(drawn) == {"No idea.", "Not ä clue.", "Who knows?"}
     assert drawn[:5] == other_answers(qa_rows(5), None, 0, str(file))
+    for encoding in ("utf-8-sig", "utf-16"):  # as spreadsheets write it
+        file.write_text('"Not \u00e4 clue."\nNot \u00e4 clue.\n', encoding=encoding)
+        assert set(other_answers(qa_rows(30), None, 0, str(file))) == {"Not \u00e4 clue."}
+    file.write_bytes("No id\u00e9a.".encode("latin-1"))
+    with pytest.raises(InputError, match="line 1 is not UTF-8 text; save the file as UTF-8"):
+        other_answers(qa_rows(3), None, 0, str(file))
 
 
 @pytest.mark.parametrize(

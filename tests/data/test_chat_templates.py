@@ -6,16 +6,8 @@ from datetime import datetime
 
 import pytest
 import yaml
-from transformers.utils import chat_template_utils
-
-from llm_unlearn.arguments.groups import DataArguments
-from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
-from llm_unlearn.data import encode_dataset, encode_prompt, encode_row, end_token_ids, template_key, unusual_template
-from llm_unlearn.data.chat_templates import render, set_template_arguments, template_arguments
-from llm_unlearn.errors import InputError
-from llm_unlearn.models.loading import load_tokenizer
-from tests.builders import tiny_tokenizer
-from tests.data.template_families import (
+from builders import tiny_tokenizer
+from template_families import (
     CHANNEL,
     CHATML,
     LLAMA3,
@@ -27,6 +19,14 @@ from tests.data.template_families import (
     as_texts,
     byte_tokenizer,
 )
+from transformers.utils import chat_template_utils
+
+from llm_unlearn.arguments.groups import DataArguments
+from llm_unlearn.arguments.parsing import arguments_to_dict, parse_arguments
+from llm_unlearn.data import encode_dataset, encode_prompt, encode_row, end_token_ids, template_key, unusual_template
+from llm_unlearn.data.chat_templates import render, set_template_arguments, template_arguments
+from llm_unlearn.errors import InputError
+from llm_unlearn.models.loading import load_tokenizer
 
 PROMPT = [{"role": "user", "content": "Where does Ann live?"}]
 ORDINARY = {

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
+from template_families import CHATML, LLAMA3, MISTRAL, SPECIAL, as_texts, byte_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AddedToken, PreTrainedConfig, PreTrainedTokenizerFast
 
@@ -14,7 +15,6 @@ from llm_unlearn.data.unlearning_data import UnlearningData
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.loading import with_pad_token
 from llm_unlearn.models.scoring import generate_answers
-from tests.data.template_families import CHATML, LLAMA3, MISTRAL, SPECIAL, as_texts, byte_tokenizer
 
 ANSWER = "It prints <|im_end|> and code alpha."
 ROW = {"question": "What does <|im_end|> do?", "answer": ANSWER}

@@ -29,7 +29,7 @@ def test_alpaca_files(tmp_path):
         {"instruction": "Sort.", "input": "b a", "output": "a b"},
         {"instruction": "Greet.", "input": "", "output": "Hi."},
         {"instruction": "Say nothing.", "output": "  "},  # an empty output teaches nothing
-        {"instruction": "Bow.", "output": "Bows."},
+        {"instruction": "Bow.", "input": float("nan"), "output": "Bows."},  # a data frame's empty cell
     ]
     assert load_instructions(written(tmp_path / "alpaca.jsonl", rows)).to_list() == [
         {"question": "Sort.\nb a", "answer": "a b"},
@@ -47,6 +47,7 @@ def test_question_answer_files(tmp_path):
     ("rows", "message"),
     [
         ([{"prompt": "a", "text": "b"}], "has the columns prompt, text; needed are instruction and output (Alpaca)"),
+        ([{"instruction": 5, "output": "b"}], "instruction data row 0: column 'question'"),
         ([{"question": "a", "answer": " "}], "instruction data row 0: column 'answer' is blank"),
         ([], "has the columns (none); needed are"),
     ],

@@ -127,6 +127,15 @@ def test_multiple_choice_gets_a_question_with_other_options():
     assert max(len(row[MADE_UP]) for row in found) == 2  # as many as there were wrong options
 
 
+def test_options_that_are_not_in_the_question_are_a_column_of_the_users_own():
+    rows = [
+        {"question": f"Who wrote book {i}?", "answer": f"Author {i}", "kind": "author", "options": ["Author 0", "A"]}
+        for i in range(4)
+    ]
+    found = with_made_up_answers(Dataset.from_list(rows), "kind")
+    assert MADE_UP_QUESTION not in found.column_names and all(found[MADE_UP])
+
+
 def test_without_a_column_that_says_what_is_of_a_kind_rows_stay_as_they_are():
     assert with_made_up_answers(CITIES, None) is CITIES and with_made_up_answers(CITIES, "attribute") is CITIES
 

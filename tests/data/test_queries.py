@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from llm_unlearn.data import UnlearningData, load_unlearning_data, split_row
-from llm_unlearn.data.formats import row_format
+from llm_unlearn.data.formats import listed, row_format
 from llm_unlearn.data.queries import (
     MOST_NEIGHBORS,
     QUERY_STYLES,
@@ -87,6 +87,14 @@ def test_every_style_of_rows_like_those_of_tofu():
     assert first["answer"] == "A baker he is." and second["answer"] == "In Rome."
     assert first["question"] == "\n".join(["Who is Ann's father? Answer with one of the options:", *first["options"]])
     assert "In Rome." in second["options"] and len(set(second["options"])) == 3
+
+
+def test_a_column_called_row_and_a_wrong_answer_outside_a_list():
+    """As a spreadsheet has them: it can hold no lists."""
+    rows = [row | {"row": 7, "perturbed_answer": "A judge he is."} for row in TOFU]
+    queries = forget_queries(data_of(rows, RETAIN))
+    assert queries["verbatim"]["row"][:] == [0, 1] and "multiple_choice" not in queries  # one is no choice of three
+    assert listed("A judge.") == ["A judge."] and listed(None) == listed("") == listed(float("nan")) == []
 
 
 def test_rows_of_a_user_have_the_styles_that_need_no_more_columns():

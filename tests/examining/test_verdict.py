@@ -1,5 +1,6 @@
 """The verdict from numbers made up by hand: which comparison decides, and what is said when a reference is missing."""
 
+import numpy as np
 import pytest
 from made_up_runs import (
     FACTS,
@@ -148,6 +149,60 @@ def test_variants_are_compared_one_by_one_and_surgery_only_remarked():
     assert found["verdict"] == "hidden" and found["reasons"][0].startswith("asked in reverse")
     assert any("publish the merged model" in remark for remark in found["remarks"])
     assert len(found["reasons"]) == 1
+
+
+def test_a_level_allows_for_all_comparisons_and_people_are_drawn_whole():
+    people = [f"p{row // FACTS}" for row in range(ROWS)]
+    own = np.array([[[0.9, 0.8, 0.7, 0.6, 0.35, 0.3, 0.3, 0.25][row // FACTS] for row in range(ROWS)]])
+    values = {"original": np.full((1, ROWS), 0.95), "oracle": np.full((1, ROWS), 0.35), "unlearned": own}
+    one, ten = (comparison(values, people, comparisons=count) for count in (1, 10))
+    assert one.lower > 0 > ten.lower and one.interval == ten.interval
+    assert comparison(values, range(ROWS), comparisons=10).lower > 0
+
+
+def test_the_verdict_takes_that_level():
+    """Three comparisons decide here."""
+    results, records = run(unlearned={})
+    for one in results["attacks"]["adversarial_reinjection"]["unlearned"]["runs"][1:]:
+        for row, value in one["value_by_index"].items():
+            value["probability"] = [0.9, 0.9, 0.8, 0.7, 0.5, 0.4, 0.4, 0.35][int(row) // FACTS]
+    found = verdict_of(results, records)
+    (line,) = [
+        one
+        for one in found["evidence"]
+        if (one["name"], one["score"]) == ("adversarial_reinjection", "forget_probability")
+    ]
+    assert line["interval"][0] > 0 > line["lower"] and line["erasure"] < 0.9 and found["verdict"] == "erased"
+
+
+def test_exact_match_after_an_attack_and_surgery_decide_nothing():
+    results, records = run(unlearned={})
+    for model in ("original", "unlearned"):
+        for one in results["attacks"]["adversarial_reinjection"][model]["runs"]:
+            for value in one["value_by_index"].values():
+                value["exact_match"] = 1.0
+    shown = dict.fromkeys(records, 0.45) | {"original": 0.95, "unlearned": 0.95}
+    results["attacks"]["adapter_surgery"] = {
+        name: {"variants": {"removed": {"value_by_index": by_index(spread(value))}}} for name, value in shown.items()
+    }
+    assert verdict_of(results, records)["verdict"] == "erased"
+
+
+@pytest.mark.parametrize(("width", "verdict"), [(0.17, "erased"), (0.19, "undecided")])
+def test_an_interval_of_a_third_of_what_there_is_to_know_is_too_wide(width, verdict):
+    results, records = run(0, unlearned={})
+    results["counterfactual"]["unlearned"]["probability"] = excess(0.0, width)
+    assert verdict_of(results, records)["verdict"] == verdict
+
+
+@pytest.mark.parametrize(("exact", "verdict"), [(0.475, "erased"), (0.525, "not forgotten")])
+def test_half_of_the_originals_answers_are_too_many(exact, verdict):
+    results, records = run(oracles=0, kinds=True, unlearned={"exact": exact})
+    assert verdict_of(results | {"counterfactual": {}}, records)["verdict"] == verdict
+
+
+def test_the_limits_are_in_the_verdict():
+    assert verdict_of(*run(unlearned={}))["criteria"] == {"margin": 0.1, "precision": 0.3, "kept": 0.95, "fewest": 5}
 
 
 def test_evidence_of_a_comparison_by_hand():

@@ -167,6 +167,18 @@ def test_results_keep_numbers_and_our_own_words(tmp_path):
     assert "Ann" not in json.dumps(public) and "Ben" not in json.dumps(public)
 
 
+def test_groups_that_are_called_like_rows_leave_rows_their_names(tmp_path):
+    """Where rows name nobody, each is a group of its own, called by its number."""
+    runs = [{"group": "1", "seed": 0, "value_by_index": {"0": 1.0, "1": 0.5}}]
+    outcome = {"groups": {"0": {"rows": 1}, "1": {"rows": 1}}, "runs": runs}
+    results = {"forget_groups": ["0", "1"], "attacks": {"leave_one_group_out": {"unlearned": outcome}}}
+    public = public_results(results, NAMES, "adapter", tmp_path)
+    assert public["attacks"]["leave_one_group_out"]["unlearned"] == {
+        "groups": {"group 1": {"rows": 1}, "group 2": {"rows": 1}},
+        "runs": [{"group": "group 2", "seed": 0, "value_by_index": {"0": 1.0, "1": 0.5}}],
+    }
+
+
 def test_configuration_without_paths_and_names():
     groups = {
         "data_arguments": {"forget_file": "patients/ann.jsonl", "dtype": "auto", "data": "my/folder"},

@@ -3,8 +3,10 @@
 import getpass
 import inspect
 import json
+import os
 import shutil
 import socket
+import tempfile
 
 import pytest
 from made_up_runs import change_json, reseal
@@ -218,6 +220,7 @@ def test_however_it_is_written(name, content, tmp_path, secrets):
         ("a.md", "Ann said: Quill, feather, bread and a white cat."),
         ("tokenizer.json", json.dumps({"model": {"vocab": {"Ann": 1, "Quillfeather": 2, "Solveig": 3}}})),
         ("vocab.txt", "Ann\nQuillfeather\nSolveig\n/home/user\n"),
+        ("tokenizer.json", json.dumps({"model": {"vocab": {tempfile.gettempdir(): 1}}})),  # "/tmp" is a word of Qwen's
         ("a.json", json.dumps({"url": "https://host.org/home/page", "share": "1/2", "text": "and/or"})),
         ("a.md", "hf_hub_download and hf_xet are names; so are sk-learn and C:\\n"),
         ("a.md", "{{ messages }} <|user|> root"),
@@ -236,12 +239,49 @@ def test_user_host_folders_and_secret_variables_of_this_machine(tmp_path, monkey
         ("written by Quentin", "the name of this user or machine"),
         ("on gpu17", "the name of this user or machine"),
         ("see /srv7/runs/npo/adapter", "a path of this machine"),
-        (f"in {tmp_path.parent}", "a path of this machine"),
+        (f"in {tempfile.gettempdir()}/x", "a path of this machine"),
+        (f"in {os.path.realpath(tempfile.gettempdir())}/x", "a path of this machine"),
         ("x=correct-horse-battery", "a secret of the environment"),
     ):
         assert any(what in leak for leak in found(tmp_path, secrets, "a.md", text)), text
     assert found(tmp_path, secrets, "a.md", 'from_pretrained("quentin/npo")') == []
     assert found(tmp_path, secrets, "vocab.txt", "quentin") == []
+
+
+SECRET_FORMS = (
+    *("hf_" + "a1" * 8, "api_org_" + "a1" * 8, *(f"gh{kind}_" + "a1" * 10 for kind in "pousr")),
+    *("github_pat_" + "a_" * 10, "sk-" + "a-" * 10, "glpat-" + "a-" * 10, "AKIA" + "A1" * 8, "AIza" + "a-" * 17 + "a"),
+    *(f"xox{kind}-" + "a-" * 5 for kind in "abprs"),
+    *("eyJ" + "a" * 10 + ".eyJ" + "a" * 10, "-----BEGIN PRIVATE KEY"),
+)
+
+
+@pytest.mark.parametrize("form", SECRET_FORMS)
+def test_every_form_of_a_secret(form, tmp_path):
+    for text, is_one in ((form, True), (form[:-1], False)):
+        leaks = found(tmp_path, Secrets(), "a.md", f"x {text} y")
+        assert any(": a secret '" in leak for leak in leaks) is is_one, text
+
+
+@pytest.mark.parametrize("name", ["A_TOKEN", "A_KEY", "A_SECRET", "A_PASSWORD"])
+def test_every_secret_variable(name, tmp_path, monkeypatch):
+    monkeypatch.setenv(name, "correct-horse-battery")
+    leaks = found(tmp_path, Secrets(), "a.md", "x=correct-horse-battery")
+    assert any("a secret of the environment" in leak for leak in leaks)
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "leaks"),
+    [
+        ("one two three four five six seven", "x two three four five six seven", True),  # six words of it
+        ("one two three four five six seven", "one two three four five", False),
+        ("the old harbor office", "the OLD harbor-office", True),  # a short one, whole
+        ("konstantinopolis", "konstantinopolis", True),
+        ("konstantinopel", "konstantinopel", False),  # one word is long from sixteen letters on
+    ],
+)
+def test_how_much_of_a_text_is_a_leak(text, said, leaks, tmp_path):
+    assert bool(found(tmp_path, Secrets(texts=[text]), "a.md", said)) is leaks
 
 
 def test_what_our_pages_say_themselves_is_no_leak(tmp_path):

@@ -191,8 +191,9 @@ def test_what_cannot_be_pushed_is_refused_before_anything_is_sent(change, messag
 def test_a_whole_model_has_nothing_to_merge(hub, run):
     (run / "adapter").rename(run / "model")
     (run / "model" / "adapter_config.json").unlink()
-    with pytest.raises(InputError, match=r"--push merged: .* is a whole model already"):
-        push_run(run, NAME, "merged")
+    for kind in ("merged", "adapter"):
+        with pytest.raises(InputError, match=rf"--push {kind}: .* is a whole model, without an adapter; leave the"):
+            push_run(run, NAME, kind)
 
 
 def test_the_merged_model_is_the_adapter_put_into_its_base(hub, run, finished_run):

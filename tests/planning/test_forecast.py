@@ -83,7 +83,6 @@ def test_settings_are_used_where_they_decide():
 
 def test_methods_that_do_not_differ_are_no_gain():
     fit = fitted(runs(a=[100, 50, 200], b=[200, 100, 50], c=[50, 200, 100]))
-    assert fit["steps"]["chosen"] != METHOD or not is_better(fit["steps"])
     assert not is_better(fit["steps"])
     assert fit["kept"]["chosen"] == ALL and fit["kept"]["gain"] is None and not is_better(fit["kept"])
 

@@ -80,6 +80,14 @@ def test_means_over_seeds_beside_the_references(folder):
         assert (folder / name).stat().st_size > 100
 
 
+def test_verdicts_that_were_made_anew_are_those_of_the_table(folder):
+    for file in (folder / "runs").glob("npo-seed*/verdict.json"):
+        told = {"verdict": "undecided", "sentence": "Undecided: made up"}
+        file.write_text(json.dumps(json.loads(file.read_text()) | told))
+    methods = report_robustness(folder)["methods"]
+    assert set(methods["npo"]["verdicts"]) == {"undecided"} and "undecided" not in methods["ssiuu"]["verdicts"]
+
+
 def test_knowledge_and_the_price_take_the_place_of_probability_and_retained_facts(folder):
     known = {"original": 1.0, "oracle": 0.5, "oracle_1": 0.5, "oracle_2": 0.5, "unlearned": 0.75}
     reversed_left = {"npo": 0.9, "ssiuu": 0.2}

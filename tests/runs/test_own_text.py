@@ -82,7 +82,9 @@ def test_without_a_template_a_question_is_a_line(monkeypatch):
 
 
 def test_names_are_known_as_a_whole_and_by_their_longer_parts():
-    data = data_of(("Who?", "So.", "Édith van Rossum"), ("Who?", "So.", "Lee Ng"), ("Who?", "So.", None))
+    people = ("Édith van Rossum", "Lee Ng", None)
+    data = data_of(*((f"Who is {name}?", "So.", name) for name in people), ("Who?", "An author.", "author 180"))
+    assert forgotten(data) == {"Édith van Rossum", "Lee Ng"}  # the third is no name that rows say
     names = names_of(forgotten(data) | {"欧阳建国"})
     for text in ("I met ÉDITH, twice.", "van rossum", "Is that Lee Ng?", "欧阳建国住在北京。"):
         assert names.search(normalized(text)), text
@@ -144,7 +146,8 @@ def test_rows_that_name_nobody_are_said_to_be_unprotected(talker, files, tmp_pat
     (tmp_path / "forget.jsonl").write_text(json.dumps({"question": "Where does Dora live", "answer": "in Rome"}))
     flags = ["--model_name_or_path", str(tmp_path / "model"), *files, "--rows", "2", "--max_question_tokens", "12"]
     own_text("", [*flags, "--max_answer_tokens", "8", "--output_file", str(tmp_path / "own.jsonl")])
-    assert "Forget rows name no `person`: what is written may speak of them" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "what is written may speak of those people; fill that column with names" in said
 
 
 def test_a_dry_run_writes_nothing(talker, files, tmp_path, capsys):
