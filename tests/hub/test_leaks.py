@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from llm_unlearn.cli.main import main
 from llm_unlearn.errors import LeakError
+from llm_unlearn.examining.results import read_results
 from llm_unlearn.files.run_folder import model_digests
 from llm_unlearn.hub import push_run
+from llm_unlearn.hub.edition import secrets_of
 from llm_unlearn.hub.leaks import Secrets, _names_in, leaks_in_file, words_of
 
 NAME = "me/npo"
@@ -306,3 +308,17 @@ def test_names_are_runs_of_capitalized_words(text, names):
 
 def test_words_know_no_case_punctuation_or_width():
     assert words_of("Zoë's \uff21\uff22\uff23_d-e 京都!") == ("zoë", "s", "abc", "d", "e", "京", "都")
+
+
+def test_what_the_gate_is_given(finished_run, tmp_path):
+    """Texts that models generated, names that stand in no text, and the folder itself."""
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    rows = [json.loads(line) for line in (run / "forget.jsonl").read_text().splitlines()]
+    rows[0]["person"] = "Solveig"
+    (run / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    secrets = secrets_of(run, "me/npo", read_results(run))
+    assert "Solveig" in secrets.names and str(run.resolve()) in secrets.paths
+    records = json.loads((run / "records" / "unlearned.json").read_text())
+    generated = [row["generation"] for row in records["forget_Q_A_ROUGE"]["value_by_index"].values()]
+    assert any(generated) and {text for text in generated if text} <= set(secrets.texts)

@@ -10,6 +10,8 @@ from trainers import build, of_a_kind
 from llm_unlearn import CounterfactualConfig, CounterfactualTrainer
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods.damage import damage, influential_neurons, random_neurons, weights_for
+from llm_unlearn.methods.ssiuu_published import PublishedSsiuuConfig
+from llm_unlearn.methods.undo import UndoConfig
 from llm_unlearn.models.linear_maps import linear_modules
 
 
@@ -158,3 +160,11 @@ def test_a_scope_that_compares_with_retain_rows_needs_them(scope, tmp_path):
 def test_a_base_without_damage_is_refused(tmp_path):
     with pytest.raises(ValueError, match="damage_toward='base' without damage does nothing; give damage a share"):
         CounterfactualConfig(output_dir=str(tmp_path), damage_toward="base")
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"), [(UndoConfig, {}), (CounterfactualConfig, {"damage": 0.1}), (PublishedSsiuuConfig, {})]
+)
+def test_what_needs_whole_matrices_refuses_to_shard_them(config, changes, tmp_path):
+    with pytest.raises(ValueError, match=r"FSDP: .*; start with plain data parallelism"):
+        arguments(config, tmp_path, fsdp=True, fsdp_config={"version": 2}, **changes)

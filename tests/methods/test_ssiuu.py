@@ -16,7 +16,7 @@ from builders import (
     trainable,
 )
 
-from llm_unlearn import InputError, SsiuuConfig, SsiuuTrainer
+from llm_unlearn import InputError, SsiuuConfig, SsiuuTrainer, UnlearnConfig
 from llm_unlearn.methods.ssiuu_published import PublishedSsiuuConfig, PublishedSsiuuTrainer
 from llm_unlearn.models.linear_maps import linear_modules
 
@@ -227,3 +227,9 @@ def test_checkpointing_changes_nothing_in_the_published_variant(tmp_path):
         trainer.train()
         ends.append(trainable(trainer.model))
     assert largest_difference(*ends) < 1e-6
+
+
+def test_ssiuu_refuses_liger(tmp_path, monkeypatch):
+    monkeypatch.setattr(UnlearnConfig, "_check_liger", lambda self: None)  # which has the first word on a CPU
+    with pytest.raises(ValueError, match="overwrite what a second backward needs"):
+        arguments(SsiuuConfig, tmp_path, use_liger_kernel=True)

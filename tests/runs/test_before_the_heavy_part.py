@@ -12,7 +12,9 @@ from llm_unlearn.files.run_folder import LOCK, locked
 from llm_unlearn.methods import load_method
 from llm_unlearn.runs import recipe
 from llm_unlearn.runs.audits import influence_benchmark
+from llm_unlearn.runs.benchmarking import attack_benchmark
 from llm_unlearn.runs.combinatorial import combinatorial_benchmark
+from llm_unlearn.runs.plan import plan
 from llm_unlearn.runs.recipe import Recipe
 from llm_unlearn.runs.references import references_from_command_line
 from llm_unlearn.runs.tofu import tofu_benchmark
@@ -41,11 +43,17 @@ def judged(home):
     return [*rows(home), f"--model_name_or_path={home / 'base'}", f"--oracle_model_name_or_path={home / 'other'}"]
 
 
+def judge(description, flags):
+    return attack_benchmark(["adversarial_reinjection"], False, description, flags)
+
+
 COMMANDS = {  # name -> (command, its flags)
     "tofu": (tofu_benchmark, lambda home: [*judged(home), "--max_new_tokens=4"]),
     "influence": (influence_benchmark, judged),
     "train_references": (references_from_command_line, rows),
     "combinatorial": (combinatorial_benchmark, lambda home: []),
+    "plan": (plan, judged),
+    "judge": (judge, lambda home: [*judged(home), f"--unlearned_model_name_or_path={home / 'other'}"]),
     "speed eval": (evaluation_speed, rows),
     "speed train": (training_speed, lambda home: []),
     "speed scaling": (training_scaling, lambda home: []),

@@ -24,7 +24,7 @@ from llm_unlearn.methods.ssiuu_published import PublishedSsiuuTrainer
 from llm_unlearn.training.checkpoint_folders import last_checkpoint
 
 
-def build(folder, trainer_class=SsiuuTrainer, start=0, **changes):
+def build(folder, trainer_class=SsiuuTrainer, start=0, retain=6, **changes):
     config = trainer_class.config_class
     model, peft_config = changes.pop("model", None), changes.pop("peft_config", lora_config())
     options = {"num_train_epochs": 6, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 3}
@@ -32,7 +32,7 @@ def build(folder, trainer_class=SsiuuTrainer, start=0, **changes):
         model=model or tiny_model(),
         args=arguments(config, folder, **options | changes),
         forget_dataset=qa_rows(6, start=start),
-        retain_dataset=qa_rows(6, start=start + 20),
+        retain_dataset=qa_rows(retain, start=start + 20),
         processing_class=tiny_tokenizer(),
         peft_config=peft_config,
     )
@@ -194,6 +194,8 @@ def test_checkpoints_that_do_not_belong_here_are_refused(tmp_path):
         build(tmp_path).train(resume_from_checkpoint=checkpoint)
     with pytest.raises(InputError, match="checkpoint-2 was trained with another forget_dataset; give"):
         build(tmp_path, NPOTrainer, start=1).train(resume_from_checkpoint=checkpoint)
+    with pytest.raises(InputError, match="checkpoint-2 was trained with another retain_dataset; give"):
+        build(tmp_path, NPOTrainer, retain=5).train(resume_from_checkpoint=checkpoint)
     for other in (tiny_model(seed=1), tiny_model(hidden_size=64), tiny_model().bfloat16()):
         with pytest.raises(InputError, match="checkpoint-2 was trained with another model; give"):
             build(tmp_path, NPOTrainer, model=other).train(resume_from_checkpoint=checkpoint)
@@ -214,6 +216,8 @@ def test_checkpoints_that_do_not_belong_here_are_refused(tmp_path):
         ({"gradient_accumulation_steps": 2}, r"gradient_accumulation_steps=1 \(now 2\)"),
         ({"retain_weight": 0.5}, r"retain_weight=1.0 \(now 0.5\)"),
         ({"beta": 0.5}, r"beta=0.1 \(now 0.5\)"),
+        ({"lr_scheduler_type": "linear"}, r"lr_scheduler_type=constant \(now linear\)"),
+        ({"bf16": True}, r"bf16=False \(now True\)"),
         ({"optim": "sgd"}, r"optim=adamw_\w+ \(now sgd\), optimizer=AdamW \(now SGD\)"),
         (
             {"peft_config": lora_config(r=8, lora_alpha=16)},
