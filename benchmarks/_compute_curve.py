@@ -22,7 +22,7 @@ from llm_unlearn.models.embedded import training_rows
 
 ORACLE = 3 * 22_599  # rows that an oracle of the small world is trained on, nine epochs
 BATCH = 16
-STEP = {"rewind": 6, "undo": 8, "counterfactual": 10, "npo": 9}  # passes of a batch: 2 x 3; + 2; 3 x 3 + 1; 3 x 3
+STEP = {"rewind": 6, "undo": 8, "counterfactual": 11, "npo": 10}  # passes of a batch: 2 x 3; + 2; 3 x 3 + 2; + 1
 NOT_TRAINED = "general_data"  # a fifth of the general rows, which judges; original and oracle were trained on it
 TITLES = {
     "rewind": "rewind: untrained weights",
