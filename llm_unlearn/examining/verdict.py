@@ -249,7 +249,7 @@ def _still_answered(evidence: list[Evidence]) -> str | None:
     for finding in evidence:
         own, original = finding.unlearned, finding.original
         is_exact = (finding.kind, finding.score) == ("output", "forget_exact_match")
-        if is_exact and own is not None and original and own >= 0.5 * original:
+        if is_exact and finding.oracle is None and own is not None and original and own >= 0.5 * original:
             return (
                 f"before any attack, it still gives {100 * own:.0f} % of the answers word for word; the original "
                 f"{100 * original:.0f} %"

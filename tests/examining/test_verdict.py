@@ -195,6 +195,14 @@ def test_an_interval_of_a_third_of_what_there_is_to_know_is_too_wide(width, verd
     assert verdict_of(results, records)["verdict"] == verdict
 
 
+def test_answers_that_an_oracle_gives_as_well_are_no_sign_of_what_is_left():
+    results, records = run(kinds=True, unlearned={"knowledge": 0.5, "known": 0.5})
+    for found in records.values():
+        for row in found["forget_exact_match"]["value_by_index"].values():
+            row["score"] = 1.0
+    assert verdict_of(results, records)["verdict"] == "erased"
+
+
 @pytest.mark.parametrize(("exact", "verdict"), [(0.475, "erased"), (0.525, "not forgotten")])
 def test_half_of_the_originals_answers_are_too_many(exact, verdict):
     results, records = run(oracles=0, kinds=True, unlearned={"exact": exact})
