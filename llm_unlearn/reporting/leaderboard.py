@@ -167,7 +167,7 @@ def _shown(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any
     own = {name: fixed[name] for name in (*_SHOWN, "retain_loss") if name in fixed}
     shown = {name: values[name] for name in _SHOWN if values.get(name) is not None} | own
     if shown.get("retain_loss") == "none":
-        del shown["retain_weight"]
+        shown.pop("retain_weight", None)
     return shown
 
 
