@@ -19,7 +19,12 @@ FLAGS += ("--stop_at_forget_exact_match=1", "--forget_check_steps=1", "--report_
 def trained(monkeypatch):
     """The output folders of all trainings."""
     found, train = [], UnlearnTrainer.train
-    monkeypatch.setattr(UnlearnTrainer, "train", lambda self: (found.append(self.args.output_dir), train(self))[1])
+
+    def noted(self, **keywords):
+        found.append(self.args.output_dir)
+        return train(self, **keywords)
+
+    monkeypatch.setattr(UnlearnTrainer, "train", noted)
     return found
 
 
