@@ -16,11 +16,14 @@ from llm_unlearn.data.formats import Prompt, question_text, rows_at_once
 from llm_unlearn.data.identity import facts_of, has_label, labels_of, people_of
 from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows
+from llm_unlearn.data.value_said import COLUMN as VALUE_COLUMN
 from llm_unlearn.errors import InputError
 
 MOST_MADE_UP = 6  # answers that a row is compared with; even, see `MadeUpAnswers`
+MOST_VALUES = 20  # and so many values are looked for in what is said
 KIND_COLUMNS = ("kind", "attribute")  # what says which answers are of one kind, in this order
 MADE_UP = "made_up_answer"  # column of lists
+MADE_UP_VALUE = "made_up_value"  # likewise: `MadeUpAnswers.values`
 A_NAME = "\0"  # stands for the name of whom an answer is about
 MADE_UP_QUESTION = "made_up_question"  # under which true and made-up answers are compared, where it is another one
 
@@ -44,14 +47,23 @@ def kind_column(dataset: Dataset, chosen: str | None = None) -> str | None:
     return chosen or next((name for name in KIND_COLUMNS if has_label(dataset, name)), None)
 
 
-def subjects_of(dataset: Dataset) -> list[str | None]:
-    """The person whom each row asks about by the name that `person` has; None where the question does not say it."""
-    asked = [question_text(prompt) for prompt, _ in split_rows(dataset, "rows")]
+def subjects_of(dataset: Dataset, or_in_answer: bool = False) -> list[str | None]:
+    """The person whom each row asks about by the name that `person` has; None where the question does not say it.
+
+    Args:
+        or_in_answer: take rows that ask for the name, too.
+    """
+    pairs = split_rows(dataset, "rows")
+    said = [f"{question_text(prompt)}\n{answer if or_in_answer else ''}" for prompt, answer in pairs]
     names = [None if person is None else str(person) for person in people_of(dataset)]
     return [
-        name if name is not None and _as_word(name).search(question) else None
-        for name, question in zip(names, asked, strict=True)
+        name if name is not None and says_name(text, name) else None for name, text in zip(names, said, strict=True)
     ]
+
+
+def says_name(text: str, name: str) -> bool:
+    """Whether a text holds a name, as words of its own."""
+    return _as_word(name).search(text) is not None
 
 
 def told_of(answer: str, name: str | None, other: str | None) -> str:
@@ -104,6 +116,7 @@ class MadeUpAnswers:
         self._rows_of: dict[tuple, list[int]] = {}
         for row, unit in enumerate(self._units):
             self._rows_of.setdefault(unit, []).append(row)
+        self._values = labels_of(dataset, VALUE_COLUMN)
         self._own = {unit: {self._answers[i].strip() for i in rows} for unit, rows in self._rows_of.items()}
         self._of_kind: dict[object, list[tuple]] = {}
         for unit in sorted(self._rows_of, key=lambda unit: random.Random(f"{unit[0]} {unit[1]}").random()):
@@ -125,23 +138,38 @@ class MadeUpAnswers:
             number = self._rows_of[other][wording % len(self._rows_of[other])]
             if number == row or (self._begun[number] == begun and (among is None or number in among)):
                 circle.append(number)
-        place = circle.index(row)
-        near = {(place + step) % len(circle) for step in range(-(most // 2), most // 2 + 1)} - {place}
-        others = [circle[i] for i in sorted(near)]
+        others = [circle[i] for i in _near(circle.index(row), len(circle), most)]
         answers = [self._answers[i] for i in others if self._own[self._units[i]].isdisjoint(self._own[unit])]
         rests = [told_of(answer[len(begun) :], A_NAME, self._names[row]) for answer in answers]
         return [rest for rest in rests if rest.strip()]
+
+    def values(self, row: int, most: int = MOST_VALUES) -> list[str]:
+        """What other facts of the row's kind have in the column `value`, equal ones too; of each its first row's."""
+        unit = self._units[row]
+        if unit[0] is None:
+            return []
+        circle = self._of_kind[unit[0]]
+        found = [self._values[self._rows_of[circle[i]][0]] for i in _near(circle.index(unit), len(circle), most)]
+        return [value for value in found if isinstance(value, str)]
+
+
+def _near(place: int, length: int, most: int) -> list[int]:
+    """The nearest of a place in a circle, `most` of them (an even number) or all others."""
+    near = {(place + step) % length for step in range(-(most // 2), most // 2 + 1)}
+    return sorted(near - {place})
 
 
 def with_made_up_answers(dataset: Dataset, column: str | None) -> Dataset:
     """The rows with `made_up_answer`, a list that may be empty; as they are where no column says what is of a kind.
 
-    Multiple-choice rows (`options`) name the answers that can be given, so true and made-up ones are compared under a
-    `made_up_question` of their own, whose options they are.
+    Where rows have a `value`, with `made_up_value` as well. Multiple-choice rows (`options`) name the answers that can
+    be given, so true and made-up ones are compared under a `made_up_question` of their own, whose options they are.
     """
     if column is None or column not in dataset.column_names:
         return dataset
     answers = MadeUpAnswers(dataset, column)
+    if has_label(dataset, VALUE_COLUMN):
+        dataset = with_column(dataset, MADE_UP_VALUE, [answers.values(row) for row in range(len(dataset))])
     if "options" not in dataset.column_names:
         return with_column(dataset, MADE_UP, [answers.of(row) for row in range(len(dataset))])
     rows = rows_at_once(dataset)

@@ -53,6 +53,8 @@ class Evidence:
             do not differ enough. Of knowledge, ignorance takes the oracle's place.
         share: of an ability, unlearned / the weakest of original and oracles.
         selectivity: how much more the forgotten facts' score fell than that of retained facts that are asked alike.
+        made_up: of values said, the share of other facts' values of the kind that are said in their place: what
+            guessing gives; beyond: how much more often the true one is, at least (the level of `lower`).
         ability_lost: whether retained facts' score fell alike, so that a low score shows no forgetting.
         decides: whether the verdict may rest on it. flagged: whether it speaks against erasure.
     """
@@ -78,6 +80,8 @@ class Evidence:
     share: float | None = None
     selectivity: float | None = None
     selectivity_interval: tuple[float, float] | None = None
+    made_up: float | None = None
+    beyond: float | None = None
     ability_lost: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -214,6 +218,31 @@ def knowledge_comparison(
     else:
         evidence.note = "the original cannot tell true answers from made-up ones here"
     return evidence
+
+
+def beyond_guessing(
+    results: Mapping[str, Any], records: Mapping[str, Any], style: str | None, comparisons: int
+) -> tuple[float, float] | None:
+    """How often the unlearned model says other facts' values of a kind, and how much more often the true one, at least.
+
+    Whoever knows nothing says both equally often, oracle or not. None: nothing says which values are of a kind.
+
+    Args:
+        results, records: as of `forget_values`.
+        style: of questions; None: the plain ones.
+        comparisons: as of `comparison`.
+    """
+    groups, places = results["forget_groups"], results["style_rows"][style] if style else None
+    own = next((records[name] for name in model_names(records, "unlearned")), {})
+    record = own.get(f"forget_{style}_value_said" if style else SAID) or {"value_by_index": {}}
+    placed = _placed(record["value_by_index"], places)
+    rows = {row: value for row, value in placed.items() if value.get("made_up") is not None}
+    if not rows:
+        return None
+    said, guessed = (_rows([rows], field, len(groups)) for field in ("score", "made_up"))
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    _, resampled = resampled_difference(said[None], guessed[None], [numbers[group] for group in groups])
+    return float(np.nanmean(guessed)), percentile_interval(resampled, 1 - 0.05 / comparisons)[0]
 
 
 def control_differences(outcome: Mapping[str, Any], rows: int, after: bool) -> np.ndarray:

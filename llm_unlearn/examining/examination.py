@@ -379,7 +379,7 @@ class Examination:
             return self.judge(load())
         rows = {name: dataset.to_list() for name, dataset in self.judged.sets.items()}
         generation = generation_key(load, self.processing_class, **self._generation)
-        settings = [self.judged.generated, generation, self.max_length, FIRST_TOKENS, "value_said"]
+        settings = [self.judged.generated, generation, self.max_length, FIRST_TOKENS, "value_said", "made_up"]
         identity = self._identity(source) if shared else weights_digest(load())
         key = ["scores", identity, rows, template_key(self.processing_class), settings]
         kept = shared / f"{digest_of(key)}.json" if shared else Path(self.output_dir) / "scores" / f"{name}.json"

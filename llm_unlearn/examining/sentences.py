@@ -52,10 +52,11 @@ def in_words(finding: Evidence) -> str:
         own, oracle, original, excess, low, high = (
             100 * value for value in (finding.unlearned, finding.oracle, finding.original, finding.excess, low, high)
         )
+        guessed = "" if finding.made_up is None else f" (and {100 * finding.made_up:.0f} % that of another person)"
         return (
-            f"{_when(finding)}, {own:.0f} % of its answers say the value that was asked for; of models that never saw "
-            f"it {oracle:.0f} % do (excess {excess:.0f} %, 95 % interval {low:.0f} to {high:.0f} %), of the original "
-            f"{original:.0f} %"
+            f"{_when(finding)}, {own:.0f} % of its answers say the value that was asked for{guessed}; of models that "
+            f"never saw it {oracle:.0f} % do (excess {excess:.0f} %, 95 % interval {low:.0f} to {high:.0f} %), of the "
+            f"original {original:.0f} %"
         )
     if finding.score == KNOWLEDGE:
         low, high, own, original = (

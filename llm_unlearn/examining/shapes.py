@@ -44,6 +44,11 @@ class Score(Shape):
     score: Number
 
 
+class ValueSaid(Shape):
+    score: Number
+    made_up: Number | None = None
+
+
 class Comparisons(Shape):
     wins: list[Share]
 
@@ -87,7 +92,7 @@ RECORDS = {  # end of a metric's name -> its rows; others are not looked at
     "_fluency": Table[Fluency],
     "_answers": Table[Said],
     "_refusals": Table[Score],
-    "_value_said": Table[Score],
+    "_value_said": Table[ValueSaid],
 }
 
 # ---- results.json ----------------------------------------------------------------------------------------------------

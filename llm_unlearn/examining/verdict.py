@@ -29,6 +29,7 @@ from llm_unlearn.examining.evidence import (
     SAID,
     SMALLEST_GAP,
     Evidence,
+    beyond_guessing,
     comparison,
     forget_values,
     knowledge_comparison,
@@ -123,6 +124,11 @@ def _output_and_attacks(results: Mapping[str, Any], records: Mapping[str, Any]) 
         )
         finding.label = label_of(name, variant)
         finding.decides = key in decisive and finding.erasure is not None
+        if score == SAID and (found := beyond_guessing(results, records, variant, len(decisive))):
+            finding.made_up, finding.beyond = found
+            if finding.decides and finding.beyond <= 0:
+                finding.decides = False
+                finding.note = "it says the true value no more often than guessing does"
         # Where knowledge was measured, confidence proves none; what is said proves itself.
         counts = score in (KNOWLEDGE, SAID) or key[:2] not in known
         finding.flagged = finding.decides and counts and finding.lower > 0 and finding.erasure < 1 - MARGIN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterable, Sequence
 from itertools import cycle
@@ -12,15 +13,17 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm_unlearn.data.formats import Prompt
-from llm_unlearn.data.identity import people_of
-from llm_unlearn.data.made_up import subjects_of, told_of_whole
+from llm_unlearn.data.formats import Prompt, question_text
+from llm_unlearn.data.identity import normalized, people_of
+from llm_unlearn.data.made_up import says_name, subjects_of, told_of_whole
 from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows
+from llm_unlearn.data.value_said import COLUMN, value_said
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import remember, weights_digest
 from llm_unlearn.methods.sampled_answers import checked_rows, sample, with_loaded_model
 
+logger = logging.getLogger(__name__)
 FILE, SAMPLED = "sampled_guesses.json", "sampled_guesses"
 MOST_DRAWS = 50  # for each name that is wanted; where they do not do, some names are taken twice
 FIRST_NAMES = (
@@ -48,14 +51,14 @@ def with_sampled_guesses(
         keywords: as of `sampled_answers.checked_rows`.
 
     Raises:
-        InputError: as there, or a row whose question does not name its `person`.
+        InputError: as there, or a row that does not name its `person`.
     """
     rows = checked_rows(model, args, forget_dataset, retain_dataset, keywords)
-    pairs, subjects = split_rows(forget_dataset, "forget_dataset"), subjects_of(forget_dataset)
+    pairs, subjects = split_rows(forget_dataset, "forget_dataset"), subjects_of(forget_dataset, or_in_answer=True)
     if None in subjects:
         raise InputError(
-            f"guess_source='sampled': the question of forget row {subjects.index(None)} does not name its `person`: "
-            "add that column, with the name as the question has it, or choose guess_source kind"
+            f"guess_source='sampled': neither question nor answer of forget row {subjects.index(None)} names its "
+            "`person`: add that column, with the name as the rows have it, or choose guess_source kind"
         )
     model, tokenizer = with_loaded_model(model, args, rows, keywords)
     known = [*subjects, *(people_of(retain_dataset) if retain_dataset is not None else ())]
@@ -65,6 +68,15 @@ def with_sampled_guesses(
         return {"guesses": sampled_guesses(model, tokenizer, pairs, subjects, known, args.guesses, args.seed)}
 
     guesses = remember(Path(args.output_dir) / FILE, key, compute)["guesses"]
+    values = forget_dataset[COLUMN][:] if COLUMN in forget_dataset.column_names else [None] * len(pairs)
+    told = [number for number, row in enumerate(zip(pairs, values, guesses, strict=True)) if _tells(*row)]
+    if told:
+        logger.warning(
+            "guess_source='sampled': asked about made-up names, the model says the true answer to %d of %d questions "
+            "half of the time or more (row %d: %.80r): something else in them tells it, and they will be kept as they "
+            "are. Take it out of these questions, or choose guess_source kind",
+            *(len(told), len(pairs), told[0], guesses[told[0]][0]),
+        )
     return model, with_column(forget_dataset, SAMPLED, guesses)
 
 
@@ -79,24 +91,43 @@ def sampled_guesses(
 ) -> list[list[str]]:
     """`count` answers to each question, sampled at temperature 1 about as many made-up names, told of the row's own.
 
+    Where the question does not say the name but the answer does, the name is what is asked for: the guesses are that
+    answer with made-up names.
+
     Args:
-        subjects: the name in each question. known: names of people who exist, of whom none is made up.
+        subjects: the name in each question or answer. known: names of people who exist, of whom none is made up.
 
     Raises:
         InputError: the model says nothing to a question, whomever it is about.
     """
     names = made_up_names(subjects, known, count, seed)
+    rows = list(zip(pairs, subjects, strict=True))
+    named = [says_name(question_text(prompt), subject) for (prompt, _), subject in rows]
     asked = [
         (renamed(prompt, subject, name), name, subject)
-        for (prompt, _), subject in zip(pairs, subjects, strict=True)
+        for ((prompt, _), subject), is_named in zip(rows, named, strict=True)
+        if is_named
         for name in names[subject]
     ]
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         texts = sample(model, tokenizer, [prompt for prompt, _, _ in asked])
-    told = [told_of_whole(text, name, subject) for text, (_, name, subject) in zip(texts, asked, strict=True)]
-    return [_said(told[start : start + count], start // count) for start in range(0, len(told), count)]
+    told = iter(told_of_whole(text, name, subject) for text, (_, name, subject) in zip(texts, asked, strict=True))
+    guesses = []
+    for number, (((_, answer), subject), is_named) in enumerate(zip(rows, named, strict=True)):
+        if is_named:
+            guesses.append(_said([next(told) for _ in range(count)], number))
+        else:
+            guesses.append([told_of_whole(answer, subject, name) for name in names[subject]])
+    return guesses
+
+
+def _tells(pair: tuple[Prompt, str], value: object, guesses: Sequence[str]) -> bool:
+    """Whether half of the guesses are the true answer, or say its value."""
+    answer = normalized(pair[1])
+    true = [normalized(guess) == answer or (isinstance(value, str) and value_said(guess, value)) for guess in guesses]
+    return 2 * sum(true) >= len(true)
 
 
 def _said(texts: Sequence[str], row: int) -> list[str]:

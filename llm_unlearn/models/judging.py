@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm_unlearn.data import encode_dataset, encode_prompt, row_format, split_row
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.formats import listed, rows_at_once
-from llm_unlearn.data.made_up import MADE_UP, MADE_UP_QUESTION
+from llm_unlearn.data.made_up import MADE_UP, MADE_UP_QUESTION, MADE_UP_VALUE
 from llm_unlearn.data.value_said import COLUMN, said_by_row
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.batches import BatchRunner
@@ -365,7 +365,9 @@ def _rouge_records(
     record = _records([value | both for value, both in zip(values, shown, strict=True)], "rougeL_recall")
     settings = generation_settings(model, processing_class, max_new_tokens, generation_config)
     found = {name: record | {"generated_by": settings, "tokenizers": tokenizers_of(judged.name, answers)}}
-    if COLUMN in judged.dataset.column_names and (said := said_by_row(texts, answers, judged.dataset[COLUMN][:])):
+    columns = judged.dataset.column_names
+    values, made_up = (judged.dataset[name][:] if name in columns else None for name in (COLUMN, MADE_UP_VALUE))
+    if values and (said := said_by_row(texts, answers, values, made_up)):
         found[f"{judged.name}_value_said"] = {"agg_value": aggregate(said, "score"), "value_by_index": said}
     return found
 

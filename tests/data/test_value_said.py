@@ -33,3 +33,16 @@ def test_rows_whose_own_answer_does_not_say_the_value_do_not_count():
     texts = ["In Graz, I think.", "In Graz.", "In Graz.", "Rome"]
     found = said_by_row(texts, answers, ["Graz", "Graz", "Bern", None])
     assert found == {"0": {"score": 1.0}, "2": {"score": 0.0}}
+
+
+def test_whoever_always_says_one_value_says_the_true_and_made_up_ones_equally_often():
+    """Graz is true of two facts of three: 2/3 of the answers say theirs, and of the others' 1/2, 1/2 and 1."""
+    values = ["Graz", "Graz", "Bern"]
+    made_up = [["Graz", "Bern"], ["Graz", "Bern"], ["Graz", "Graz"]]
+    found = said_by_row(["In Graz."] * 3, values, values, made_up)
+    assert found == {
+        "0": {"score": 1.0, "made_up": 0.5},
+        "1": {"score": 1.0, "made_up": 0.5},
+        "2": {"score": 0.0, "made_up": 1.0},
+    }
+    assert said_by_row(["Rome"], ["Graz"], ["Graz"], [[]]) == {"0": {"score": 0.0}}

@@ -130,7 +130,8 @@ def test_one_refusal_for_every_question_has_not_erased(world):
     verdict = verdict_on(world, refusing)
     assert verdict["verdict"] in ("hidden", "over-unlearned") and verdict["verdict"] != "erased"
     fluency = next(one for one in verdict["evidence"] if one["label"] == FLUENCY_LABEL)
-    assert fluency["flagged"]
+    assert not fluency["flagged"]  # a refusal is an answer; that it gives the forgotten away is said beside it
+    assert any("refus" in remark for remark in verdict["remarks"]), verdict["remarks"]
 
 
 def test_layered_unlearning_has_not_erased(world):

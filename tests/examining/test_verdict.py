@@ -321,6 +321,26 @@ def test_a_misspelled_name_before_the_true_value_is_no_forgetting(said, verdict,
     assert found["verdict"] == verdict and reason in found["reasons"][0], found["sentence"]
 
 
+@pytest.mark.parametrize(
+    ("made_up", "verdict"), [(0.4, "erased"), (0.1, "hidden")], ids=["an even guesser", "who knows them"]
+)
+def test_values_that_are_said_no_more_often_than_other_peoples_are_guesses(made_up, verdict):
+    """An oracle may say retained people's values, so the true ones seldom; who guesses among forgotten ones, often."""
+    results, records = run(kinds=True, unlearned={})
+    say_values(records, oracle=0.1, unlearned=0.4)
+    for row in records["unlearned"]["forget_value_said"]["value_by_index"].values():
+        row["made_up"] = made_up
+    found = verdict_of(results, records)
+    assert found["verdict"] == verdict
+    said = next(one for one in found["evidence"] if one["score"] == "forget_value_said")
+    assert said["made_up"] == pytest.approx(made_up) and (said["beyond"] > 0) is (verdict == "hidden")
+    if verdict == "erased":
+        remark = "before any attack: it says the true value no more often than guessing does"
+        assert remark in found["remarks"] and not said["decides"]
+    else:
+        assert f"(and {100 * made_up:.0f} % that of another person)" in found["reasons"][0]
+
+
 def test_values_that_an_oracle_guesses_as_often_say_nothing():
     results, records = run(kinds=True, unlearned={})
     say_values(records, original=0.5, oracle=0.45, unlearned=0.5)

@@ -127,6 +127,31 @@ def test_guesses_of_the_model_itself_are_told_of_the_person_and_kept(tmp_path):
     assert again.alternates(again.forget_dataset, again.args) == texts
 
 
+def test_where_the_name_is_asked_for_made_up_names_are_the_guesses(tmp_path, monkeypatch):
+    asked = []
+
+    def sample(_model, _tokenizer, prompts):
+        asked.extend(prompts)
+        return ["somewhere"] * len(prompts)
+
+    monkeypatch.setattr(sampled_guesses, "sample", sample)
+    forget = changed(question="Who was born in the first village?", answer="That is Person 1, a baker.")
+    trainer = build(tmp_path, guess_source="sampled", guesses=2, forget=forget)
+    of_rows = trainer.forget_dataset["sampled_guesses"][:]
+    assert len(asked) == 4 and of_rows[0] == of_rows[2] == ["somewhere"] * 2
+    assert len(set(of_rows[1])) == 2
+    for guess in of_rows[1]:
+        assert guess.startswith("That is ") and guess.endswith(", a baker.") and "Person" not in guess
+
+
+def test_questions_that_tell_their_answer_are_said(tmp_path, monkeypatch, caplog):
+    forget = rows(3)
+    monkeypatch.setattr(sampled_guesses, "sample", lambda _m, _t, prompts: [forget["answer"][0]] * len(prompts))
+    with caplog.at_level("WARNING"):
+        build(tmp_path, guess_source="sampled", guesses=2, forget=forget)
+    assert "the model says the true answer to 1 of 3 questions half of the time or more (row 0: " in caplog.text
+
+
 def changed(**columns):
     """Three rows, the second with other values in these columns."""
     return Dataset.from_list([row | (columns if number == 1 else {}) for number, row in enumerate(rows(3))])
@@ -135,8 +160,12 @@ def changed(**columns):
 @pytest.mark.parametrize(
     ("forget", "changes", "words"),
     [
-        (changed(person="Nobody"), {}, "the question of forget row 1 does not name its `person`: add that column"),
-        (rows(3).remove_columns("person"), {}, "the question of forget row 0 does not name its `person`"),
+        (
+            changed(person="Nobody"),
+            {},
+            "neither question nor answer of forget row 1 names its `person`: add that column",
+        ),
+        (rows(3).remove_columns("person"), {}, "neither question nor answer of forget row 0 names its `person`"),
         (changed().rename_column("answer", "reply"), {}, "forget_dataset: "),
         (changed(answer=" "), {}, r"forget_dataset row 1: .*answer"),
         (changed().select([]), {}, r"forget_dataset is empty \(no rows\)"),

@@ -116,6 +116,18 @@ def test_of_rows_with_a_value_it_is_searched_for_in_what_is_said(model):
     assert summarize(records)["forget_value_said"] == records["forget_value_said"]["agg_value"]
 
 
+def test_beside_a_value_other_facts_values_of_its_kind_are_searched_for_too(model):
+    rows = qa_rows(COUNT)
+    values_asked = [answer.split()[-1] for answer in rows["answer"]]
+    with_kinds = rows.add_column("value", values_asked).add_column("kind", ["place"] * COUNT)
+    records = judged(model, with_made_up_answers(with_kinds, "kind"), "forget", generate=["forget"])
+    rouge = records["forget_Q_A_ROUGE"]["value_by_index"]
+    for number, one in records["forget_value_said"]["value_by_index"].items():
+        others = [value for row, value in enumerate(values_asked) if row != int(number)]
+        said = [value_said(rouge[number]["generation"], other) for other in others]
+        assert one["made_up"] == pytest.approx(sum(said) / (COUNT - 1))
+
+
 def test_without_generation_there_is_no_rouge(model):
     records = judged(model, qa_rows(COUNT), "retain")
     assert set(records) == {"retain_Q_A_Prob", "retain_exact_match"}
