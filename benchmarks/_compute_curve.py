@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import mean
 
+import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -21,8 +22,8 @@ from llm_unlearn.data.fictional import build_world
 from llm_unlearn.models.embedded import training_rows
 
 ORACLE = 3 * 22_599  # rows that an oracle of the small world is trained on, nine epochs
-BATCH = 16
-STEP = {"rewind": 6, "undo": 8, "counterfactual": 11, "npo": 10}  # passes of a batch: 2 x 3; + 2; 3 x 3 + 2; + 1
+TRAINED, REFERENCE = 3, 1  # passes of a row
+KINDS = {"rewind": 2, "undo": 2, "counterfactual": 3, "npo": 3}  # of rows in a step: retain, general, and of forget rows
 NOT_TRAINED = "general_data"  # a fifth of the general rows, which judges; original and oracle were trained on it
 TITLES = {
     "rewind": "rewind: untrained weights",
@@ -46,15 +47,23 @@ def kept_shares(results: dict) -> dict[str, float]:
     }
 
 
+def compute(results: dict, config: dict) -> float:
+    """Passes of a run's training, as a share of the oracle's."""
+    method = results["method"]
+    settings = config[f"{method}_config"]
+    asked = sum(settings[f"{kind}_loss"] == "kl" for kind in ("retain", "general"))
+    passes = TRAINED * KINDS[method] + REFERENCE * asked
+    return results["training"]["steps"] * settings["per_device_train_batch_size"] * passes / ORACLE
+
+
 def measured(folder: Path) -> dict:
     """The numbers of one run."""
     results = json.loads((folder / "results.json").read_text())
     attacks = results["attacks"]
     kept = kept_shares(results)
     unrepaired = kept.pop(NOT_TRAINED)
-    passes = results["training"]["steps"] * STEP[results["method"]] * BATCH
     return {
-        "compute": passes / ORACLE,
+        "compute": compute(results, yaml.safe_load((folder / "config.yaml").read_text())),
         "asked": results["scores"]["unlearned"]["forget_knowledge"],
         "reinjected": attacks["adversarial_reinjection"]["unlearned"]["forget_knowledge"],
         "reversed": attacks["prompting"]["unlearned"]["variants"]["reversed"]["forget_knowledge"],

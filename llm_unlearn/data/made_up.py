@@ -66,6 +66,11 @@ def says_name(text: str, name: str) -> bool:
     return _as_word(name).search(text) is not None
 
 
+def says_part(text: str, name: str) -> bool:
+    """Whether a text holds a name, or its first or last word alone."""
+    return any(says_name(text, part) for part in (name, name.split()[0], name.split()[-1]))
+
+
 def told_of(answer: str, name: str | None, other: str | None) -> str:
     """The answer with another name in it; as it is where either is None."""
     return answer if name is None or other is None else _as_word(name).sub(lambda _found: other, answer)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_unlearn.data.formats import Prompt, question_text
 from llm_unlearn.data.identity import normalized, people_of
-from llm_unlearn.data.made_up import says_name, subjects_of, told_of_whole
+from llm_unlearn.data.made_up import says_part, subjects_of, told_of_whole
 from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.data.value_said import COLUMN, value_said
@@ -102,7 +102,7 @@ def sampled_guesses(
     """
     names = made_up_names(subjects, known, count, seed)
     rows = list(zip(pairs, subjects, strict=True))
-    named = [says_name(question_text(prompt), subject) for (prompt, _), subject in rows]
+    named = [says_part(question_text(prompt), subject) for (prompt, _), subject in rows]
     asked = [
         (renamed(prompt, subject, name), name, subject)
         for ((prompt, _), subject), is_named in zip(rows, named, strict=True)

@@ -135,13 +135,21 @@ def test_where_the_name_is_asked_for_made_up_names_are_the_guesses(tmp_path, mon
         return ["somewhere"] * len(prompts)
 
     monkeypatch.setattr(sampled_guesses, "sample", sample)
-    forget = changed(question="Who was born in the first village?", answer="That is Person 1, a baker.")
+    ada = {"person": "Ada Bohr", "attribute": "0"}
+    named_in_part = {"question": "Is Bohr known?", "answer": "Ada Bohr is.", "fact_id": "x"} | ada
+    asked_for = {
+        "question": "Who was born in the village?",
+        "answer": "That is Ada Bohr, a baker.",
+        "fact_id": "y",
+    } | ada
+    forget = Dataset.from_list([named_in_part, asked_for, *rows(1).to_list()])
     trainer = build(tmp_path, guess_source="sampled", guesses=2, forget=forget)
     of_rows = trainer.forget_dataset["sampled_guesses"][:]
     assert len(asked) == 4 and of_rows[0] == of_rows[2] == ["somewhere"] * 2
     assert len(set(of_rows[1])) == 2
     for guess in of_rows[1]:
-        assert guess.startswith("That is ") and guess.endswith(", a baker.") and "Person" not in guess
+        assert guess.startswith("That is ") and guess.endswith(", a baker.")
+        assert "Ada" not in guess and "Bohr" not in guess
 
 
 def test_questions_that_tell_their_answer_are_said(tmp_path, monkeypatch, caplog):
