@@ -23,7 +23,14 @@ from llm_unlearn.models.embedded import training_rows
 
 ORACLE = 3 * 22_599  # rows that an oracle of the small world is trained on, nine epochs
 TRAINED, REFERENCE = 3, 1  # passes of a row
-KINDS = {"rewind": 2, "undo": 2, "counterfactual": 3, "npo": 3}  # of rows in a step: retain, general, and of forget rows
+KINDS = {
+    "rewind": 2,
+    "undo": 2,
+    "retain_only": 2,
+    "counterfactual": 3,
+    "npo": 3,
+    "idk": 3,
+}  # of rows in a step: retain, general, and of forget rows
 NOT_TRAINED = "general_data"  # a fifth of the general rows, which judges; original and oracle were trained on it
 TITLES = {
     "rewind": "rewind: untrained weights",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llm_unlearn.arguments.parsing import is_main_process
 from llm_unlearn.data import encode_prompt
 from llm_unlearn.data.alternates import SAMPLED, is_same
 from llm_unlearn.data.collators import EncodedRow
@@ -17,6 +20,7 @@ from llm_unlearn.data.formats import Prompt, question_text
 from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows, validate_trained
 from llm_unlearn.errors import InputError
+from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.files.outcomes import remember, weights_digest
 from llm_unlearn.models.files import check_rows_fit
 from llm_unlearn.models.loading import load_model, tokenizer_of
@@ -24,7 +28,7 @@ from llm_unlearn.models.sampling import continued, sampling_configuration
 from llm_unlearn.training.config import UnlearnConfig
 from llm_unlearn.training.rows import encoded_row_sets
 
-FILE = "sampled_answers.json"
+FILE, JOURNAL = "sampled_answers.json", "sampling"
 INSTRUCTION = (
     "Question: {question}\nAnswer: {answer}\n\nImagine that this answer were wrong. Make up another one: a sentence of "
     "the same form that answers the question with other, plausible facts. Keep every name that the question has. Write "
@@ -53,8 +57,13 @@ def with_sampled_answers(
     model, tokenizer = with_loaded_model(model, args, rows, keywords)
     pairs = split_rows(forget_dataset, "forget_dataset")
     key = [weights_digest(model), pairs, INSTRUCTION, args.seed]
-    file = Path(args.output_dir) / FILE
-    texts = remember(file, key, lambda: {"answers": sampled_answers(model, tokenizer, pairs, args.seed)})["answers"]
+    folder = Path(args.output_dir)
+
+    def compute() -> dict[str, Any]:
+        return {"answers": sampled_answers(model, tokenizer, pairs, args.seed, folder / JOURNAL / key[0])}
+
+    texts = remember(folder / FILE, key, compute)["answers"]
+    shutil.rmtree(folder / JOURNAL, ignore_errors=True)
     return model, with_column(forget_dataset, SAMPLED, texts)
 
 
@@ -100,23 +109,28 @@ def with_loaded_model(
 
 
 def sampled_answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[Prompt, str]], seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[Prompt, str]],
+    seed: int,
+    journal: Path | None = None,
 ) -> list[str]:
     """One made-up answer to each row, sampled at temperature 1, in the order given.
+
+    Args:
+        journal: as of `sample`.
 
     Raises:
         InputError: as `with_sampled_answers`.
     """
     found: list[str | None] = [None] * len(pairs)
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        for _ in range(TRIES):
-            missing = [number for number, text in enumerate(found) if text is None]
-            texts = sample(model, tokenizer, [_asked(*pairs[number]) for number in missing])
-            for number, text in zip(missing, texts, strict=True):
-                if text and not is_same(text, pairs[number][1]):
-                    found[number] = text
+    for attempt in range(TRIES):
+        missing = [number for number, text in enumerate(found) if text is None]
+        prompts = [_asked(*pairs[number]) for number in missing]
+        texts = sample(model, tokenizer, prompts, f"{seed} {attempt}", "asking for other answers", journal)
+        for number, text in zip(missing, texts, strict=True):
+            if text and not is_same(text, pairs[number][1]):
+                found[number] = text
     if None in found:
         raise InputError(
             f"replace_with='sampled': asked for another answer to forget row {found.index(None)}, the model gave the "
@@ -130,10 +144,33 @@ def _asked(prompt: Prompt, answer: str) -> Prompt:
     return [{"role": "user", "content": text}]
 
 
-def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[str]:
-    """An answer to each prompt, sampled at temperature 1 by torch's random state: its first line that says anything."""
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    seed: int | str,
+    title: str,
+    journal: Path | None = None,
+) -> list[str]:
+    """An answer to each prompt, sampled at temperature 1: its first line that says anything.
+
+    Args:
+        seed: with the number of a batch it says what is drawn for it, whichever were there already.
+        title: of the progress bar.
+        journal: as of `files.batches.BatchRunner`: whoever is interrupted goes on from there.
+    """
     config = sampling_configuration(tokenizer, MOST_NEW_TOKENS)
-    encoded, found = [encode_prompt(tokenizer, prompt) for prompt in prompts], []
-    for start in range(0, len(encoded), BATCH_SIZE):
-        found += [text for text, _ in continued(model, tokenizer, encoded[start : start + BATCH_SIZE], config)]
-    return [next((line.strip() for line in text.splitlines() if line.strip()), "") for text in found]
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    batches = [encoded[start : start + BATCH_SIZE] for start in range(0, len(encoded), BATCH_SIZE)]
+    devices = [model.device] if model.device.type == "cuda" else []
+
+    def compute(number: int) -> list[str]:
+        torch.manual_seed(random.Random(f"{seed} {number}").getrandbits(63))
+        return [text for text, _ in continued(model, tokenizer, batches[number], config)]
+
+    runner = BatchRunner(journal=journal, show_progress=is_main_process())
+    with torch.random.fork_rng(devices):
+        named = [(seed, number, batch) for number, batch in enumerate(batches)]
+        found = runner.run(title, named, [1.0] * len(batches), compute)
+    texts = [text for batch in found for text in batch]
+    return [next((line.strip() for line in text.splitlines() if line.strip()), "") for text in texts]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import random
+import shutil
 from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,7 +21,7 @@ from llm_unlearn.data.validation import split_rows
 from llm_unlearn.data.value_said import COLUMN, value_said
 from llm_unlearn.errors import InputError
 from llm_unlearn.files.outcomes import remember, weights_digest
-from llm_unlearn.methods.sampled_answers import checked_rows, sample, with_loaded_model
+from llm_unlearn.methods.sampled_answers import JOURNAL, checked_rows, sample, with_loaded_model
 
 logger = logging.getLogger(__name__)
 FILE, SAMPLED = "sampled_guesses.json", "sampled_guesses"
@@ -62,12 +62,15 @@ def with_sampled_guesses(
         )
     model, tokenizer = with_loaded_model(model, args, rows, keywords)
     known = [*subjects, *(people_of(retain_dataset) if retain_dataset is not None else ())]
+    folder = Path(args.output_dir)
     key = [weights_digest(model), pairs, known, args.guesses, args.seed]
 
     def compute() -> dict[str, Any]:
-        return {"guesses": sampled_guesses(model, tokenizer, pairs, subjects, known, args.guesses, args.seed)}
+        settings = (args.guesses, args.seed, folder / JOURNAL / key[0])
+        return {"guesses": sampled_guesses(model, tokenizer, pairs, subjects, known, *settings)}
 
-    guesses = remember(Path(args.output_dir) / FILE, key, compute)["guesses"]
+    guesses = remember(folder / FILE, key, compute)["guesses"]
+    shutil.rmtree(folder / JOURNAL, ignore_errors=True)
     values = forget_dataset[COLUMN][:] if COLUMN in forget_dataset.column_names else [None] * len(pairs)
     told = [number for number, row in enumerate(zip(pairs, values, guesses, strict=True)) if _tells(*row)]
     if told:
@@ -88,6 +91,7 @@ def sampled_guesses(
     known: Sequence[str | None],
     count: int,
     seed: int,
+    journal: Path | None = None,
 ) -> list[list[str]]:
     """`count` answers to each question, sampled at temperature 1 about as many made-up names, told of the row's own.
 
@@ -96,6 +100,7 @@ def sampled_guesses(
 
     Args:
         subjects: the name in each question or answer. known: names of people who exist, of whom none is made up.
+        journal: as of `sampled_answers.sample`.
 
     Raises:
         InputError: the model says nothing to a question, whomever it is about.
@@ -109,10 +114,8 @@ def sampled_guesses(
         if is_named
         for name in names[subject]
     ]
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        texts = sample(model, tokenizer, [prompt for prompt, _, _ in asked])
+    prompts = [prompt for prompt, _, _ in asked]
+    texts = sample(model, tokenizer, prompts, seed, "asking about made-up names", journal)
     told = iter(told_of_whole(text, name, subject) for text, (_, name, subject) in zip(texts, asked, strict=True))
     guesses = []
     for number, (((_, answer), subject), is_named) in enumerate(zip(rows, named, strict=True)):

@@ -130,7 +130,7 @@ def test_guesses_of_the_model_itself_are_told_of_the_person_and_kept(tmp_path):
 def test_where_the_name_is_asked_for_made_up_names_are_the_guesses(tmp_path, monkeypatch):
     asked = []
 
-    def sample(_model, _tokenizer, prompts):
+    def sample(_model, _tokenizer, prompts, *_):
         asked.extend(prompts)
         return ["somewhere"] * len(prompts)
 
@@ -154,7 +154,7 @@ def test_where_the_name_is_asked_for_made_up_names_are_the_guesses(tmp_path, mon
 
 def test_questions_that_tell_their_answer_are_said(tmp_path, monkeypatch, caplog):
     forget = rows(3)
-    monkeypatch.setattr(sampled_guesses, "sample", lambda _m, _t, prompts: [forget["answer"][0]] * len(prompts))
+    monkeypatch.setattr(sampled_guesses, "sample", lambda _m, _t, prompts, *_: [forget["answer"][0]] * len(prompts))
     with caplog.at_level("WARNING"):
         build(tmp_path, guess_source="sampled", guesses=2, forget=forget)
     assert "the model says the true answer to 1 of 3 questions half of the time or more (row 0: " in caplog.text
@@ -198,10 +198,12 @@ def test_arguments_of_another_method_are_refused(tmp_path):
 
 def test_a_model_that_says_nothing_now_and_then_or_always(tmp_path, monkeypatch):
     said = iter(["", "in Rome", ""] * 9)
-    monkeypatch.setattr(sampled_guesses, "sample", lambda _model, _tokenizer, prompts: [next(said) for _ in prompts])
+    monkeypatch.setattr(
+        sampled_guesses, "sample", lambda _model, _tokenizer, prompts, *_: [next(said) for _ in prompts]
+    )
     trainer = build(tmp_path, guess_source="sampled", guesses=3)
     assert trainer.alternates(trainer.forget_dataset, trainer.args) == ["in Rome"] * 27
-    monkeypatch.setattr(sampled_guesses, "sample", lambda _model, _tokenizer, prompts: [""] * len(prompts))
+    monkeypatch.setattr(sampled_guesses, "sample", lambda _model, _tokenizer, prompts, *_: [""] * len(prompts))
     with pytest.raises(InputError, match="the question of forget row 0 about 3 made-up names, the model said nothing"):
         build(tmp_path / "silent", guess_source="sampled", guesses=3)
 

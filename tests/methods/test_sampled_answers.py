@@ -88,7 +88,7 @@ def test_a_column_goes_before_what_would_be_sampled(calls, tmp_path):
 def test_a_model_that_says_nothing_but_the_truth(monkeypatch, tmp_path):
     truth = [row["answer"] for row in qa_rows(4)]
 
-    def sample(model, tokenizer, prompts):
+    def sample(model, tokenizer, prompts, *_):
         asked = [prompt[0]["content"] for prompt in prompts]
         return [next((one.upper() for one in truth if f"Answer: {one}\n" in text), "") for text in asked]
 
@@ -110,3 +110,26 @@ def test_nothing_is_sampled_for_rows_that_are_refused(calls, tmp_path):
             processing_class=tiny_tokenizer(),
         )
     assert not calls
+
+
+def test_interrupted_sampling_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    model, tokenizer, answered = tiny_model(), tiny_tokenizer(), sampled_answers.continued
+    prompts = [[{"role": "user", "content": row["question"]}] for row in qa_rows(8)]
+    monkeypatch.setattr(sampled_answers, "BATCH_SIZE", 2)
+    whole = sampled_answers.sample(model, tokenizer, prompts, 3, "sampling")
+    batches = []
+
+    def interrupted(*arguments):
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        batches.append(arguments)
+        return answered(*arguments)
+
+    monkeypatch.setattr(sampled_answers, "continued", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sampled_answers.sample(model, tokenizer, prompts, 3, "sampling", tmp_path)
+    monkeypatch.setattr(
+        sampled_answers, "continued", lambda *arguments: batches.append(arguments) or answered(*arguments)
+    )
+    assert sampled_answers.sample(model, tokenizer, prompts, 3, "sampling", tmp_path) == whole
+    assert len(batches) == 4 and len(set(whole)) > 1
