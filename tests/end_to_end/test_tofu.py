@@ -89,25 +89,28 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(one_process, cache, 
     run_batch = scoring._ScoringEngine.run
     batches = []
 
+    def noted():
+        journals = Path("outputs/tofu/unfinished").glob("*/0.jsonl")
+        return sum(len(journal.read_text(encoding="utf-8").splitlines()) for journal in journals)
+
     def counted(self, batch):
-        if len(batches) == stop_after:
+        if noted() == stop_after:
             raise KeyboardInterrupt
         batches.append(batch)
         return run_batch(self, batch)
 
     monkeypatch.setattr(scoring._ScoringEngine, "run", counted)
-    stop_after = 7
+    stop_after = 5
     flags = [*TINY, "--batch_size", "16"]
     with pytest.raises(KeyboardInterrupt):
         tofu_benchmark("TOFU", flags)
-    assert list(Path("outputs/tofu/unfinished").glob("*/0.jsonl"))
     stop_after = math.inf
+    batches.clear()
     tofu_benchmark("TOFU", flags)
-    interrupted, resumed = 7, len(batches) - 7
+    resumed = len(batches)
     batches.clear()
     uninterrupted = tofu_benchmark("TOFU", [*flags, "--output_dir", "whole"])
-    comparison = 2  # whether the model takes shared rows is found out again
-    assert interrupted + resumed == len(batches) + comparison
+    assert resumed == len(batches) - 5
     assert read(Path("outputs/tofu")) == read(Path("whole")) == uninterrupted
     assert uninterrupted == pytest.approx(read(one_process[0]), rel=1e-3)  # other batches
 
