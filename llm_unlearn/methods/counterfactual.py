@@ -16,17 +16,19 @@ import torch
 from datasets import Dataset
 
 from llm_unlearn.arguments.ranges import COUNT, check_ranges
-from llm_unlearn.data.collators import ALTERNATE, GENERAL, RETAIN
+from llm_unlearn.data.collators import ALTERNATE, FORGET, GENERAL, RETAIN
 from llm_unlearn.data.guesses import guessed_answers
+from llm_unlearn.methods.counterfactual_teacher import counterfactual_teacher, teacher_loss
 from llm_unlearn.methods.damage_first import DamageConfig, DamageFirstTrainer, refuse_adapters
 from llm_unlearn.methods.method import Compared, Method
-from llm_unlearn.methods.sampled_guesses import SAMPLED, with_sampled_guesses
+from llm_unlearn.methods.sampled_guesses import SAMPLED, subjects_or_refuse, with_sampled_guesses
 from llm_unlearn.models.answers import Answers
 from llm_unlearn.training.checks import check_arguments
 from llm_unlearn.training.config import NEVER_STOPPED
 from llm_unlearn.training.losses import nll_loss
 
-SOURCES = ("kind", "sampled")
+TEACHER = "teacher"
+SOURCES = ("kind", "sampled", TEACHER)
 
 
 @dataclass
@@ -37,12 +39,16 @@ class CounterfactualConfig(DamageConfig):
         default="kind",
         metadata={
             "help": "Where guesses come from: kind (answers of other rows of the same kind, by column attribute or "
-            "kind) or sampled (what the model says when asked the same about made-up names, by column person).",
+            "kind), sampled (what the model says when asked the same about made-up names, by column person) or "
+            "teacher (its distribution there, at every token of the true answer).",
             "choices": list(SOURCES),
         },
     )
     guesses: int = field(
-        default=32, metadata={"help": "Guesses for each forget row, of which every epoch draws one; 1: a fixed one."}
+        default=32,
+        metadata={
+            "help": "Guesses for each forget row, of which every epoch draws one; 1: a fixed one. Of teacher: names."
+        },
     )
 
     def __post_init__(self):
@@ -65,9 +71,15 @@ class CounterfactualTrainer(DamageFirstTrainer):
         args = args or self.config_class()
         check_arguments(self, args)
         refuse_adapters(model, args, keywords)
+        self._teacher, subjects = None, []
         if args.guess_source == "sampled":
             model, forget_dataset = with_sampled_guesses(model, args, forget_dataset, retain_dataset, keywords)
+        elif args.guess_source == TEACHER:
+            self.needs, self.roles = frozenset({"logits"}), (FORGET, RETAIN, GENERAL)
+            subjects = subjects_or_refuse("guess_source='teacher'", forget_dataset) if forget_dataset else []
         super().__init__(model, args, forget_dataset, retain_dataset, **keywords)
+        if args.guess_source == TEACHER:
+            self._teacher = counterfactual_teacher(self, subjects, args.guesses)
 
     def alternates(self, forget_dataset: Dataset, args: CounterfactualConfig) -> list[str]:
         if args.guess_source == "sampled":
@@ -76,6 +88,8 @@ class CounterfactualTrainer(DamageFirstTrainer):
         return guessed_answers(forget_dataset, self.retain_dataset, args.guesses, args.seed)
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
+        if self._teacher is not None:
+            return teacher_loss(answers.forget, self._teacher)
         return nll_loss(answers.alternate.token_logps, reduction="none")
 
 

@@ -17,7 +17,7 @@ templates are what losses reach first is argued by Yoon et al. 2026, arXiv 2602.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -26,14 +26,10 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from llm_unlearn.data.collators import EncodedRow
-from llm_unlearn.data.encoding import IGNORED, encode_row
-from llm_unlearn.data.identity import people_of
-from llm_unlearn.data.made_up import subjects_of, told_of_whole
-from llm_unlearn.data.validation import split_rows
-from llm_unlearn.errors import InputError
+from llm_unlearn.data.encoding import IGNORED
 from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.files.outcomes import remember, weights_digest
-from llm_unlearn.methods.sampled_guesses import made_up_names, renamed
+from llm_unlearn.methods.sampled_guesses import made_up_names, people_of_all, rows_about_others, subjects_or_refuse
 from llm_unlearn.models.scoring import score_answers
 from llm_unlearn.training.trainer import UnlearnTrainer
 
@@ -77,37 +73,19 @@ class KeywordTrainer(UnlearnTrainer):
     def __init__(self, model, args=None, forget_dataset=None, retain_dataset=None, *others, **keywords):
         chosen = getattr(args, "forget_tokens", "all")  # arguments of another class are refused below
         weighted = chosen != "all" and bool(forget_dataset)  # no rows are refused below, too
-        subjects = subjects_of(forget_dataset) if weighted else []
-        if None in subjects:
-            raise InputError(
-                f"forget_tokens={chosen!r}: the question of forget row {subjects.index(None)} does not "
-                "name its `person`: add that column, with the name as the question has it, or choose forget_tokens all"
-            )
+        subjects = subjects_or_refuse(f"forget_tokens={chosen!r}", forget_dataset) if weighted else []
         super().__init__(model, args, forget_dataset, retain_dataset, *others, **keywords)
         if not weighted:
             return
-        people = [*subjects, *(people_of(retain_dataset) if retain_dataset is not None else ())]
-        names = made_up_names(subjects, people, NAMES, self.args.seed)
-        weights = self._weights(self._rows_about_others(subjects, names))
+        names = made_up_names(subjects, people_of_all(subjects, retain_dataset), NAMES, self.args.seed)
+        about = (self.forget_dataset, subjects, names, self.args.max_length)
+        weights = self._weights(rows_about_others(self.processing_class, *about))
         if chosen == "shuffled":
             weights = shuffled(weights, self.args.seed)
         # New rows in the same list: encoded rows are shared with whoever encodes the same data set.
         self.forget_rows[:] = [
             row | {"weights": on_answer(row["labels"], of_row)}
             for row, of_row in zip(self.forget_rows, weights, strict=True)
-        ]
-
-    def _rows_about_others(self, subjects: Sequence[str], names: Mapping[str, list[str]]) -> list[list[EncodedRow]]:
-        """Every forget row about each of the names that are made up for its subject, (forget rows, names)."""
-        pairs, length = split_rows(self.forget_dataset, "forget_dataset"), self.args.max_length
-        return [
-            [
-                encode_row(
-                    self.processing_class, renamed(prompt, subject, name), told_of_whole(answer, subject, name), length
-                )
-                for name in names[subject]
-            ]
-            for (prompt, answer), subject in zip(pairs, subjects, strict=True)
         ]
 
     def _weights(self, others: Sequence[Sequence[EncodedRow]]) -> list[list[float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llm_unlearn.data.collators import EncodedRow
+from llm_unlearn.data.encoding import encode_row
 from llm_unlearn.data.formats import Prompt, question_text
 from llm_unlearn.data.identity import normalized, people_of
 from llm_unlearn.data.made_up import says_part, subjects_of, told_of_whole
@@ -61,7 +63,7 @@ def with_sampled_guesses(
             "`person`: add that column, with the name as the rows have it, or choose guess_source kind"
         )
     model, tokenizer = with_loaded_model(model, args, rows, keywords)
-    known = [*subjects, *(people_of(retain_dataset) if retain_dataset is not None else ())]
+    known = people_of_all(subjects, retain_dataset)
     folder = Path(args.output_dir)
     key = [weights_digest(model), pairs, known, args.guesses, args.seed]
 
@@ -173,6 +175,48 @@ def made_up_names(subjects: Iterable[str], known: Iterable[Any], count: int, see
                 break
         found[subject] = [name for name, _ in zip(cycle(drawn), range(count), strict=False)]
     return found
+
+
+def subjects_or_refuse(what: str, forget_dataset: Dataset) -> list[str]:
+    """The name in each question.
+
+    Args:
+        what: needs it; for the error.
+
+    Raises:
+        InputError: a question does not name its `person`.
+    """
+    subjects = subjects_of(forget_dataset)
+    if None in subjects:
+        raise InputError(
+            f"{what}: the question of forget row {subjects.index(None)} does not name its `person`: add that column, "
+            "with the name as the question has it"
+        )
+    return subjects
+
+
+def people_of_all(subjects: Sequence[str], retain_dataset: Dataset | None) -> list[str | None]:
+    """The names of people who exist, as far as rows tell."""
+    return [*subjects, *(people_of(retain_dataset) if retain_dataset is not None else ())]
+
+
+def rows_about_others(
+    processing_class: PreTrainedTokenizerBase,
+    forget_dataset: Dataset,
+    subjects: Sequence[str],
+    names: Mapping[str, list[str]],
+    max_length: int | None,
+) -> list[list[EncodedRow]]:
+    """Every forget row, encoded, about each of the names that are made up for its subject: (forget rows, names)."""
+    return [
+        [
+            encode_row(
+                processing_class, renamed(prompt, subject, name), told_of_whole(answer, subject, name), max_length
+            )
+            for name in names[subject]
+        ]
+        for (prompt, answer), subject in zip(split_rows(forget_dataset, "forget_dataset"), subjects, strict=True)
+    ]
 
 
 def renamed(prompt: Prompt, subject: str, name: str) -> Prompt:

@@ -1,0 +1,79 @@
+"""Counterfactual teacher: the distribution of what would be said of made-up people, along the true answer."""
+
+import re
+
+import pytest
+import torch
+from builders import arguments, qa_rows, tiny_model, tiny_tokenizer
+from datasets import Dataset
+
+from llm_unlearn import CounterfactualConfig, CounterfactualTrainer
+from llm_unlearn.errors import InputError
+from llm_unlearn.methods import counterfactual_teacher
+from llm_unlearn.methods.counterfactual_teacher import KEPT, mean_teacher
+
+
+def rows(count, start=0):
+    return Dataset.from_list([row | {"person": row["fact_id"].partition("/")[0]} for row in qa_rows(count, start)])
+
+
+def build(folder, forget=None, **changes):
+    return CounterfactualTrainer(
+        model=tiny_model(),
+        args=arguments(CounterfactualConfig, folder, **{"guess_source": "teacher", "guesses": 2} | changes),
+        forget_dataset=rows(3) if forget is None else forget,
+        retain_dataset=rows(6, start=20),
+        processing_class=tiny_tokenizer(),
+    )
+
+
+def test_distributions_are_averaged_where_answers_agree_and_names_stay_as_they_are():
+    """The true answer 5 1 2 begins with the name 5; others have 6 there, or 7 8."""
+    one = torch.tensor([[0.0] * 9, [0, 0.5, 0.5, 0, 0, 0, 0, 0, 0], [0, 0, 0.2, 0.8, 0, 0, 0, 0, 0]])
+    two = torch.tensor([[0.0] * 9] * 2 + [[0, 0.1, 0, 0, 0.9, 0, 0, 0, 0], [0, 0, 0.6, 0.4, 0, 0, 0, 0, 0]])
+    found = mean_teacher([5, 1, 2], [[6, 1, 2], [7, 8, 1, 2]], [one, two])
+    assert found.tolist() == [
+        [0, 0, 0, 0, 0, 1, 0, 0, 0],
+        pytest.approx([0, 0.3, 0.25, 0, 0.45, 0, 0, 0, 0]),
+        pytest.approx([0, 0, 0.4, 0.6, 0, 0, 0, 0, 0]),
+    ]
+
+
+def test_the_loss_is_the_cross_entropy_against_what_is_said_of_made_up_people(tmp_path, monkeypatch):
+    monkeypatch.setattr(counterfactual_teacher, "made_up_names", lambda *_: {"Ann": ["Gus", "Hal"]})
+    forget = rows(1)
+    trainer = build(tmp_path, forget, max_steps=1, learning_rate=0.0, logging_steps=1)
+    model = tiny_model().eval()
+
+    def said(name):
+        row = trainer.forget_rows[0]
+        question, answer = (row["input_ids"][: row["labels"].count(-100)], [x for x in row["labels"] if x != -100])
+        ids = tiny_tokenizer().convert_tokens_to_ids(["Ann", name])
+        asked = [ids[1] if token == ids[0] else token for token in question]
+        return model(input_ids=torch.tensor([asked + answer])).logits[0, len(asked) - 1 : -1].log_softmax(-1)
+
+    teacher = (said("Gus").exp() + said("Hal").exp()) / 2
+    shares, ids = teacher.topk(KEPT if teacher.shape[1] > KEPT else teacher.shape[1])
+    shares = shares / shares.sum(-1, keepdim=True)
+    expected = -(shares * said("Ann").gather(1, ids)).sum(-1).mean()
+    trainer.train()
+    losses = [entry["forget/loss"] for entry in trainer.state.log_history if "forget/loss" in entry]
+    assert losses[0] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_teacher_is_asked_once_and_kept(tmp_path, monkeypatch):
+    first = build(tmp_path, damage=0.5)
+    monkeypatch.setattr(counterfactual_teacher, "forward_answers", lambda *_: pytest.fail("asked again"))
+    again = build(tmp_path, damage=0.5)
+    for one, other in zip(first._teacher, again._teacher, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+    again.train()
+    assert again.state.global_step > 0
+    with pytest.raises(pytest.fail.Exception):
+        build(tmp_path / "other")
+
+
+def test_a_question_without_its_person_is_refused(tmp_path):
+    words = "guess_source='teacher': the question of forget row 0 does not name its `person`: add that column"
+    with pytest.raises(InputError, match=re.escape(words)):
+        build(tmp_path, rows(3).remove_columns("person"))
