@@ -56,6 +56,8 @@ class CounterfactualConfig(DamageConfig):
         check_ranges(self, {"guesses": COUNT})
         if self.guess_source not in SOURCES:
             raise ValueError(f"guess_source={self.guess_source!r} is unknown; choose one of {', '.join(SOURCES)}")
+        if self.guess_source == TEACHER:
+            self.refuse_sharding("one process asks the whole model for its teacher")
 
 
 class CounterfactualTrainer(DamageFirstTrainer):

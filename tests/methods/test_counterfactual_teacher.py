@@ -77,3 +77,8 @@ def test_a_question_without_its_person_is_refused(tmp_path):
     words = "guess_source='teacher': the question of forget row 0 does not name its `person`: add that column"
     with pytest.raises(InputError, match=re.escape(words)):
         build(tmp_path, rows(3).remove_columns("person"))
+
+
+def test_it_cannot_be_sharded(tmp_path):
+    with pytest.raises(ValueError, match="one process asks the whole model for its teacher; start with plain data"):
+        arguments(CounterfactualConfig, tmp_path, guess_source="teacher", fsdp=True, fsdp_config={"version": 2})
