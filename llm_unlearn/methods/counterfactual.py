@@ -5,7 +5,8 @@ enough to be learned by heart, the loss has a floor (the entropy of the guesses)
 answer is among the guesses, as often as it would be guessed. Forget rows themselves do not enter the model.
 
 Source: ours; related: relabeling (Golatkar et al. 2020, arXiv 1911.04933), which teaches one fixed wrong answer, and
-the counterfactual teacher (Liu et al. 2024, arXiv 2407.16997), which distills the model's own words about other names.
+the counterfactual teacher (Liu et al. 2024, arXiv 2407.16997), which distills the model's own words about other names
+(`guesses_as` distribution; `counterfactual_teacher`).
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from datasets import Dataset
 from llm_unlearn.arguments.ranges import COUNT, check_ranges
 from llm_unlearn.data.collators import ALTERNATE, FORGET, GENERAL, RETAIN
 from llm_unlearn.data.guesses import guessed_answers
-from llm_unlearn.methods.counterfactual_teacher import counterfactual_teacher, teacher_loss
+from llm_unlearn.methods.counterfactual_teacher import kind_teacher, model_teacher, teacher_loss
 from llm_unlearn.methods.damage_first import DamageConfig, DamageFirstTrainer, refuse_adapters
 from llm_unlearn.methods.method import Compared, Method
-from llm_unlearn.methods.sampled_guesses import SAMPLED, subjects_or_refuse, with_sampled_guesses
+from llm_unlearn.methods.sampled_guesses import SAMPLED, with_sampled_guesses
 from llm_unlearn.models.answers import Answers
 from llm_unlearn.training.checks import check_arguments
 from llm_unlearn.training.config import NEVER_STOPPED
 from llm_unlearn.training.losses import nll_loss
 
-TEACHER = "teacher"
-SOURCES = ("kind", "sampled", TEACHER)
+SOURCES = ("kind", "sampled")
+SAMPLES, DISTRIBUTION = "samples", "distribution"
 
 
 @dataclass
@@ -39,15 +40,24 @@ class CounterfactualConfig(DamageConfig):
         default="kind",
         metadata={
             "help": "Where guesses come from: kind (answers of other rows of the same kind, by column attribute or "
-            "kind), sampled (what the model says when asked the same about made-up names, by column person) or "
-            "teacher (its distribution there, at every token of the true answer).",
+            "kind) or sampled (what the model says when asked the same about made-up names, by column person).",
             "choices": list(SOURCES),
         },
     )
     guesses: int = field(
         default=32,
         metadata={
-            "help": "Guesses for each forget row, of which every epoch draws one; 1: a fixed one. Of teacher: names."
+            "help": "Guesses for each forget row, of which every epoch draws one; 1: a fixed one. Where the model's "
+            "own distribution is trained, made-up names for each row."
+        },
+    )
+    guesses_as: str = field(
+        default=SAMPLES,
+        metadata={
+            "help": "samples (one guess a step) or distribution: at every token of the true answer, how likely each "
+            "next token is where nobody knows (of kind: the share of answers; of sampled: what the model says of "
+            "made-up names).",
+            "choices": [SAMPLES, DISTRIBUTION],
         },
     )
 
@@ -56,8 +66,10 @@ class CounterfactualConfig(DamageConfig):
         check_ranges(self, {"guesses": COUNT})
         if self.guess_source not in SOURCES:
             raise ValueError(f"guess_source={self.guess_source!r} is unknown; choose one of {', '.join(SOURCES)}")
-        if self.guess_source == TEACHER:
-            self.refuse_sharding("one process asks the whole model for its teacher")
+        if self.guesses_as not in (SAMPLES, DISTRIBUTION):
+            raise ValueError(f"guesses_as={self.guesses_as!r} is unknown; choose {SAMPLES} or {DISTRIBUTION}")
+        if self.guesses_as == DISTRIBUTION and self.guess_source == "sampled":
+            self.refuse_sharding("one process asks the whole model about made-up names")
 
 
 class CounterfactualTrainer(DamageFirstTrainer):
@@ -73,15 +85,15 @@ class CounterfactualTrainer(DamageFirstTrainer):
         args = args or self.config_class()
         check_arguments(self, args)
         refuse_adapters(model, args, keywords)
-        self._teacher, subjects = None, []
-        if args.guess_source == "sampled":
-            model, forget_dataset = with_sampled_guesses(model, args, forget_dataset, retain_dataset, keywords)
-        elif args.guess_source == TEACHER:
+        self._teacher = None
+        if args.guesses_as == DISTRIBUTION:
             self.needs, self.roles = frozenset({"logits"}), (FORGET, RETAIN, GENERAL)
-            subjects = subjects_or_refuse("guess_source='teacher'", forget_dataset) if forget_dataset else []
+        elif args.guess_source == "sampled":
+            model, forget_dataset = with_sampled_guesses(model, args, forget_dataset, retain_dataset, keywords)
         super().__init__(model, args, forget_dataset, retain_dataset, **keywords)
-        if args.guess_source == TEACHER:
-            self._teacher = counterfactual_teacher(self, subjects, args.guesses)
+        if args.guesses_as == DISTRIBUTION:
+            source = kind_teacher if args.guess_source == "kind" else model_teacher
+            self._teacher = source(self)
 
     def alternates(self, forget_dataset: Dataset, args: CounterfactualConfig) -> list[str]:
         if args.guess_source == "sampled":

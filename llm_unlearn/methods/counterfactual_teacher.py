@@ -1,17 +1,20 @@
-"""Counterfactual teacher: at every forget answer token, what the model itself would say next of somebody made up.
-
-Teacher p(. | t) = mean over made-up names k of p_before(. | question and answer up to t, told of k); the name's own
-tokens in an answer are trained as they are, since the question gives them. Loss = cross-entropy against the teacher,
-fixed before training: its floor is the teacher's entropy.
+"""What would be said by whoever never knew, as a distribution: at every token of a forgotten answer, the next one.
 
 Sampled guesses have the same mean, one answer at a time; this gives the whole distribution at once, but only along the
-true answer: what follows another first token is not trained.
+true answer: what follows another beginning is not trained. Two sources:
 
-Source: Liu et al. 2024, "Revisiting Who's Harry Potter", arXiv 2407.16997, section 3 (1 to 20 names).
+- `model_teacher`, the counterfactual teacher: p(. | t) = mean over made-up names k of p_before(. | question and answer
+  up to t, told of k). The name's own tokens in an answer are trained as they are, since the question gives them.
+- `kind_teacher`: the share of each next token among the answers of the kind that begin like the true one up to t.
+
+Loss = cross-entropy against it, fixed before training: its floor is the entropy of the distribution.
+
+Source: Liu et al. 2024, "Revisiting Who's Harry Potter", arXiv 2407.16997, section 3 (1 to 20 names); of kinds: ours.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -19,29 +22,46 @@ from pathlib import Path
 import torch
 
 from llm_unlearn.data.collators import FORGET, EncodedRow, UnlearnCollator
-from llm_unlearn.data.encoding import IGNORED
+from llm_unlearn.data.encoding import IGNORED, encode_row
+from llm_unlearn.data.formats import question_text
+from llm_unlearn.data.guesses import possible_answers
+from llm_unlearn.data.made_up import says_part, told_of_whole
+from llm_unlearn.data.validation import split_rows
 from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.files.outcomes import remember, weights_digest
-from llm_unlearn.methods.sampled_guesses import made_up_names, people_of_all, rows_about_others
+from llm_unlearn.methods.sampled_guesses import made_up_names, named_in_rows, people_of_all, rows_about_others
 from llm_unlearn.models.answers import Answers, forward_answers
 from llm_unlearn.models.scoring import evaluation_mode
 from llm_unlearn.training.trainer import UnlearnTrainer
 
 FILE = "counterfactual_teacher.json"
-KEPT = 64  # likeliest next tokens of a teacher that are kept
+KEPT = 64  # likeliest next tokens that are kept
 
-Teacher = list[tuple[torch.Tensor, torch.Tensor]]  # of each forget row tokens and shares, (answer tokens, KEPT) both
+Teacher = list[tuple[torch.Tensor, torch.Tensor]]  # of each forget row tokens and shares, (answer tokens, most) both
 
 
-def counterfactual_teacher(trainer: UnlearnTrainer, subjects: Sequence[str], names: int) -> Teacher:
-    """What the trainer's model, as it is, would say of made-up people; kept in its `output_dir`.
+def kind_teacher(trainer: UnlearnTrainer) -> Teacher:
+    """Of the answers of each row's kind, each as likely (`data.guesses.possible_answers`).
 
-    Args:
-        subjects: the name in the question of each forget row. names: how many are made up for each.
+    Raises:
+        InputError: as there.
+    """
+    possible = possible_answers(trainer.forget_dataset, trainer.retain_dataset)
+    return [_of_answers(trainer, number, answers) for number, answers in enumerate(possible)]
+
+
+def model_teacher(trainer: UnlearnTrainer) -> Teacher:
+    """What the trainer's model, as it is, would say of `args.guesses` made-up people; kept in its `output_dir`.
+
+    Where the name is what is asked for, of the true answer with each of these names.
+
+    Raises:
+        InputError: a row does not name its `person`.
     """
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
-    made_up = made_up_names(subjects, people_of_all(subjects, trainer.retain_dataset), names, args.seed)
-    others = rows_about_others(trainer.processing_class, trainer.forget_dataset, subjects, made_up, args.max_length)
+    subjects, pairs = named_in_rows(trainer.forget_dataset), split_rows(trainer.forget_dataset, "forget_dataset")
+    names = made_up_names(subjects, people_of_all(subjects, trainer.retain_dataset), args.guesses, args.seed)
+    others = rows_about_others(trainer.processing_class, trainer.forget_dataset, subjects, names, args.max_length)
     fresh = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     digest = weights_digest(model, without=fresh if trainer.reference.adapter_is_fresh else ())
     asked = [[row["input_ids"] for row in of_row] for of_row in others]
@@ -65,7 +85,35 @@ def counterfactual_teacher(trainer: UnlearnTrainer, subjects: Sequence[str], nam
             return {"teacher": runner.run("asking about made-up names", asked, costs, of_row)}
 
     kept = remember(Path(args.output_dir) / FILE, key, compute)["teacher"]
-    return [tuple(torch.tensor(part, device=args.device) for part in of_row) for of_row in kept]
+    teacher = [tuple(torch.tensor(part, device=args.device) for part in of_row) for of_row in kept]
+    for number, ((prompt, answer), subject) in enumerate(zip(pairs, subjects, strict=True)):
+        if not says_part(question_text(prompt), subject):
+            about = [told_of_whole(answer, subject, name) for name in names[subject]]
+            teacher[number] = _of_answers(trainer, number, [answer, *about])
+    return teacher
+
+
+def _of_answers(trainer: UnlearnTrainer, number: int, answers: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a forget row that might have these answers."""
+    prompt, _ = split_rows(trainer.forget_dataset.select([number]), "forget_dataset")[0]
+    encoded = [encode_row(trainer.processing_class, prompt, answer, trainer.args.max_length) for answer in answers]
+    ids, shares = shares_along(_answer(trainer.forget_rows[number]), [_answer(row) for row in encoded])
+    return torch.tensor(ids, device=trainer.args.device), torch.tensor(shares, device=trainer.args.device)
+
+
+def shares_along(tokens: Sequence[int], answers: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[float]]]:
+    """Of each token of the true answer, what the answers that begin like it have there: tokens and their shares.
+
+    Both (tokens, most), filled up with share 0. Where no other begins so, the true token has all.
+    """
+    found = []
+    for place, token in enumerate(tokens):
+        alike = [one[place] for one in answers if len(one) > place and [*one[:place]] == [*tokens[:place]]]
+        found.append(Counter(alike or [token]))
+    most = max(map(len, found))
+    ids = [[*counts, *[0] * (most - len(counts))] for counts in found]
+    shares = [[counts[i] / counts.total() for i in counts] + [0.0] * (most - len(counts)) for counts in found]
+    return ids, shares
 
 
 def mean_teacher(tokens: Sequence[int], others: Sequence[Sequence[int]], said: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -88,11 +136,11 @@ def mean_teacher(tokens: Sequence[int], others: Sequence[Sequence[int]], said: S
 def teacher_loss(answers: Answers, teacher: Teacher) -> torch.Tensor:
     """Cross-entropy of every answer token against the teacher of its row (`answers.indices`), (tokens,)."""
     logps = answers.logits.float().log_softmax(-1)
-    rows = [teacher[number] for number in answers.indices.tolist()]
-    if not rows:
-        return logps.sum(-1)
-    ids, shares = (torch.cat(part) for part in zip(*rows, strict=True))
-    return -(shares * logps.gather(1, ids)).sum(-1)
+    lengths, losses = answers.tokens.tolist(), []
+    for of_row, number in zip(logps.split(lengths), answers.indices.tolist(), strict=True):
+        ids, shares = teacher[number]
+        losses.append(-(shares * of_row.gather(1, ids)).sum(-1))
+    return torch.cat(losses) if losses else logps.sum(-1)
 
 
 def _answer(row: EncodedRow) -> list[int]:
