@@ -19,7 +19,7 @@ from datasets import Dataset
 from llm_unlearn.arguments.ranges import COUNT, check_ranges
 from llm_unlearn.data.collators import ALTERNATE, FORGET, GENERAL, RETAIN
 from llm_unlearn.data.guesses import guessed_answers
-from llm_unlearn.methods.counterfactual_teacher import kind_teacher, model_teacher, teacher_loss
+from llm_unlearn.methods.counterfactual_teacher import KindTeacher, model_teacher, teacher_loss
 from llm_unlearn.methods.damage_first import DamageConfig, DamageFirstTrainer, refuse_adapters
 from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.methods.sampled_guesses import SAMPLED, with_sampled_guesses
@@ -54,9 +54,9 @@ class CounterfactualConfig(DamageConfig):
     guesses_as: str = field(
         default=SAMPLES,
         metadata={
-            "help": "samples (one guess a step) or distribution: at every token of the true answer, how likely each "
-            "next token is where nobody knows (of kind: the share of answers; of sampled: what the model says of "
-            "made-up names).",
+            "help": "samples (one guess a step) or distribution: how likely each next token is where nobody knows (of "
+            "kind: the share of answers that begin like the guess; of sampled: what the model says of made-up names "
+            "after as much of the true answer).",
             "choices": [SAMPLES, DISTRIBUTION],
         },
     )
@@ -86,14 +86,16 @@ class CounterfactualTrainer(DamageFirstTrainer):
         check_arguments(self, args)
         refuse_adapters(model, args, keywords)
         self._teacher = None
-        if args.guesses_as == DISTRIBUTION:
+        as_distribution = args.guesses_as == DISTRIBUTION
+        if as_distribution and args.guess_source == "sampled":
             self.needs, self.roles = frozenset({"logits"}), (FORGET, RETAIN, GENERAL)
+        elif as_distribution:
+            self.needs = frozenset({"alternates", "logits"})
         elif args.guess_source == "sampled":
             model, forget_dataset = with_sampled_guesses(model, args, forget_dataset, retain_dataset, keywords)
         super().__init__(model, args, forget_dataset, retain_dataset, **keywords)
-        if args.guesses_as == DISTRIBUTION:
-            source = kind_teacher if args.guess_source == "kind" else model_teacher
-            self._teacher = source(self)
+        if as_distribution:
+            self._teacher = KindTeacher(self) if args.guess_source == "kind" else model_teacher(self)
 
     def alternates(self, forget_dataset: Dataset, args: CounterfactualConfig) -> list[str]:
         if args.guess_source == "sampled":
@@ -103,7 +105,7 @@ class CounterfactualTrainer(DamageFirstTrainer):
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         if self._teacher is not None:
-            return teacher_loss(answers.forget, self._teacher)
+            return teacher_loss(answers.forget if FORGET in self.roles else answers.alternate, self._teacher)
         return nll_loss(answers.alternate.token_logps, reduction="none")
 
 

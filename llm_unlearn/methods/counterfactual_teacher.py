@@ -1,11 +1,12 @@
-"""What would be said by whoever never knew, as a distribution: at every token of a forgotten answer, the next one.
+"""What would be said by whoever never knew, as a distribution: at every token of an answer, the next one.
 
-Sampled guesses have the same mean, one answer at a time; this gives the whole distribution at once, but only along the
-true answer: what follows another beginning is not trained. Two sources:
+A sampled guess teaches one next token at a time; this teaches at once how likely each is. Two sources:
 
-- `model_teacher`, the counterfactual teacher: p(. | t) = mean over made-up names k of p_before(. | question and answer
-  up to t, told of k). The name's own tokens in an answer are trained as they are, since the question gives them.
-- `kind_teacher`: the share of each next token among the answers of the kind that begin like the true one up to t.
+- `model_teacher`, the counterfactual teacher: p(. | t) = mean over made-up names k of p_before(. | question and true
+  answer up to t, told of k). The name's own tokens in an answer are trained as they are, since the question gives them.
+- `KindTeacher`: along a guess, the share of each next token among the answers of the kind that begin like it up to t.
+  (Along the true answer alone its beginning would be one among many, and the rest of it more certain than of any other:
+  measured, 0.65 of comparisons were won after as many steps as take the model's teacher to 0.57.)
 
 Loss = cross-entropy against it, fixed before training: its floor is the entropy of the distribution.
 
@@ -37,17 +38,31 @@ from llm_unlearn.training.trainer import UnlearnTrainer
 FILE = "counterfactual_teacher.json"
 KEPT = 64  # likeliest next tokens that are kept
 
-Teacher = list[tuple[torch.Tensor, torch.Tensor]]  # of each forget row tokens and shares, (answer tokens, most) both
 
-
-def kind_teacher(trainer: UnlearnTrainer) -> Teacher:
-    """Of the answers of each row's kind, each as likely (`data.guesses.possible_answers`).
+class KindTeacher(dict):
+    """Number of a guess (alternate row) -> tokens and shares of the answers of its kind, each as likely
+    (`data.guesses.possible_answers`); made when it is asked for.
 
     Raises:
         InputError: as there.
     """
-    possible = possible_answers(trainer.forget_dataset, trainer.retain_dataset)
-    return [_of_answers(trainer, number, answers) for number, answers in enumerate(possible)]
+
+    def __init__(self, trainer: UnlearnTrainer):
+        super().__init__()
+        self._trainer, self._encoded = trainer, {}
+        self._possible = possible_answers(trainer.forget_dataset, trainer.retain_dataset)
+
+    def __missing__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        number = index % len(self._possible)
+        if number not in self._encoded:
+            self._encoded[number] = _encoded(self._trainer, number, self._possible[number])
+        guess = _answer(self._trainer.row_sets["alternate"][index])
+        self[index] = found = _on_device(shares_along(guess, self._encoded[number]), self._trainer)
+        return found
+
+
+# Of the row with a number: tokens and their shares, (answer tokens, most) both.
+Teacher = Sequence[tuple[torch.Tensor, torch.Tensor]] | KindTeacher
 
 
 def model_teacher(trainer: UnlearnTrainer) -> Teacher:
@@ -85,26 +100,30 @@ def model_teacher(trainer: UnlearnTrainer) -> Teacher:
             return {"teacher": runner.run("asking about made-up names", asked, costs, of_row)}
 
     kept = remember(Path(args.output_dir) / FILE, key, compute)["teacher"]
-    teacher = [tuple(torch.tensor(part, device=args.device) for part in of_row) for of_row in kept]
+    teacher = [_on_device(of_row, trainer) for of_row in kept]
     for number, ((prompt, answer), subject) in enumerate(zip(pairs, subjects, strict=True)):
         if not says_part(question_text(prompt), subject):
             about = [told_of_whole(answer, subject, name) for name in names[subject]]
-            teacher[number] = _of_answers(trainer, number, [answer, *about])
+            shares = shares_along(_answer(trainer.forget_rows[number]), _encoded(trainer, number, [answer, *about]))
+            teacher[number] = _on_device(shares, trainer)
     return teacher
 
 
-def _of_answers(trainer: UnlearnTrainer, number: int, answers: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a forget row that might have these answers."""
+def _encoded(trainer: UnlearnTrainer, number: int, answers: Sequence[str]) -> list[list[int]]:
+    """The tokens of answers that a forget row might have."""
     prompt, _ = split_rows(trainer.forget_dataset.select([number]), "forget_dataset")[0]
-    encoded = [encode_row(trainer.processing_class, prompt, answer, trainer.args.max_length) for answer in answers]
-    ids, shares = shares_along(_answer(trainer.forget_rows[number]), [_answer(row) for row in encoded])
-    return torch.tensor(ids, device=trainer.args.device), torch.tensor(shares, device=trainer.args.device)
+    rows = (encode_row(trainer.processing_class, prompt, answer, trainer.args.max_length) for answer in answers)
+    return [_answer(row) for row in rows]
+
+
+def _on_device(parts: Sequence[list], trainer: UnlearnTrainer) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.tensor(part, device=trainer.args.device) for part in parts)
 
 
 def shares_along(tokens: Sequence[int], answers: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[float]]]:
-    """Of each token of the true answer, what the answers that begin like it have there: tokens and their shares.
+    """Of each token of an answer, what the answers that begin like it have there: tokens and their shares.
 
-    Both (tokens, most), filled up with share 0. Where no other begins so, the true token has all.
+    Both (tokens, most), filled up with share 0. Where none begins so, its own token has all.
     """
     found = []
     for place, token in enumerate(tokens):

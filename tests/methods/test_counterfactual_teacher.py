@@ -112,11 +112,11 @@ def test_answers_of_the_kind_are_a_distribution_without_a_model(tmp_path):
         retain_dataset=retain,
         processing_class=tiny_tokenizer(),
     )
-    ids, shares = trainer._teacher[0]
+    ids, shares = trainer._teacher[0]  # of the first guess about the first row
     cities = [row["answer"] for data in (forget, retain) for row in data if row["kind"] == "place"]
     first = tiny_tokenizer().convert_ids_to_tokens(ids[1].tolist())
     assert [row[0] for row in shares.tolist()[::2]] == [1.0] * len(shares[::2])  # "in", and the end
     expected = {city: cities.count(f"in {city}") / len(cities) for city in {one.split()[1] for one in cities}}
     assert dict(zip(first, shares[1].tolist(), strict=True)) == pytest.approx(expected)
     trainer.train()
-    assert trainer.state.global_step == 2 and "forget/probability" in trainer.state.log_history[0]
+    assert trainer.state.global_step == 2 and "alternate/probability" in trainer.state.log_history[0]
