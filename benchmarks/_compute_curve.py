@@ -60,7 +60,10 @@ def compute(results: dict, config: dict) -> float:
     settings = config[f"{method}_config"]
     asked = sum(settings[f"{kind}_loss"] == "kl" for kind in ("retain", "general"))
     passes = TRAINED * KINDS[method] + REFERENCE * asked
-    return results["training"]["steps"] * settings["per_device_train_batch_size"] * passes / ORACLE
+    total = results["training"]["steps"] * settings["per_device_train_batch_size"] * passes
+    if settings.get("guess_source") == "teacher":
+        total += len(results["forget_groups"]) * settings["guesses"]  # the model is asked about as many made-up names
+    return total / ORACLE
 
 
 def measured(folder: Path) -> dict:

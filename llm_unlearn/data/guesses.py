@@ -16,20 +16,7 @@ from llm_unlearn.errors import InputError
 
 
 def guessed_answers(forget: Dataset, retain: Dataset | None, count: int, seed: int) -> list[str]:
-    """`count` lists of guesses in one, each with a guess for every forget row, drawn by `seed` from `possible_answers`.
-
-    Raises:
-        InputError: as there.
-    """
-    drawn = [
-        random.Random(f"{seed} {number}").choices(answers, k=count)
-        for number, answers in enumerate(possible_answers(forget, retain))
-    ]
-    return [guesses[k] for k in range(count) for guesses in drawn]
-
-
-def possible_answers(forget: Dataset, retain: Dataset | None) -> list[list[str]]:
-    """What each forget row might be answered with, every one as likely.
+    """`count` lists of guesses in one, each with a guess for every forget row, drawn by `seed`.
 
     A guess is the answer of a fact of the same kind (`made_up.kind_column`), forgotten or retained, each fact as likely
     as any other. The row's own is among them: left out, it would be avoided afterwards, which gives it away too. Where
@@ -53,12 +40,12 @@ def possible_answers(forget: Dataset, retain: Dataset | None) -> list[list[str]]
                 labels_of(rows, column), facts_of(rows), subjects_of(rows), answers, strict=True
             ):
                 pool[kind].setdefault((name, fact), told_of(answer, subject, A_NAME))
-    possible: list[list[str]] = []
+    drawn: list[list[str]] = []
     for number, (row, kind, subject) in enumerate(
         zip(rows_at_once(forget), labels_of(forget, column), subjects_of(forget), strict=True)
     ):
         if candidates := row.get(CANDIDATES):
-            possible.append(list(candidates))
+            drawn.append(random.Random(f"{seed} {number}").choices(candidates, k=count))
             continue
         answers = [answer for answer in pool[kind].values() if subject is not None or A_NAME not in answer]
         if kind is None or len(set(answers)) < 2:
@@ -66,5 +53,6 @@ def possible_answers(forget: Dataset, retain: Dataset | None) -> list[list[str]]
                 f"guess_source='kind': forget row {number} has {column}={kind!r}, of which there is no other answer to "
                 "guess; add rows of that kind, or choose guess_source sampled"
             )
-        possible.append([told_of(answer, A_NAME, subject) for answer in answers])
-    return possible
+        chosen = random.Random(f"{seed} {number}").choices(answers, k=count)
+        drawn.append([told_of(answer, A_NAME, subject) for answer in chosen])
+    return [guesses[k] for k in range(count) for guesses in drawn]

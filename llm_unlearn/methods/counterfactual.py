@@ -6,7 +6,7 @@ answer is among the guesses, as often as it would be guessed. Forget rows themse
 
 Source: ours; related: relabeling (Golatkar et al. 2020, arXiv 1911.04933), which teaches one fixed wrong answer, and
 the counterfactual teacher (Liu et al. 2024, arXiv 2407.16997), which distills the model's own words about other names
-(`guesses_as` distribution; `counterfactual_teacher`).
+(`guess_source` teacher: `counterfactual_teacher`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from datasets import Dataset
 from llm_unlearn.arguments.ranges import COUNT, check_ranges
 from llm_unlearn.data.collators import ALTERNATE, FORGET, GENERAL, RETAIN
 from llm_unlearn.data.guesses import guessed_answers
-from llm_unlearn.methods.counterfactual_teacher import KindTeacher, model_teacher, teacher_loss
+from llm_unlearn.methods.counterfactual_teacher import counterfactual_teacher, teacher_loss
 from llm_unlearn.methods.damage_first import DamageConfig, DamageFirstTrainer, refuse_adapters
 from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.methods.sampled_guesses import SAMPLED, with_sampled_guesses
@@ -28,8 +28,8 @@ from llm_unlearn.training.checks import check_arguments
 from llm_unlearn.training.config import NEVER_STOPPED
 from llm_unlearn.training.losses import nll_loss
 
-SOURCES = ("kind", "sampled")
-SAMPLES, DISTRIBUTION = "samples", "distribution"
+TEACHER = "teacher"
+SOURCES = ("kind", "sampled", TEACHER)
 
 
 @dataclass
@@ -40,24 +40,16 @@ class CounterfactualConfig(DamageConfig):
         default="kind",
         metadata={
             "help": "Where guesses come from: kind (answers of other rows of the same kind, by column attribute or "
-            "kind) or sampled (what the model says when asked the same about made-up names, by column person).",
+            "kind), sampled (what the model says when asked the same about made-up names, by column person) or "
+            "teacher (how likely it finds each next token there, all at once).",
             "choices": list(SOURCES),
         },
     )
     guesses: int = field(
         default=32,
         metadata={
-            "help": "Guesses for each forget row, of which every epoch draws one; 1: a fixed one. Where the model's "
-            "own distribution is trained, made-up names for each row."
-        },
-    )
-    guesses_as: str = field(
-        default=SAMPLES,
-        metadata={
-            "help": "samples (one guess a step) or distribution: how likely each next token is where nobody knows (of "
-            "kind: the share of answers that begin like the guess; of sampled: what the model says of made-up names "
-            "after as much of the true answer).",
-            "choices": [SAMPLES, DISTRIBUTION],
+            "help": "Guesses for each forget row, of which every epoch draws one; 1: a fixed one. Of "
+            "teacher: made-up names for each row."
         },
     )
 
@@ -66,9 +58,7 @@ class CounterfactualConfig(DamageConfig):
         check_ranges(self, {"guesses": COUNT})
         if self.guess_source not in SOURCES:
             raise ValueError(f"guess_source={self.guess_source!r} is unknown; choose one of {', '.join(SOURCES)}")
-        if self.guesses_as not in (SAMPLES, DISTRIBUTION):
-            raise ValueError(f"guesses_as={self.guesses_as!r} is unknown; choose {SAMPLES} or {DISTRIBUTION}")
-        if self.guesses_as == DISTRIBUTION and self.guess_source == "sampled":
+        if self.guess_source == TEACHER:
             self.refuse_sharding("one process asks the whole model about made-up names")
 
 
@@ -86,16 +76,13 @@ class CounterfactualTrainer(DamageFirstTrainer):
         check_arguments(self, args)
         refuse_adapters(model, args, keywords)
         self._teacher = None
-        as_distribution = args.guesses_as == DISTRIBUTION
-        if as_distribution and args.guess_source == "sampled":
+        if args.guess_source == TEACHER:
             self.needs, self.roles = frozenset({"logits"}), (FORGET, RETAIN, GENERAL)
-        elif as_distribution:
-            self.needs = frozenset({"alternates", "logits"})
         elif args.guess_source == "sampled":
             model, forget_dataset = with_sampled_guesses(model, args, forget_dataset, retain_dataset, keywords)
         super().__init__(model, args, forget_dataset, retain_dataset, **keywords)
-        if as_distribution:
-            self._teacher = KindTeacher(self) if args.guess_source == "kind" else model_teacher(self)
+        if args.guess_source == TEACHER:
+            self._teacher = counterfactual_teacher(self)
 
     def alternates(self, forget_dataset: Dataset, args: CounterfactualConfig) -> list[str]:
         if args.guess_source == "sampled":
@@ -105,7 +92,7 @@ class CounterfactualTrainer(DamageFirstTrainer):
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         if self._teacher is not None:
-            return teacher_loss(answers.forget if FORGET in self.roles else answers.alternate, self._teacher)
+            return teacher_loss(answers.forget, self._teacher)
         return nll_loss(answers.alternate.token_logps, reduction="none")
 
 

@@ -1,16 +1,13 @@
-"""What would be said by whoever never knew, as a distribution: at every token of an answer, the next one.
+"""Counterfactual teacher: at every token of a forgotten answer, what the model itself would say next of others.
 
-A sampled guess teaches one next token at a time; this teaches at once how likely each is. Two sources:
+p(. | t) = mean over made-up names k of p_before(. | question and true answer up to t, told of k); the name's own tokens
+in an answer are trained as they are, since the question gives them. Loss = cross-entropy against it, fixed before
+training: its floor is the teacher's entropy.
 
-- `model_teacher`, the counterfactual teacher: p(. | t) = mean over made-up names k of p_before(. | question and true
-  answer up to t, told of k). The name's own tokens in an answer are trained as they are, since the question gives them.
-- `KindTeacher`: along a guess, the share of each next token among the answers of the kind that begin like it up to t.
-  (Along the true answer alone its beginning would be one among many, and the rest of it more certain than of any other:
-  measured, 0.65 of comparisons were won after as many steps as take the model's teacher to 0.57.)
+Sampled guesses teach one next token at a time, this teaches at once how likely each is, and nothing that the model does
+not do already: it has to treat a name like any that it does not know.
 
-Loss = cross-entropy against it, fixed before training: its floor is the entropy of the distribution.
-
-Source: Liu et al. 2024, "Revisiting Who's Harry Potter", arXiv 2407.16997, section 3 (1 to 20 names); of kinds: ours.
+Source: Liu et al. 2024, "Revisiting Who's Harry Potter", arXiv 2407.16997, section 3 (1 to 20 names).
 """
 
 from __future__ import annotations
@@ -25,7 +22,6 @@ import torch
 from llm_unlearn.data.collators import FORGET, EncodedRow, UnlearnCollator
 from llm_unlearn.data.encoding import IGNORED, encode_row
 from llm_unlearn.data.formats import question_text
-from llm_unlearn.data.guesses import possible_answers
 from llm_unlearn.data.made_up import says_part, told_of_whole
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.files.batches import BatchRunner
@@ -39,33 +35,10 @@ FILE = "counterfactual_teacher.json"
 KEPT = 64  # likeliest next tokens that are kept
 
 
-class KindTeacher(dict):
-    """Number of a guess (alternate row) -> tokens and shares of the answers of its kind, each as likely
-    (`data.guesses.possible_answers`); made when it is asked for.
-
-    Raises:
-        InputError: as there.
-    """
-
-    def __init__(self, trainer: UnlearnTrainer):
-        super().__init__()
-        self._trainer, self._encoded = trainer, {}
-        self._possible = possible_answers(trainer.forget_dataset, trainer.retain_dataset)
-
-    def __missing__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        number = index % len(self._possible)
-        if number not in self._encoded:
-            self._encoded[number] = _encoded(self._trainer, number, self._possible[number])
-        guess = _answer(self._trainer.row_sets["alternate"][index])
-        self[index] = found = _on_device(shares_along(guess, self._encoded[number]), self._trainer)
-        return found
+Teacher = list[tuple[torch.Tensor, torch.Tensor]]  # of each forget row tokens and their shares, (answer tokens, most)
 
 
-# Of the row with a number: tokens and their shares, (answer tokens, most) both.
-Teacher = Sequence[tuple[torch.Tensor, torch.Tensor]] | KindTeacher
-
-
-def model_teacher(trainer: UnlearnTrainer) -> Teacher:
+def counterfactual_teacher(trainer: UnlearnTrainer) -> Teacher:
     """What the trainer's model, as it is, would say of `args.guesses` made-up people; kept in its `output_dir`.
 
     Where the name is what is asked for, of the true answer with each of these names.
@@ -74,7 +47,10 @@ def model_teacher(trainer: UnlearnTrainer) -> Teacher:
         InputError: a row does not name its `person`.
     """
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
-    subjects, pairs = named_in_rows(trainer.forget_dataset), split_rows(trainer.forget_dataset, "forget_dataset")
+    subjects, pairs = (
+        named_in_rows(trainer.forget_dataset, "teacher"),
+        split_rows(trainer.forget_dataset, "forget_dataset"),
+    )
     names = made_up_names(subjects, people_of_all(subjects, trainer.retain_dataset), args.guesses, args.seed)
     others = rows_about_others(trainer.processing_class, trainer.forget_dataset, subjects, names, args.max_length)
     fresh = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -56,7 +56,7 @@ def with_sampled_guesses(
         InputError: as there, or a row that does not name its `person`.
     """
     rows = checked_rows(model, args, forget_dataset, retain_dataset, keywords)
-    pairs, subjects = split_rows(forget_dataset, "forget_dataset"), named_in_rows(forget_dataset)
+    pairs, subjects = split_rows(forget_dataset, "forget_dataset"), named_in_rows(forget_dataset, "sampled")
     model, tokenizer = with_loaded_model(model, args, rows, keywords)
     known = people_of_all(subjects, retain_dataset)
     folder = Path(args.output_dir)
@@ -172,8 +172,11 @@ def made_up_names(subjects: Iterable[str], known: Iterable[Any], count: int, see
     return found
 
 
-def named_in_rows(forget_dataset: Dataset) -> list[str]:
+def named_in_rows(forget_dataset: Dataset, source: str) -> list[str]:
     """The name in each question or, where that is what is asked for, answer.
+
+    Args:
+        source: of guesses, that needs it; for the error.
 
     Raises:
         InputError: a row does not name its `person`.
@@ -181,7 +184,7 @@ def named_in_rows(forget_dataset: Dataset) -> list[str]:
     subjects = subjects_of(forget_dataset, or_in_answer=True)
     if None in subjects:
         raise InputError(
-            f"guess_source='sampled': neither question nor answer of forget row {subjects.index(None)} names its "
+            f"guess_source={source!r}: neither question nor answer of forget row {subjects.index(None)} names its "
             "`person`: add that column, with the name as the rows have it, or choose guess_source kind"
         )
     return subjects

@@ -12,8 +12,6 @@ from llm_unlearn.errors import InputError
 from llm_unlearn.methods import counterfactual_teacher
 from llm_unlearn.methods.counterfactual_teacher import KEPT, mean_teacher, shares_along
 
-SAMPLED = {"guess_source": "sampled", "guesses_as": "distribution", "guesses": 2}
-
 
 def rows(count, start=0):
     return Dataset.from_list([row | {"person": row["fact_id"].partition("/")[0]} for row in qa_rows(count, start)])
@@ -25,7 +23,7 @@ def build(folder, forget=None, **changes):
         args=arguments(
             CounterfactualConfig,
             folder,
-            **{"guess_source": "sampled", "guesses_as": "distribution", "guesses": 2} | changes,
+            **{"guess_source": "teacher", "guesses": 2} | changes,
         ),
         forget_dataset=rows(3) if forget is None else forget,
         retain_dataset=rows(6, start=20),
@@ -80,7 +78,7 @@ def test_the_teacher_is_asked_once_and_kept(tmp_path, monkeypatch):
 
 
 def test_a_question_without_its_person_is_refused(tmp_path):
-    words = "guess_source='sampled': neither question nor answer of forget row 0 names its `person`: add that column"
+    words = "guess_source='teacher': neither question nor answer of forget row 0 names its `person`: add that column"
     with pytest.raises(InputError, match=re.escape(words)):
         build(tmp_path, rows(3).remove_columns("person"))
 
@@ -95,28 +93,3 @@ def test_shares_of_the_answers_that_begin_like_the_true_one():
     ids, shares = shares_along([1, 2, 9], [[1, 2, 9], [1, 3, 9], [1, 3, 9], [4, 9]])
     assert (ids, shares) == ([[1, 4], [2, 3], [9, 0]], [[0.75, 0.25], [1 / 3, pytest.approx(2 / 3)], [1.0, 0.0]])
     assert shares_along([5, 7], [[6]]) == ([[6], [7]], [[1.0], [1.0]])  # nobody else begins with 5
-
-
-def test_answers_of_the_kind_are_a_distribution_without_a_model(tmp_path):
-    """Paris, Rome, Oslo, Cairo and their like, each with the share of the facts of which it is true."""
-    kinds = {"Where": "place", "What": "food", "Which": "pet"}
-
-    def with_kind(data):
-        return Dataset.from_list([row | {"kind": kinds[row["question"].split()[0]]} for row in data])
-
-    forget, retain = with_kind(rows(4)), with_kind(rows(14, start=20))
-    trainer = CounterfactualTrainer(
-        model=tiny_model(),
-        args=arguments(CounterfactualConfig, tmp_path, guesses_as="distribution", max_steps=2, logging_steps=1),
-        forget_dataset=forget,
-        retain_dataset=retain,
-        processing_class=tiny_tokenizer(),
-    )
-    ids, shares = trainer._teacher[0]  # of the first guess about the first row
-    cities = [row["answer"] for data in (forget, retain) for row in data if row["kind"] == "place"]
-    first = tiny_tokenizer().convert_ids_to_tokens(ids[1].tolist())
-    assert [row[0] for row in shares.tolist()[::2]] == [1.0] * len(shares[::2])  # "in", and the end
-    expected = {city: cities.count(f"in {city}") / len(cities) for city in {one.split()[1] for one in cities}}
-    assert dict(zip(first, shares[1].tolist(), strict=True)) == pytest.approx(expected)
-    trainer.train()
-    assert trainer.state.global_step == 2 and "alternate/probability" in trainer.state.log_history[0]
