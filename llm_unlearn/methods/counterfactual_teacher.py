@@ -12,6 +12,7 @@ Source: Liu et al. 2024, "Revisiting Who's Harry Potter", arXiv 2407.16997, sect
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
@@ -31,6 +32,7 @@ from llm_unlearn.models.answers import Answers, forward_answers
 from llm_unlearn.models.scoring import evaluation_mode
 from llm_unlearn.training.trainer import UnlearnTrainer
 
+logger = logging.getLogger(__name__)
 FILE = "counterfactual_teacher.json"
 KEPT = 64  # likeliest next tokens that are kept
 
@@ -82,7 +84,22 @@ def counterfactual_teacher(trainer: UnlearnTrainer) -> Teacher:
             about = [told_of_whole(answer, subject, name) for name in names[subject]]
             shares = shares_along(_answer(trainer.forget_rows[number]), _encoded(trainer, number, [answer, *about]))
             teacher[number] = _on_device(shares, trainer)
+    told = [number for number, row in enumerate(trainer.forget_rows) if _tells(teacher[number], _answer(row))]
+    if told:
+        logger.warning(
+            "guess_source='teacher': asked about made-up names, the model finds the true answer to %d of %d questions "
+            "likelier than all others together (row %d): something else in them tells it, and they will be kept as "
+            "they are. Take it out of these questions, or choose guess_source kind",
+            *(len(told), len(teacher), told[0]),
+        )
     return teacher
+
+
+def _tells(of_row: tuple[torch.Tensor, torch.Tensor], answer: Sequence[int]) -> bool:
+    """Whether a teacher gives the true answer more than half of its probability."""
+    ids, shares = of_row
+    own = torch.tensor(answer, device=ids.device)[:, None]
+    return (shares * (ids == own)).sum(-1).prod().item() > 0.5
 
 
 def _encoded(trainer: UnlearnTrainer, number: int, answers: Sequence[str]) -> list[list[int]]:

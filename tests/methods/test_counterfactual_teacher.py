@@ -77,6 +77,29 @@ def test_the_teacher_is_asked_once_and_kept(tmp_path, monkeypatch):
         build(tmp_path / "other")
 
 
+def test_where_the_name_is_asked_for_made_up_ones_are_as_likely(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        counterfactual_teacher, "made_up_names", lambda names, *_: {name: ["Gus", "Hal"] for name in names}
+    )
+    asked_for = {"question": "Who eats soup", "answer": "Ann eats soup", "person": "Ann", "fact_id": "x"}
+    trainer = build(tmp_path, Dataset.from_list([asked_for, *rows(2, start=1).to_list()]))
+    ids, shares = trainer._teacher[0]
+    tokens = tiny_tokenizer().convert_ids_to_tokens(ids[0].tolist())
+    assert dict(zip(tokens, shares[0].tolist(), strict=True)) == pytest.approx(
+        {"Ann": 1 / 3, "Gus": 1 / 3, "Hal": 1 / 3}
+    )
+    assert shares[1:, 0].tolist() == [1.0] * (len(shares) - 1)  # " eats soup", and the end
+
+
+def test_questions_that_tell_their_answer_are_said(tmp_path, monkeypatch, caplog):
+    """Every answer of the vocabulary is as likely, but that of the row whose name is asked for of nobody but itself."""
+    monkeypatch.setattr(counterfactual_teacher, "made_up_names", lambda names, *_: {name: [name] * 2 for name in names})
+    known = {"question": "Who eats soup", "answer": "Ann", "person": "Ann", "fact_id": "x"}
+    with caplog.at_level("WARNING"):
+        build(tmp_path, Dataset.from_list([*rows(2, start=1).to_list(), known]))
+    assert "the true answer to 1 of 3 questions likelier than all others together (row 2)" in caplog.text
+
+
 def test_a_question_without_its_person_is_refused(tmp_path):
     words = "guess_source='teacher': neither question nor answer of forget row 0 names its `person`: add that column"
     with pytest.raises(InputError, match=re.escape(words)):
