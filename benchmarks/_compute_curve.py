@@ -30,6 +30,7 @@ KINDS = {
     "counterfactual": 3,
     "npo": 3,
     "idk": 3,
+    "maxent": 3,
 }  # of rows in a step: retain, general, and of forget rows
 NOT_TRAINED = "general_data"  # a fifth of the general rows, which judges; original and oracle were trained on it
 TITLES = {
@@ -39,8 +40,17 @@ TITLES = {
     "undo6": "UNDO: the same after counterfactuals",
     "cf": "counterfactuals alone",
     "cfdamage": "counterfactuals after damage 0.6",
+    "t1": "counterfactual teacher",
+    "tl": "counterfactual teacher, LoRA",
+    "t2": "counterfactual teacher, high rate",
+    "t3": "counterfactual teacher, high rate, after damage 0.6",
     "npo": "NPO",
+    "maxent": "control: every token as likely",
+    "fix1": "control: one wrong answer",
+    "random": "control: random tokens",
+    "retain": "control: retain and general rows alone",
 }
+DRAWN = ("rewind", "own6", "cf", "cfdamage", "t1", "tl", "t3", "npo")
 TEACHER, TAUGHT = "teacher", ("undo6",)
 
 
@@ -57,7 +67,7 @@ def kept_shares(results: dict) -> dict[str, float]:
 def compute(results: dict, config: dict) -> float:
     """Passes of a run's training, as a share of the oracle's."""
     method = results["method"]
-    settings = config[f"{method}_config"]
+    settings = next(group for group in config.values() if "max_steps" in group)
     asked = sum(settings[f"{kind}_loss"] == "kl" for kind in ("retain", "general"))
     passes = TRAINED * KINDS[method] + REFERENCE * asked
     total = results["training"]["steps"] * settings["per_device_train_batch_size"] * passes
@@ -128,7 +138,7 @@ def main() -> None:
         "| verdicts |"
     )
     print("|---" * 10 + "|")
-    for number, (way, title) in enumerate(TITLES.items()):
+    for way, title in TITLES.items():
         points = []
         for _, ones in sorted(found[way].items(), key=lambda item: int(item[0] or 0)):
             of = {name: [one[name] for one in ones] for name in ones[0] if name not in ("which", "seed", "verdict")}
@@ -138,12 +148,15 @@ def main() -> None:
             words = f"{mean(of['lowest']):.2f} ({worst['which'].replace('_', ' ')}) | {mean(of['unrepaired']):.2f}"
             verdicts = ", ".join(f"{n} {verdict}" for verdict, n in Counter(one["verdict"] for one in ones).items())
             print(f"| {title} | {len(ones)} | {mean(of['compute']):.0%} | {cells} | {words} | {verdicts} |")
+        if way not in DRAWN:
+            continue
+        number = DRAWN.index(way)
         for axes, name in ((left, "reinjected"), (right, "kept")):
             x = [point["compute"][0] for point in points]
             middle, low, high = zip(*(point[name] for point in points), strict=True) if points else ((), (), ())
             style = {
                 "color": f"C{number}",
-                "marker": "osD^vXP"[number],
+                "marker": "osD^vXP*"[number],
                 "ms": 5,
                 "label": title if axes is left else None,
             }

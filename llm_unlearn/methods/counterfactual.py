@@ -111,6 +111,7 @@ METHOD = Method(
     compared={
         "counterfactual": Compared(),
         "counterfactual_fixed": Compared({"guesses": 1}),
+        "counterfactual_teacher": Compared({"guess_source": TEACHER}),
     },
     search_space={"guesses": (4, 32, 128)},
 )
