@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--at_random", action="store_true")
     parser.add_argument("--components", type=int, default=16)
     parser.add_argument("--adapter_rate", type=float, default=0.05)
-    parser.add_argument("--step", type=float, default=0.01)
+    parser.add_argument("--step", type=float, default=1.0)
     parser.add_argument("--until", type=float, default=0.45)
     parser.add_argument("--most_steps", type=int, default=200)
     parser.add_argument("--output_dir", type=Path, required=True)
