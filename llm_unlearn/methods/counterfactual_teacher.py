@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 FILE = "counterfactual_teacher.json"
 KEPT = 64  # likeliest next tokens that are kept
 
-
 Teacher = list[tuple[torch.Tensor, torch.Tensor]]  # of each forget row tokens and their shares, (answer tokens, most)
 
 
@@ -49,10 +48,8 @@ def counterfactual_teacher(trainer: UnlearnTrainer) -> Teacher:
         InputError: a row does not name its `person`.
     """
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
-    subjects, pairs = (
-        named_in_rows(trainer.forget_dataset, "teacher"),
-        split_rows(trainer.forget_dataset, "forget_dataset"),
-    )
+    subjects = named_in_rows(trainer.forget_dataset, "teacher")
+    pairs = split_rows(trainer.forget_dataset, "forget_dataset")
     names = made_up_names(subjects, people_of_all(subjects, trainer.retain_dataset), args.guesses, args.seed)
     others = rows_about_others(trainer.processing_class, trainer.forget_dataset, subjects, names, args.max_length)
     fresh = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
