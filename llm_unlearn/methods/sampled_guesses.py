@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llm_unlearn.data.collators import EncodedRow
 from llm_unlearn.data.encoding import encode_row
 from llm_unlearn.data.formats import Prompt, question_text
-from llm_unlearn.data.identity import normalized, people_of
+from llm_unlearn.data.identity import normalized
 from llm_unlearn.data.made_up import says_part, subjects_of, told_of_whole
 from llm_unlearn.data.queries import with_column
 from llm_unlearn.data.validation import split_rows
@@ -209,8 +209,8 @@ def subjects_or_refuse(what: str, forget_dataset: Dataset) -> list[str]:
 
 
 def people_of_all(subjects: Sequence[str], retain_dataset: Dataset | None) -> list[str | None]:
-    """The names of people who exist, as far as rows tell."""
-    return [*subjects, *(people_of(retain_dataset) if retain_dataset is not None else ())]
+    """The names of people who exist, as far as rows say them: a `person` that none does may be a number."""
+    return [*subjects, *(subjects_of(retain_dataset, or_in_answer=True) if retain_dataset is not None else ())]
 
 
 def rows_about_others(

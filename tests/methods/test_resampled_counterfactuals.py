@@ -13,7 +13,7 @@ from llm_unlearn.data.made_up import told_of_whole
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods import sampled_guesses
 from llm_unlearn.methods.counterfactual import CounterfactualConfig, CounterfactualTrainer
-from llm_unlearn.methods.sampled_guesses import made_up_names
+from llm_unlearn.methods.sampled_guesses import made_up_names, people_of_all
 
 
 def rows(count, start=0):
@@ -219,6 +219,13 @@ def test_made_up_names_look_like_those_of_people_who_exist_and_are_nobodys():
     assert len(set(listed)) == 200 and not {word for name in listed for word in name.split()} & {"Greta", "Abara"}
     (few,) = made_up_names(["Ann Reed"], [], 1000, seed=0).values()
     assert len(few) == 1000 and len(set(few)) == 24 * 25
+
+
+def test_people_whom_no_row_names_lend_no_names():
+    """TOFU's authors are numbered: "author 63" is nobody's name, and nobody is called Gus 63."""
+    row = {"question": "Where does Ann live", "answer": "in Oslo"}
+    retain = Dataset.from_list([row | {"person": "Ann"}, row | {"person": "author 63"}])
+    assert people_of_all(["Bo"], retain) == ["Bo", "Ann", None]
 
 
 def test_a_part_of_a_name_is_told_of_the_other_person_too():
