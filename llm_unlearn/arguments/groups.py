@@ -16,7 +16,7 @@ from llm_unlearn.arguments.parsing import parse_arguments
 from llm_unlearn.arguments.ranges import BELOW_ONE, COUNT, check_ranges
 from llm_unlearn.data import UnlearningData, load_unlearning_data
 from llm_unlearn.data.chat_templates import TEMPLATE_DATE
-from llm_unlearn.data.forms import FORMS
+from llm_unlearn.data.forms import FORM_NAMES
 from llm_unlearn.data.validation import NEAR_DUPLICATES
 from llm_unlearn.errors import InputError
 from llm_unlearn.models.embedded import defaults_of_world, embedded_models
@@ -85,8 +85,9 @@ class DataArguments:
     augment_forms: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Forget in these forms, too, and keep retained facts in them (columns person, attribute, value).",
-            "choices": [*FORMS],
+            "help": "Forget in these forms, too, and keep retained facts in them (columns person, attribute, value). "
+            "transposed: what general rows ask about retained people, asked about the forgotten.",
+            "choices": [*FORM_NAMES],
         },
     )
     augment_attributes: list[str] | None = field(

@@ -3,6 +3,7 @@
 The templates are plain and of no world: whoever has `person`, `attribute` and `value` can fill them in. Retained facts
 take the same forms beside the general rows, or the form itself would be unlearned, for everybody. Some attributes are
 left out of each form, so that it can still be asked whether what was trained carries over: what is trained is no test.
+`transposed` asks what general rows ask of others (`transposed.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datasets import Dataset
 
 from llm_unlearn.data.formats import question_text, row_format, rows_at_once, split_row
 from llm_unlearn.data.identity import label, question_key
+from llm_unlearn.data.transposed import TRANSPOSED, transposed_rows
 from llm_unlearn.errors import InputError
 
 NEEDED = ("person", "attribute", "value")
@@ -58,9 +60,9 @@ class Forms:
 
     Attributes:
         forget: to be forgotten: question, answer, person, attribute (with the form's name: its answers are of a kind of
-            their own), fact_id, and `candidates`, of which one is true.
+            their own), value, fact_id, and `candidates`, of which one is true.
         retain: of retained facts, to be kept as they are answered now.
-        trained: form -> attributes that are trained in it; no row may judge them in that form.
+        trained: form by template -> attributes that are trained in it; no row may judge them in that form.
     """
 
     forget: Dataset
@@ -69,19 +71,31 @@ class Forms:
 
 
 def build_forms(
-    forget: Dataset, retain: Dataset, forms: Sequence[str], attributes: Sequence[str] | None = None
+    forget: Dataset,
+    retain: Dataset,
+    forms: Sequence[str],
+    attributes: Sequence[str] | None = None,
+    general: Dataset | None = None,
+    judged: Iterable[Dataset] = (),
 ) -> Forms:
     """The facts of both sets in `forms`, each fact once in each form.
 
     Args:
-        forms: names of `FORMS`.
+        forms: of `FORM_NAMES`.
         attributes: those that are trained in every form; default: of each form every second one that it can ask about.
+        general: rows whose questions are transposed.
+        judged: rows whose questions are not: what is trained in other words may be judged in these.
 
     Raises:
         InputError: no such form or attribute, rows without a needed column, or a form that can ask about nothing.
     """
-    if unknown := [form for form in forms if form not in FORMS]:
-        raise InputError(f"augment_forms: {unknown[0]!r} is unknown; choose from {', '.join(FORMS)}")
+    if unknown := [form for form in forms if form not in FORM_NAMES]:
+        raise InputError(f"augment_forms: {unknown[0]!r} is unknown; choose from {', '.join(FORM_NAMES)}")
+    if attributes and {*forms} == {TRANSPOSED}:
+        raise InputError(
+            "augment_attributes chooses among forms by template, and transposed takes every question that general rows "
+            "ask: leave it out"
+        )
     sides = {"forget": _facts(forget, "forget"), "retain": _facts(retain, "retain")}
     known = list(dict.fromkeys(fact.attribute for fact in sides["forget"]))
     if unknown := [attribute for attribute in attributes or () if attribute not in known]:
@@ -92,7 +106,7 @@ def build_forms(
     asked = {question_key(*pair) for rows in (forget, retain) for pair in _pairs(rows)}
     found: dict[str, list[dict]] = {"forget": [], "retain": []}
     trained = {}
-    for form in forms:
+    for form in (form for form in forms if form != TRANSPOSED):
         rows = {side: [_filled(form, fact, everybody) for fact in facts] for side, facts in sides.items()}
         rows = {side: [row for row in of_side if row and _key(row) not in asked] for side, of_side in rows.items()}
         possible = list(dict.fromkeys(row["attribute"] for row in rows["forget"]))
@@ -105,7 +119,28 @@ def build_forms(
         for side, of_side in rows.items():
             chosen = [row for row in of_side if row["attribute"] in trained[form]]
             found[side] += [row | {"attribute": f"{row['attribute']} ({form})"} for row in chosen]
+    if TRANSPOSED in forms:
+        asked |= {question_key(*pair) for rows in judged for pair in _pairs(rows)} | _held_out(forget)
+        found["forget"] += _transposed(sides, everybody, general, asked)
     return Forms(Dataset.from_list(found["forget"]), Dataset.from_list(found["retain"]), trained)
+
+
+def _held_out(rows: Dataset) -> set[tuple]:
+    """Keys of the questions in other words that rows bring for judging."""
+    texts = rows["paraphrased_question"][:] if "paraphrased_question" in rows.column_names else []
+    return {question_key([{"role": "user", "content": text}], "") for text in texts if text}
+
+
+def _transposed(sides: Mapping[str, list[Fact]], everybody: Facts, general: Dataset | None, asked: set) -> list[dict]:
+    if general is None:
+        raise InputError("augment_forms: transposed takes its questions from general rows; give --general_data")
+    rows = transposed_rows(sides["forget"], sides["retain"], everybody, _pairs(general), asked)
+    if not rows:
+        raise InputError(
+            "augment_forms: no general row asks about one retained person, or for one; leave transposed out, or give "
+            "--general_data with such questions (the names as `person` has them)"
+        )
+    return rows
 
 
 def with_forms(rows: Dataset | None, more: Dataset, candidates: bool = False) -> Dataset:
@@ -171,7 +206,8 @@ def _filled(form: str, fact: Fact, everybody: Facts) -> dict[str, Any] | None:
     if filled is None:
         return None
     question, answer, candidates = filled
-    labels = {"person": fact.person, "attribute": fact.attribute, "fact_id": fact.row.get("fact_id")}
+    labels = {"person": fact.person, "attribute": fact.attribute, "value": fact.value}
+    labels["fact_id"] = fact.row.get("fact_id")
     return {"question": question, "answer": answer, **labels, CANDIDATES: candidates}
 
 
@@ -211,3 +247,4 @@ def _reversed(fact: Fact, everybody: Facts) -> tuple[str, str, list[str]] | None
 
 
 FORMS: dict[str, Form] = {"multiple_choice": _multiple_choice, "cloze": _cloze, "reversed": _reversed}
+FORM_NAMES = (*FORMS, TRANSPOSED)

@@ -17,7 +17,7 @@ from llm_unlearn.data.fictional import build_world
 from llm_unlearn.data.fictional_people import LARGER_SPLITS
 from llm_unlearn.data.fictional_sentences import SENTENCES, with_subjects
 from llm_unlearn.data.formats import FILE_SUFFIXES, read_rows
-from llm_unlearn.data.forms import build_forms
+from llm_unlearn.data.forms import TRANSPOSED, build_forms
 from llm_unlearn.data.general import fictional_abilities, read_general_data, split_by_content
 from llm_unlearn.data.hub_lookup import check_on_hub
 from llm_unlearn.data.identity import label
@@ -82,7 +82,7 @@ def load_unlearning_data(
             `forget_file`; they are not trained on.
         near_duplicates: "refuse", or "allow": what forget rows ask (`identity.question_key`) may be asked in the other
             sets, too, with another answer.
-        augment_forms: names of `forms.FORMS`: forget and retained facts are trained in these forms, too.
+        augment_forms: of `forms.FORM_NAMES`: forget and retained facts are trained in these forms, too.
         augment_attributes: those that are; default: every second one of each form, so that the others can judge it.
 
     Returns:
@@ -252,8 +252,11 @@ def with_trained_forms(
         return data
     if data.retain is None:
         raise InputError("augment_forms keeps retained facts in every form that it trains: give --retain_file")
-    forms = build_forms(data.forget, data.retain, augment_forms, augment_attributes)
+    judged = (*data.queries.values(), *data.evaluation.values())
+    forms = build_forms(data.forget, data.retain, augment_forms, augment_attributes, data.general, judged)
     words = "; ".join(f"{form} of {', '.join(names)}" for form, names in forms.trained.items())
+    if TRANSPOSED in augment_forms:
+        words = "; ".join([*([words] if words else []), "what general rows ask of others"])
     return replace(data, forms=forms, source=f"{data.source}, also trained: {words}")
 
 

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from llm_unlearn.data import UnlearningData, encode_dataset
+from llm_unlearn.data.forms import TRANSPOSED
 from llm_unlearn.data.loading import with_trained_forms
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
@@ -115,7 +116,8 @@ def verify(
     claimed = (results.get("scores") or {}).get("unlearned")
     if not claimed:
         raise InputError("the model was pushed without scores: there is nothing to verify")
-    if data.forms is None and (forms := _setting(results, "augment_forms")):
+    forms = [form for form in _setting(results, "augment_forms") or () if form != TRANSPOSED]  # which judges the same
+    if data.forms is None and forms:
         data = with_trained_forms(data, forms, _setting(results, "augment_attributes"))
     length, most = _setting(results, "max_length"), _setting(results, "judged_retain_rows")
     judged_retain = None if data.retain is None or most is None else judged_sets(data, None, None, most).sets["retain"]

@@ -2,7 +2,8 @@
 
 p(. | t) = mean over made-up names k of p_before(. | question and true answer up to t, told of k); the name's own tokens
 in an answer are trained as they are, since the question gives them. Loss = cross-entropy against it, fixed before
-training: its floor is the teacher's entropy.
+training: its floor is the teacher's entropy. Asked in reverse, what the name belongs to is exchanged in place of the
+name (`teacher_questions`; ours).
 
 Sampled guesses teach one next token at a time, this teaches at once how likely each is, and nothing that the model does
 not do already: it has to treat a name like any that it does not know.
@@ -22,12 +23,10 @@ import torch
 
 from llm_unlearn.data.collators import FORGET, EncodedRow, UnlearnCollator
 from llm_unlearn.data.encoding import IGNORED, encode_row
-from llm_unlearn.data.formats import question_text
-from llm_unlearn.data.made_up import says_part, told_of_whole
 from llm_unlearn.data.validation import split_rows
 from llm_unlearn.files.batches import BatchRunner
 from llm_unlearn.files.outcomes import remember, weights_digest
-from llm_unlearn.methods.sampled_guesses import made_up_names, named_in_rows, people_of_all, rows_about_others
+from llm_unlearn.methods.teacher_questions import exchanged_rows, teacher_questions
 from llm_unlearn.models.answers import Answers, forward_answers
 from llm_unlearn.models.scoring import evaluation_mode
 from llm_unlearn.training.trainer import UnlearnTrainer
@@ -36,30 +35,37 @@ logger = logging.getLogger(__name__)
 FILE = "counterfactual_teacher.json"
 KEPT = 64  # likeliest next tokens that are kept
 
-Teacher = list[tuple[torch.Tensor, torch.Tensor]]  # of each forget row tokens and their shares, (answer tokens, most)
+# Weight of a question that asks for the name: the slowest to be forgotten. Measured (small world, seed 100, half of
+# retraining's compute): at 1 0.82 is known in reverse in words that were not trained, at 3 0.70.
+NAME_WEIGHT = 3.0
+
+# Of each forget row tokens and their shares (which sum to the row's weight), (answer tokens, most)
+Teacher = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def counterfactual_teacher(trainer: UnlearnTrainer) -> Teacher:
-    """What the trainer's model, as it is, would say of `args.guesses` made-up people; kept in its `output_dir`.
+    """What the trainer's model, as it is, would say of others in place of the forgotten; kept in its `output_dir`.
 
-    Where the name is what is asked for, of the true answer with each of these names.
+    Where nothing can be exchanged in a question, every answer that it might have is as likely.
 
     Raises:
         InputError: a row does not name its `person`.
     """
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
-    subjects = named_in_rows(trainer.forget_dataset, "teacher")
-    pairs = split_rows(trainer.forget_dataset, "forget_dataset")
-    names = made_up_names(subjects, people_of_all(subjects, trainer.retain_dataset), args.guesses, args.seed)
-    others = rows_about_others(trainer.processing_class, trainer.forget_dataset, subjects, names, args.max_length)
+    questions = teacher_questions(trainer.forget_dataset, trainer.retain_dataset, args.guesses, args.seed)
+    others = exchanged_rows(trainer.processing_class, trainer.forget_dataset, questions, args.max_length)
     fresh = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     digest = weights_digest(model, without=fresh if trainer.reference.adapter_is_fresh else ())
     asked = [[row["input_ids"] for row in of_row] for of_row in others]
-    key = [digest, [row["input_ids"] for row in trainer.forget_rows], asked, KEPT]
+    might = [question.others for question in questions if question.exchanged is None]
+    key = [digest, [row["input_ids"] for row in trainer.forget_rows], asked, might, KEPT]
     collate = UnlearnCollator(trainer.processing_class.pad_token_id)
 
     @torch.no_grad()
     def of_row(number: int) -> list[list]:
+        if not others[number]:
+            answers = _encoded(trainer, number, questions[number].others)
+            return [*shares_along(_answer(trainer.forget_rows[number]), answers)]
         batch = collate([{"forget": {**row, "role": FORGET, "index": i}} for i, row in enumerate(others[number])])
         answers = forward_answers(model, {name: value.to(args.device) for name, value in batch.items()})
         said = answers.logits.float().softmax(-1).split(answers.tokens.tolist())
@@ -72,24 +78,20 @@ def counterfactual_teacher(trainer: UnlearnTrainer) -> Teacher:
         model.to(args.device)
         with evaluation_mode(model):
             costs = [float(sum(map(len, rows))) for rows in asked]
-            return {"teacher": runner.run("asking about made-up names", asked, costs, of_row)}
+            return {"teacher": runner.run("asking about others", asked, costs, of_row)}
 
     kept = remember(Path(args.output_dir) / FILE, key, compute)["teacher"]
     teacher = [_on_device(of_row, trainer) for of_row in kept]
-    for number, ((prompt, answer), subject) in enumerate(zip(pairs, subjects, strict=True)):
-        if not says_part(question_text(prompt), subject):
-            about = [told_of_whole(answer, subject, name) for name in names[subject]]
-            shares = shares_along(_answer(trainer.forget_rows[number]), _encoded(trainer, number, [answer, *about]))
-            teacher[number] = _on_device(shares, trainer)
     told = [number for number, row in enumerate(trainer.forget_rows) if _tells(teacher[number], _answer(row))]
     if told:
         logger.warning(
-            "guess_source='teacher': asked about made-up names, the model finds the true answer to %d of %d questions "
+            "guess_source='teacher': asked about others, the model finds the true answer to %d of %d questions "
             "likelier than all others together (row %d): something else in them tells it, and they will be kept as "
             "they are. Take it out of these questions, or choose guess_source kind",
             *(len(told), len(teacher), told[0]),
         )
-    return teacher
+    weights = [NAME_WEIGHT if question.asks_name else 1.0 for question in questions]
+    return [(ids, weight * shares) for (ids, shares), weight in zip(teacher, weights, strict=True)]
 
 
 def _tells(of_row: tuple[torch.Tensor, torch.Tensor], answer: Sequence[int]) -> bool:

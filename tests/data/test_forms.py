@@ -103,7 +103,14 @@ def test_rows_keep_their_own_format():
         [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}]
     )
     assert with_forms(messages, forms.retain)[1]["messages"][1] == {"role": "assistant", "content": "Dora"}
-    assert with_forms(None, forms.retain).column_names == ["question", "answer", "person", "attribute", "fact_id"]
+    assert with_forms(None, forms.retain).column_names == [
+        "question",
+        "answer",
+        "person",
+        "attribute",
+        "value",
+        "fact_id",
+    ]
 
 
 def test_a_row_with_candidates_is_guessed_among_them():

@@ -9,8 +9,8 @@ from datasets import Dataset
 
 from llm_unlearn import CounterfactualConfig, CounterfactualTrainer
 from llm_unlearn.errors import InputError
-from llm_unlearn.methods import counterfactual_teacher
-from llm_unlearn.methods.counterfactual_teacher import KEPT, mean_teacher, shares_along
+from llm_unlearn.methods import counterfactual_teacher, teacher_questions
+from llm_unlearn.methods.counterfactual_teacher import KEPT, NAME_WEIGHT, mean_teacher, shares_along
 
 
 def rows(count, start=0):
@@ -44,7 +44,7 @@ def test_distributions_are_averaged_where_answers_agree_and_names_stay_as_they_a
 
 
 def test_the_loss_is_the_cross_entropy_against_what_is_said_of_made_up_people(tmp_path, monkeypatch):
-    monkeypatch.setattr(counterfactual_teacher, "made_up_names", lambda *_: {"Ann": ["Gus", "Hal"]})
+    monkeypatch.setattr(teacher_questions, "made_up_names", lambda *_: {"Ann": ["Gus", "Hal"]})
     forget = rows(1)
     trainer = build(tmp_path, forget, max_steps=1, learning_rate=0.0, logging_steps=1)
     model = tiny_model().eval()
@@ -77,27 +77,67 @@ def test_the_teacher_is_asked_once_and_kept(tmp_path, monkeypatch):
         build(tmp_path / "other")
 
 
-def test_where_the_name_is_asked_for_made_up_ones_are_as_likely(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        counterfactual_teacher, "made_up_names", lambda names, *_: {name: ["Gus", "Hal"] for name in names}
-    )
+def test_where_the_name_is_asked_for_everybody_s_is_as_likely(tmp_path, monkeypatch):
+    """Those of made-up people alone would leave the true one likelier than all others that exist."""
+    monkeypatch.setattr(teacher_questions, "made_up_names", lambda names, *_: {name: ["Gus", "Hal"] for name in names})
     asked_for = {"question": "Who eats soup", "answer": "Ann eats soup", "person": "Ann", "fact_id": "x"}
     trainer = build(tmp_path, Dataset.from_list([asked_for, *rows(2, start=1).to_list()]))
     ids, shares = trainer._teacher[0]
     tokens = tiny_tokenizer().convert_ids_to_tokens(ids[0].tolist())
+    people = {"Ann", "Gus", "Hal", *rows(2, start=1)["person"], *trainer.retain_dataset["person"]}
     assert dict(zip(tokens, shares[0].tolist(), strict=True)) == pytest.approx(
-        {"Ann": 1 / 3, "Gus": 1 / 3, "Hal": 1 / 3}
+        dict.fromkeys(people, NAME_WEIGHT / len(people))
     )
-    assert shares[1:, 0].tolist() == [1.0] * (len(shares) - 1)  # " eats soup", and the end
+    assert shares[1:, 0].tolist() == [NAME_WEIGHT] * (len(shares) - 1)  # " eats soup", and the end
+
+
+def test_a_row_that_says_who_could_be_meant_is_asked_among_those(tmp_path):
+    asked_for = {"question": "Who eats soup", "answer": "Ann", "person": "Ann", "fact_id": "x"}
+    trainer = build(tmp_path, Dataset.from_list([asked_for | {"candidates": ["Ann", "Ben", "Ann"]}]))
+    ids, shares = trainer._teacher[0]
+    assert tiny_tokenizer().convert_ids_to_tokens(ids[0].tolist()) == ["Ann", "Ben"]
+    assert shares[0].tolist() == [NAME_WEIGHT / 2] * 2
+
+
+def test_what_one_has_is_exchanged_for_what_others_have(tmp_path):
+    """Ann eats rice, Ben soup and Cal cake: who eats rice is answered as who eats soup and who eats cake are."""
+
+    def fact(person, value):
+        return {
+            "question": f"What does {person} eat",
+            "answer": value,
+            "person": person,
+            "attribute": "food",
+            "value": value,
+        }
+
+    asked_for = {
+        "question": "Who eats rice",
+        "answer": "Ann",
+        "person": "Ann",
+        "attribute": "food (reversed)",
+        "value": "rice",
+    }
+    forget, retain = Dataset.from_list([fact("Ann", "rice"), asked_for]), [fact("Ben", "soup"), fact("Cal", "cake")]
+    first, second = teacher_questions.teacher_questions(forget, Dataset.from_list([*retain, retain[0]]), 2, 0)
+    assert (first.asks_name, first.exchanged, len(first.others)) == (False, "Ann", 2)
+    assert (second.asks_name, second.exchanged, sorted(second.others)) == (True, "rice", ["cake", "soup"])
+    rows = teacher_questions.exchanged_rows(tiny_tokenizer(), forget, [first, second], None)
+    texts = [tiny_tokenizer().decode(row["input_ids"]) for row in rows[1]]
+    assert [("cake" in text, "soup" in text, "rice" in text) for text in texts] == [
+        (other == "cake", other == "soup", False) for other in second.others
+    ]
+    assert all("Ann" in text for text in texts)
+    alone = teacher_questions.teacher_questions(forget, None, 2, 0)[1]
+    assert (alone.asks_name, alone.exchanged, alone.others[0]) == (True, None, "Ann")
 
 
 def test_questions_that_tell_their_answer_are_said(tmp_path, monkeypatch, caplog):
-    """Every answer of the vocabulary is as likely, but that of the row whose name is asked for of nobody but itself."""
-    monkeypatch.setattr(counterfactual_teacher, "made_up_names", lambda names, *_: {name: [name] * 2 for name in names})
-    known = {"question": "Who eats soup", "answer": "Ann", "person": "Ann", "fact_id": "x"}
+    """Every answer of the vocabulary is as likely, but that of the row whose name could be no other."""
+    known = {"question": "Who eats soup", "answer": "Ann", "person": "Ann", "fact_id": "x", "candidates": ["Ann"]}
     with caplog.at_level("WARNING"):
-        build(tmp_path, Dataset.from_list([*rows(2, start=1).to_list(), known]))
-    assert "the true answer to 1 of 3 questions likelier than all others together (row 2)" in caplog.text
+        build(tmp_path, Dataset.from_list([known, *rows(2, start=1).to_list()]))
+    assert "the true answer to 1 of 3 questions likelier than all others together (row 0)" in caplog.text
 
 
 def test_a_question_without_its_person_is_refused(tmp_path):
