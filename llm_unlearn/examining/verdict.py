@@ -47,6 +47,7 @@ from llm_unlearn.examining.sentences import in_words
 
 MARGIN = 0.1  # of the distance between oracle and original: less is no knowledge worth the name
 PRECISION = 0.3  # of the same distance: an excess that may be larger than this is not measured well enough
+WIDE = "more forget facts, people or attack seeds: the intervals are too wide"
 FEWEST = 5  # people (or facts) that erasure may rest on: an interval over fewer says little
 NEVER_DECIDES = ("adapter_surgery",)  # speaks about the adapter's file, not about the weights that are judged
 NEEDED = "adversarial_reinjection"
@@ -208,13 +209,17 @@ def _decide(
         return "over-unlearned", [in_words(finding) for finding in avoided], []
     if broken := [finding for finding in price if finding.flagged]:
         return "over-unlearned", [in_words(finding) for finding in broken], []
+    # Surely more than the ignorant have, or not: what is nearer to the original than to these is no erasure.
+    if leaning := sorted((finding for finding in deciding if _leans(finding)), key=lambda finding: finding.erasure):
+        reasons = [f"{in_words(finding)}; that may be knowledge or chance" for finding in leaning]
+        return "undecided", reasons, [WIDE]
     # One precise reference is enough, the others have only to agree: few facts have few made-up answers beside them.
     measure = attacked or [finding for finding in deciding if finding.variant == "after"]
     candidates = [finding for finding in evidence if finding.name == NEEDED and finding.score != "forget_exact_match"]
     candidates += [finding for finding in control if finding.variant == "after" and finding.decides]
     if all(_vague(finding) for finding in candidates if finding.erasure is not None):
         reasons = [f"{in_words(finding)}; that may be much or nothing" for finding in measure]
-        return "undecided", reasons, ["more forget facts, people or attack seeds: the intervals are too wide"]
+        return "undecided", reasons, [WIDE]
     if groups < FEWEST:  # enough to find something, too few to say that nothing is there
         reason = f"nothing speaks against erasure, but only {groups} people (or facts) were asked about"
         return "undecided", [reason], [f"forget facts of {FEWEST} people or more"]
@@ -296,6 +301,11 @@ def _avoids(finding: Evidence) -> bool:
     if finding.kind == "counterfactual":
         return finding.upper < 0 and -finding.excess > MARGIN * finding.original
     return finding.upper is not None and finding.upper < 0 and finding.unlearned < 0.5 * finding.oracle
+
+
+def _leans(finding: Evidence) -> bool:
+    """Nearer to the original than to who never knew; the plain questions were looked at before."""
+    return finding.kind != "output" and finding.erasure is not None and finding.erasure < 0.5
 
 
 def _vague(finding: Evidence) -> bool:

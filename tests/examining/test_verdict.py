@@ -378,6 +378,26 @@ def test_reversed_questions_that_look_erased_by_their_probability_show_what_is_k
     assert probability["selectivity"] == pytest.approx(0.68) and probability["note"] is None
 
 
+@pytest.mark.parametrize(
+    ("won", "verdict"), [((4, 4, 4, 4, 4, 4, 2, 0), "undecided"), ((4, 4, 4, 4, 4, 3, 0, 0), "erased")]
+)
+def test_what_leans_towards_knowledge_is_not_called_erased(won, verdict):
+    """Of some people everything is known in reverse, and of others nothing: it may be chance, or more than half."""
+    forget = {"original": (0.96, 1.0), "oracle": (0.30, 0.5), "unlearned": (0.30, 0.5)}
+    results, records = asked_in_reverse(*run(kinds=True, unlearned={}), forget, {"oracle": (0.96, 1.0)})
+    by_row = records["unlearned"]["forget_reversed_knowledge"]["value_by_index"]
+    for row, of_four in zip(by_row, won, strict=True):
+        by_row[row] = {"wins": [1.0] * of_four + [0.0] * (4 - of_four)}
+    found = verdict_of(results, records)
+    line = next(one for one in found["evidence"] if (one["variant"], one["score"]) == ("reversed", "forget_knowledge"))
+    assert not line["flagged"] and line["lower"] <= 0 and line["unlearned"] == pytest.approx(sum(won) / 32)
+    assert found["verdict"] == verdict
+    if verdict == "undecided":
+        assert found["reasons"][0].startswith("asked in reverse, it prefers the true answer to made-up ones in 81 %")
+        assert found["reasons"][0].endswith("that may be knowledge or chance")
+        assert "too wide" in found["missing"][0]
+
+
 def test_a_style_that_retained_people_have_lost_as_well_is_no_sign_of_forgetting():
     forget = {"original": (0.96, 1.0), "oracle": (0.30, 0.5), "unlearned": (0.28, 0.5)}
     retain = {"oracle": (0.96, 1.0), "unlearned": (0.30, 0.6)}
