@@ -42,6 +42,9 @@ TITLES = {
     "cfdamage": "counterfactuals after damage 0.6",
     "t1": "counterfactual teacher",
     "tl": "counterfactual teacher, LoRA",
+    "tt": "counterfactual teacher, transposed questions",
+    "ttl": "counterfactual teacher, transposed questions, LoRA",
+    "tn": "control: the same settings, nothing transposed",
     "t2": "counterfactual teacher, high rate",
     "t3": "counterfactual teacher, high rate, after damage 0.6",
     "npo": "NPO",
@@ -50,7 +53,7 @@ TITLES = {
     "random": "control: random tokens",
     "retain": "control: retain and general rows alone",
 }
-DRAWN = ("rewind", "own6", "cf", "cfdamage", "t1", "tl", "t3", "npo")
+DRAWN = ("rewind", "own6", "cf", "cfdamage", "t1", "tl", "tt", "ttl", "t3", "npo")
 TEACHER, TAUGHT = "teacher", ("undo6",)
 
 
@@ -64,15 +67,15 @@ def kept_shares(results: dict) -> dict[str, float]:
     }
 
 
-def compute(results: dict, config: dict) -> float:
-    """Passes of a run's training, as a share of the oracle's."""
+def compute(results: dict, config: dict, rows: int) -> float:
+    """Passes of a run's training, as a share of the oracle's; `rows` are forgotten."""
     method = results["method"]
     settings = next(group for group in config.values() if "max_steps" in group)
     asked = sum(settings[f"{kind}_loss"] == "kl" for kind in ("retain", "general"))
     passes = TRAINED * KINDS[method] + REFERENCE * asked
     total = results["training"]["steps"] * settings["per_device_train_batch_size"] * passes
-    if settings.get("guess_source") == "teacher":
-        total += len(results["forget_groups"]) * settings["guesses"]  # the model is asked about as many made-up names
+    if settings.get("guess_source") == "teacher":  # the model is asked about so many made-up names
+        total += rows * settings["guesses"]
     return total / ORACLE
 
 
@@ -82,8 +85,10 @@ def measured(folder: Path) -> dict:
     attacks = results["attacks"]
     kept = kept_shares(results)
     unrepaired = kept.pop(NOT_TRAINED)
+    asked = folder / "counterfactual_teacher.json"
+    rows = len(json.loads(asked.read_text())["outcome"]["teacher"]) if asked.exists() else len(results["forget_groups"])
     return {
-        "compute": compute(results, yaml.safe_load((folder / "config.yaml").read_text())),
+        "compute": compute(results, yaml.safe_load((folder / "config.yaml").read_text()), rows),
         "asked": results["scores"]["unlearned"]["forget_knowledge"],
         "reinjected": attacks["adversarial_reinjection"]["unlearned"]["forget_knowledge"],
         "reversed": attacks["prompting"]["unlearned"]["variants"]["reversed"]["forget_knowledge"],

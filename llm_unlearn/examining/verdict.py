@@ -329,6 +329,11 @@ def _remarks(
             remarks.append(f"{finding.label}: {finding.note}")
         if finding.kind == "ability" and finding.flagged and finding.name == FLUENCY and verdict != "over-unlearned":
             remarks.append(f"what it says instead gives it away: {in_words(finding)}")
+    if verdict == "erased" and "retain_relearning" not in results["attacks"]:
+        remarks.append(
+            "nobody tuned on retained rows for long, which has found more than reinjection did "
+            "(--attacks retain_relearning --attack_steps 600)"
+        )
     if "unlearned" in results["scores"]:
         remarks += inside_remarks(results)
     removed = [finding for finding in everything if finding.name == "adapter_surgery" and finding.variant == "removed"]

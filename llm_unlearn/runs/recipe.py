@@ -23,7 +23,8 @@ from llm_unlearn.arguments.attacking import AttackArguments
 from llm_unlearn.arguments.groups import AdapterArguments, DataArguments, parse_for_model
 from llm_unlearn.arguments.parsing import arguments_to_dict, is_main_process, run_main
 from llm_unlearn.data.alternates import REFUSAL, own_refusals
-from llm_unlearn.data.collators import PART_ROLES
+from llm_unlearn.data.collators import FORGET, PART_ROLES
+from llm_unlearn.data.forms import TRANSPOSED
 from llm_unlearn.errors import InputError
 from llm_unlearn.examining.examination import Examination
 from llm_unlearn.examining.preflight import check_loaded, check_model
@@ -115,6 +116,11 @@ class Recipe:
         if args.push == "merged" and adapter_args.full_finetuning:
             raise InputError("--push merged puts an adapter into its base model, and --full_finetuning trains none")
         check_output_dir(args.output_dir)
+        if TRANSPOSED in (data_args.augment_forms or ()) and FORGET in method.trainer.roles:
+            raise InputError(
+                f"augment_forms {TRANSPOSED} asks questions whose answers are other people's, and {method.name} would "
+                "train against those: take it with counterfactual --guess_source teacher, or leave it out"
+            )
         data = data_args.load_data()
         if data.retain is None and args.retain_loss != "none":
             raise InputError(

@@ -6,6 +6,8 @@ from datasets import Dataset
 from llm_unlearn.data import forget_queries, load_unlearning_data
 from llm_unlearn.data.forms import build_forms
 from llm_unlearn.errors import InputError
+from llm_unlearn.methods import load_method
+from llm_unlearn.runs.recipe import Recipe
 
 
 def row(person, attribute, value):
@@ -109,3 +111,9 @@ def test_nothing_that_judges_is_trained(size):
     trained = {row["question"] or row["prompt"][0]["content"] for row in more.to_list()}
     assert not trained & judged
     assert "also trained: what general rows ask of others" in data.source
+
+
+def test_methods_that_train_against_the_answers_refuse_them(tmp_path):
+    arguments = ["--data=fictional:tiny", "--augment_forms=transposed", f"--output_dir={tmp_path / 'run'}", "--dry_run"]
+    with pytest.raises(InputError, match="answers are other people's, and npo would train against those: take it with"):
+        Recipe.from_command_line(load_method("npo"), arguments)
