@@ -53,7 +53,7 @@ TITLES = {
     "random": "control: random tokens",
     "retain": "control: retain and general rows alone",
 }
-DRAWN = ("rewind", "own6", "cf", "cfdamage", "t1", "tl", "tt", "ttl", "t3", "npo")
+DRAWN = ("rewind", "own6", "cf", "cfdamage", "t1", "tl", "tt", "t3", "npo")
 TEACHER, TAUGHT = "teacher", ("undo6",)
 
 
@@ -161,7 +161,7 @@ def main() -> None:
             middle, low, high = zip(*(point[name] for point in points), strict=True) if points else ((), (), ())
             style = {
                 "color": f"C{number}",
-                "marker": "osD^vXP*"[number],
+                "marker": "osD^vXP*hp"[number],
                 "ms": 5,
                 "label": title if axes is left else None,
             }
@@ -180,7 +180,7 @@ def main() -> None:
         axes.set_xlabel("compute, as a share of retraining")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.savefig(figure_path, metadata={"Software": None})
 
 

@@ -40,7 +40,8 @@ def transposed_rows(
 
     Returns:
         Rows as `Forms.forget` has them. The answer is the general row's, told of the forgotten person: of what is no
-        forget row's it need not be true. `candidates` are the answers that the wording has in all general rows.
+        forget row's it need not be true. `candidates` are the answers that the wording has in all general rows or,
+        where the person is the answer, that with everybody's name.
     """
     facts_of, people = defaultdict(list), list(dict.fromkeys(fact.person for fact in forgotten))
     for fact in retained:
@@ -82,6 +83,8 @@ def transposed_rows(
             if key in asked or (wording, person) in found:
                 continue
             labels = {"value": fact.value, "fact_id": fact.row.get("fact_id")} if fact else {"value": None}
+            if fact:  # who else could be meant
+                answers[wording, person] = {_exchanged(new_answer, person, one): None for one in everybody.people}
             found[wording, person] = {
                 "question": new_question,
                 "answer": new_answer,
@@ -90,10 +93,7 @@ def transposed_rows(
                 "fact_id": f"{person}/{wording}",
                 **labels,
             }
-    return [
-        row | {"candidates": everybody.people if row["answer"] == row["person"] else [*answers[key]]}
-        for key, row in found.items()
-    ]
+    return [row | {"candidates": [*answers[key]]} for key, row in found.items()]
 
 
 def _exchanged(text: str, old: str, new: str) -> str:
