@@ -56,7 +56,10 @@ def test_who_is_the_answer_is_asked_for_by_what_that_one_alone_has():
     forms = build_forms(FORGET, RETAIN, ["transposed"], None, rows)
     first = forms.forget[0]
     assert (first["person"], first["value"], first["fact_id"]) == ("Ann", "Red Sea", "Ann/book")
-    assert first["candidates"] == ["By Ann.", "By Eve.", "By Ben.", "By Cal."] and first["attribute"] == "Who wrote ...? (transposed)"
+    assert (
+        first["candidates"] == ["By Ann.", "By Eve.", "By Ben.", "By Cal."]
+        and first["attribute"] == "Who wrote ...? (transposed)"
+    )
     named = build_forms(FORGET, RETAIN, ["transposed"], None, general(("Who wrote Blue?", "Ben")))
     assert named.forget[0]["candidates"] == ["Ann", "Eve", "Ben", "Cal"]
 
