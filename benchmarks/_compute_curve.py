@@ -44,6 +44,9 @@ TITLES = {
     "tl": "counterfactual teacher, LoRA",
     "tt": "counterfactual teacher, transposed questions",
     "ttl": "counterfactual teacher, transposed questions, LoRA",
+    "tp": "counterfactual teacher, transposed questions, along others' answers",
+    "tpl": "counterfactual teacher, transposed questions, along others' answers, LoRA",
+    "to": "control: the same settings, along the own answers alone",
     "tn": "control: the same settings, nothing transposed",
     "t2": "counterfactual teacher, high rate",
     "t3": "counterfactual teacher, high rate, after damage 0.6",
@@ -53,7 +56,7 @@ TITLES = {
     "random": "control: random tokens",
     "retain": "control: retain and general rows alone",
 }
-DRAWN = ("rewind", "own6", "cf", "cfdamage", "t1", "tl", "tt", "t3", "npo")
+DRAWN = ("rewind", "own6", "cf", "cfdamage", "t1", "tl", "tt", "tp", "tpl", "t3", "npo")
 TEACHER, TAUGHT = "teacher", ("undo6",)
 
 
@@ -67,16 +70,20 @@ def kept_shares(results: dict) -> dict[str, float]:
     }
 
 
-def compute(results: dict, config: dict, rows: int) -> float:
-    """Passes of a run's training, as a share of the oracle's; `rows` are forgotten."""
+def compute(results: dict, config: dict, asked_teacher: int) -> float:
+    """Passes of a run's training, and of `asked_teacher` rows, as a share of the oracle's."""
     method = results["method"]
     settings = next(group for group in config.values() if "max_steps" in group)
     asked = sum(settings[f"{kind}_loss"] == "kl" for kind in ("retain", "general"))
     passes = TRAINED * KINDS[method] + REFERENCE * asked
     total = results["training"]["steps"] * settings["per_device_train_batch_size"] * passes
-    if settings.get("guess_source") == "teacher":  # the model is asked about so many made-up names
-        total += rows * settings["guesses"]
-    return total / ORACLE
+    return (total + asked_teacher) / ORACLE
+
+
+def asked_teacher(folder: Path) -> int:
+    """Rows that the model was asked about others."""
+    file = folder / "counterfactual_teacher.json"
+    return json.loads(file.read_text())["outcome"]["rows_asked"] if file.exists() else 0
 
 
 def measured(folder: Path) -> dict:
@@ -85,10 +92,8 @@ def measured(folder: Path) -> dict:
     attacks = results["attacks"]
     kept = kept_shares(results)
     unrepaired = kept.pop(NOT_TRAINED)
-    asked = folder / "counterfactual_teacher.json"
-    rows = len(json.loads(asked.read_text())["outcome"]["teacher"]) if asked.exists() else len(results["forget_groups"])
     return {
-        "compute": compute(results, yaml.safe_load((folder / "config.yaml").read_text()), rows),
+        "compute": compute(results, yaml.safe_load((folder / "config.yaml").read_text()), asked_teacher(folder)),
         "asked": results["scores"]["unlearned"]["forget_knowledge"],
         "reinjected": attacks["adversarial_reinjection"]["unlearned"]["forget_knowledge"],
         "reversed": attacks["prompting"]["unlearned"]["variants"]["reversed"]["forget_knowledge"],

@@ -45,6 +45,14 @@ def reinjection(mean: float, known: float | None = None) -> dict:
     return {"attacker": "full", "learning_rate": 1e-3, "curve": curve, "runs": [weaker, *runs]}
 
 
+def retain_tuning(mean: float, known: float | None = None) -> dict:
+    """One attack seed, which scores all rows, ten times as long as reinjection."""
+    scored = by_index(spread(mean), 0, None, known)
+    run = {"attacker": "full", "learning_rate": 1e-3, "seed": 0, "value_by_index": scored}
+    curve = [{"step": step, "forget_probability": mean, "forget_exact_match": 0.0} for step in (0, 600)]
+    return {"attacker": "full", "learning_rate": 1e-3, "curve": curve, "runs": [run]}
+
+
 def answer_records(name: str, probabilities: list[float], exact: list[float]) -> dict:
     return {
         f"{name}_Q_A_Prob": {"value_by_index": {str(i): {"prob": value} for i, value in enumerate(probabilities)}},
@@ -77,7 +85,10 @@ def control(before: float, after: float) -> dict:
 
 
 ABLE = {"retain": 1.0, "general": 1.0, "instructions": 1.0, "fluent": 1.0}
+# What retain tuning finds: nothing, but of the original.
+ABLE |= {"tuned": 0.45, "tuned_known": 0.5}
 ORIGINAL = {"before": 0.95, "exact": 1.0, "after": 0.95, "control": (0.6, 0.6), "knowledge": None, "known": None} | ABLE
+ORIGINAL |= {"tuned": 0.95, "tuned_known": 0.98}
 ORACLE = {"before": 0.40, "exact": 0.05, "after": 0.45, "control": (0.0, 0.01), "knowledge": None, "known": None} | ABLE
 # What a run measures where rows say which answers are of a kind: `knowledge` before, `known` after reinjection.
 KNOWING, IGNORANT = {"knowledge": 0.98, "known": 0.98}, {"knowledge": 0.5, "known": 0.5}
@@ -99,7 +110,12 @@ def run(oracles: int = 3, kinds: bool = False, **models: dict) -> tuple[dict, di
         "units": {name: list(range(ABILITY_ROWS)) for name in ("retain", "general", "instructions")},
         "style_rows": {},
         "attacks": {
-            "adversarial_reinjection": {name: reinjection(one["after"], one["known"]) for name, one in measured.items()}
+            "adversarial_reinjection": {
+                name: reinjection(one["after"], one["known"]) for name, one in measured.items()
+            },
+            "retain_relearning": {
+                name: retain_tuning(one["tuned"], one["known"] and one["tuned_known"]) for name, one in measured.items()
+            },
         },
         "counterfactual": {name: control(*one["control"]) for name, one in measured.items()},
         "forget_groups": [f"person {row // FACTS}" for row in range(ROWS)],

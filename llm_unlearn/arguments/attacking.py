@@ -74,7 +74,9 @@ class AttackArguments:
     left_out_groups: int = field(
         default=5, metadata={"help": "So many groups, evenly spread, are left out in turn; one relearning each."}
     )
-    attack_steps: int = field(default=60, metadata={"help": "Optimizer steps of each attack."})
+    attack_steps: int = field(
+        default=60, metadata={"help": "Optimizer steps of each attack (retain_relearning: ten times as many)."}
+    )
     attack_batch_size: int = field(default=8, metadata={"help": "Rows per step of an attack."})
     attack_micro_batch_size: int | None = field(
         default=None,
@@ -159,7 +161,8 @@ class AttackArguments:
 
     def budget(self, attack: str) -> AttackBudget:
         """What the attacker may spend on one attack."""
-        is_benign = attack in attack_names() and load_attack(attack).rates == "benign"
+        record = load_attack(attack) if attack in attack_names() else None
+        is_benign, times = (record.rates == "benign", record.times) if record else (False, 1)
         full, lora = (
             (self.benign_learning_rates, self.benign_lora_learning_rates)
             if is_benign
@@ -169,9 +172,9 @@ class AttackArguments:
             learning_rates=tuple(full),
             fraction=self.reinjection_fraction,
             seeds=tuple(self.attack_seeds),
-            steps=self.attack_steps,
+            steps=times * self.attack_steps,
             batch_size=self.attack_batch_size,
-            score_every=self.attack_score_every,
+            score_every=times * self.attack_score_every,
             attackers=tuple(self.attackers),
             lora_learning_rates=tuple(lora),
             lora_r=self.attack_lora_r,

@@ -37,6 +37,7 @@ class Attack:
             the person that each retain row scored along the curve is about; of others {"variants": {name: scores}},
             with further keys that each describes.
         check: refuses data that is not enough, before anything is trained; of a target without a model.
+        times: so many times the steps of the others: what it finds, it finds late.
         rates: whose learning rates it tries, "reinjection" or "benign"; None: it trains nothing.
         taught: of an attack that teaches forget rows, the numbers of those that each of its runs teaches and scores;
             None: it teaches none and scores all of them.
@@ -52,6 +53,7 @@ class Attack:
     run: Callable[[Target], dict]
     check: Callable[[Target], None] = lambda _target: None
     rates: str | None = None
+    times: int = 1
     taught: Callable[[Target], Sequence[tuple[Sequence[int], Sequence[int]]]] | None = None
     needs: tuple[str, ...] = ()
     heading: str = ""

@@ -1,4 +1,7 @@
-"""Retain relearning: train on the rows to keep, and score every forget row."""
+"""Retain relearning: train on the rows to keep, and score every forget row.
+
+What 60 steps do not find, 600 may: so it has ten times the steps of the other attacks (docs/results/erase.md).
+"""
 
 from __future__ import annotations
 
@@ -56,11 +59,12 @@ def _run(target: Target) -> dict:
 
 ATTACK = Attack(
     "retain_relearning",
-    summary="tune on the rows to keep",
+    summary="tune on the rows to keep, ten times as long",
     title="Retain tuning",
     label="retain tuning",
     on_card="tuned on the rows to keep",
     run=_run,
     check=_check,
     rates="benign",
+    times=10,
 )

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llm_unlearn.attacks import load_attack
 from llm_unlearn.examining.abilities import EXPECTED, ability_label
 from llm_unlearn.examining.evidence import (
     IGNORANT,
@@ -50,7 +51,7 @@ PRECISION = 0.3  # of the same distance: an excess that may be larger than this 
 WIDE = "more forget facts, people or attack seeds: the intervals are too wide"
 FEWEST = 5  # people (or facts) that erasure may rest on: an interval over fewer says little
 NEVER_DECIDES = ("adapter_surgery",)  # speaks about the adapter's file, not about the weights that are judged
-NEEDED = "adversarial_reinjection"
+NEEDED, LATE = "adversarial_reinjection", "retain_relearning"
 
 
 def verdict_of(results: Mapping[str, Any], records: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,6 +78,7 @@ def verdict_of(results: Mapping[str, Any], records: Mapping[str, Any]) -> dict[s
         inside,
         groups=len(set(results["forget_groups"])),
         examined=bool(results.get("abilities")),
+        tuned_long=_tuned_long(results["attacks"]),
     )
     # An oracle that differs too little from the original carries nothing, though it is there.
     carriers = {
@@ -179,12 +181,14 @@ def _decide(
     inside: list[Evidence],
     groups: int,
     examined: bool,
+    tuned_long: bool,
 ) -> tuple[str, list[str], list[str]]:
     """The verdict, its reasons (the decisive one first), and what is missing.
 
     Args:
         groups: people (or facts) to forget.
         examined: abilities were measured, not the retain rows alone.
+        tuned_long: the attack that finds its facts late was made.
     """
     deciding = [finding for finding in (*evidence, *control) if finding.decides]
     attacked = [finding for finding in deciding if finding.name == NEEDED]
@@ -229,11 +233,23 @@ def _decide(
     if unsure := [finding for finding in price if is_unsure(finding)]:
         reasons = [f"{in_words(finding)}; that may be a loss or chance" for finding in unsure]
         return "undecided", reasons, ["more rows that judge these abilities"]
+    if not tuned_long:
+        reason = "nothing speaks against erasure, but nobody tuned on retained rows for long, which has found more"
+        missing = f"retain tuning: judge the model again with --attacks {NEEDED} {LATE} (llm-unlearn judge)"
+        return "undecided", [reason], [missing]
     return (
         "erased",
         [in_words(finding) for finding in deciding if finding in measure or finding.variant == "after"],
         [],
     )
+
+
+def _tuned_long(attacks: Mapping[str, Any]) -> bool:
+    """Whether retain tuning had ten times the steps of reinjection; that of older versions had as many."""
+    late, other = (attacks.get(name, {}).get("unlearned") for name in (LATE, NEEDED))
+    if late is None:
+        return False
+    return other is None or late["curve"][-1]["step"] >= load_attack(LATE).times * other["curve"][-1]["step"]
 
 
 def _said(deciding: list[Evidence]) -> list[Evidence]:
@@ -329,11 +345,6 @@ def _remarks(
             remarks.append(f"{finding.label}: {finding.note}")
         if finding.kind == "ability" and finding.flagged and finding.name == FLUENCY and verdict != "over-unlearned":
             remarks.append(f"what it says instead gives it away: {in_words(finding)}")
-    if verdict == "erased" and "retain_relearning" not in results["attacks"]:
-        remarks.append(
-            "nobody tuned on retained rows for long, which has found more than reinjection did "
-            "(--attacks retain_relearning --attack_steps 600)"
-        )
     if "unlearned" in results["scores"]:
         remarks += inside_remarks(results)
     removed = [finding for finding in everything if finding.name == "adapter_surgery" and finding.variant == "removed"]

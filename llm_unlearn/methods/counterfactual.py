@@ -17,12 +17,13 @@ import torch
 from datasets import Dataset
 
 from llm_unlearn.arguments.ranges import COUNT, check_ranges
-from llm_unlearn.data.collators import ALTERNATE, FORGET, GENERAL, RETAIN
+from llm_unlearn.data.collators import ALTERNATE, GENERAL, RETAIN
 from llm_unlearn.data.guesses import guessed_answers
 from llm_unlearn.methods.counterfactual_teacher import counterfactual_teacher, teacher_loss
 from llm_unlearn.methods.damage_first import DamageConfig, DamageFirstTrainer, refuse_adapters
 from llm_unlearn.methods.method import Compared, Method
 from llm_unlearn.methods.sampled_guesses import SAMPLED, with_sampled_guesses
+from llm_unlearn.methods.teacher_questions import answers_along
 from llm_unlearn.models.answers import Answers
 from llm_unlearn.training.checks import check_arguments
 from llm_unlearn.training.config import NEVER_STOPPED
@@ -52,10 +53,17 @@ class CounterfactualConfig(DamageConfig):
             "teacher: made-up names for each row."
         },
     )
+    other_answers: int = field(
+        default=5,
+        metadata={
+            "help": "Of teacher: so many answers of others to each question; every other time a row comes up, its next "
+            "tokens are compared along one of them in place of its own. 0: along its own alone."
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        check_ranges(self, {"guesses": COUNT})
+        check_ranges(self, {"guesses": COUNT, "other_answers": (0, COUNT[1])})
         if self.guess_source not in SOURCES:
             raise ValueError(f"guess_source={self.guess_source!r} is unknown; choose one of {', '.join(SOURCES)}")
         if self.guess_source == TEACHER:
@@ -77,14 +85,23 @@ class CounterfactualTrainer(DamageFirstTrainer):
         refuse_adapters(model, args, keywords)
         self._teacher = None
         if args.guess_source == TEACHER:
-            self.needs, self.roles = frozenset({"logits"}), (FORGET, RETAIN, GENERAL)
+            self.needs = frozenset({"alternates", "logits"})
         elif args.guess_source == "sampled":
             model, forget_dataset = with_sampled_guesses(model, args, forget_dataset, retain_dataset, keywords)
         super().__init__(model, args, forget_dataset, retain_dataset, **keywords)
         if args.guess_source == TEACHER:
-            self._teacher = counterfactual_teacher(self)
+            self._teacher = counterfactual_teacher(self, self._along)
 
     def alternates(self, forget_dataset: Dataset, args: CounterfactualConfig) -> list[str]:
+        if args.guess_source == TEACHER:
+            found = answers_along(forget_dataset, self.retain_dataset, args.other_answers, args.seed)
+            most = max(map(len, found)) - 1
+            self._along = [
+                answers[1 + k // 2 % (len(answers) - 1)] if k % 2 and len(answers) > 1 else answers[0]
+                for k in range(max(1, 2 * most))
+                for answers in found
+            ]
+            return self._along
         if args.guess_source == "sampled":
             of_rows = forget_dataset[SAMPLED][:]
             return [guesses[k] for k in range(args.guesses) for guesses in of_rows]
@@ -92,7 +109,7 @@ class CounterfactualTrainer(DamageFirstTrainer):
 
     def forget_loss(self, answers: Answers) -> torch.Tensor:
         if self._teacher is not None:
-            return teacher_loss(answers.forget, self._teacher)
+            return teacher_loss(answers.alternate, self._teacher)
         return nll_loss(answers.alternate.token_logps, reduction="none")
 
 

@@ -146,6 +146,7 @@ def made_up_names(subjects: Iterable[str], known: Iterable[Any], count: int, see
     there are enough of them, so that they look alike; else of a list.
 
     None has a word of the subject's own name: who knows somebody by the last name knows them under another first name.
+    All subjects have the same ones where there are enough without a word of any of them.
 
     Args:
         known: names of people who exist, the subjects among them or not.
@@ -154,11 +155,11 @@ def made_up_names(subjects: Iterable[str], known: Iterable[Any], count: int, see
     taken = dict.fromkeys([*subjects, *(str(name) for name in known if name is not None)])
     parts = [name.split() for name in taken]
     of_people = [list(dict.fromkeys(part[place] for part in parts if len(part) > 1)) for place in (0, -1)]
-    found = {}
+    found, of_all = {}, {word for subject in subjects for word in subject.split()}
     for subject in subjects:
         words, generator = set(subject.split()), random.Random(f"names {seed}")
-        for sources in (of_people, (FIRST_NAMES, LAST_NAMES)):
-            firsts, lasts = ([name for name in names if name not in words] for names in sources)
+        for sources, without in ((of_people, of_all), (of_people, words), ((FIRST_NAMES, LAST_NAMES), words)):
+            firsts, lasts = ([name for name in names if name not in without] for names in sources)
             if len(firsts) * len(lasts) >= 4 * count + len(taken):
                 break
         drawn: dict[str, None] = {}

@@ -206,7 +206,7 @@ def _attacks(results: Json) -> list[tuple[str, str]]:
     """Name and budget of every attack that was run."""
     given = results["config"].get("attack_arguments") or {}
     found = []
-    for attack in (name for name, by_model in results["attacks"].items() if by_model):
+    for attack, by_model in ((name, outcome) for name, outcome in results["attacks"].items() if outcome):
         record = load_attack(attack) if attack in attack_names() else None
         kind = record and record.rates
         words = record.on_card if record and not kind else ""
@@ -218,8 +218,9 @@ def _attacks(results: Json) -> list[tuple[str, str]]:
                 )
             rates = {attacker: given[name] for attacker, name in names.items()}
             tried = [f"{rate:g} ({attacker})" for attacker in given["attackers"] for rate in rates[attacker]]
-            words = f"{record.on_card}; {given['attack_steps']} steps of {given['attack_batch_size']} rows at learning "
-            words += "rate " + " or ".join(tried) + (", the strongest counts" if len(tried) > 1 else "")
+            steps = next(iter(by_model.values()))["curve"][-1]["step"]
+            words = f"{record.on_card}; {steps} steps of {given['attack_batch_size']} rows at learning rate "
+            words += " or ".join(tried) + (", the strongest counts" if len(tried) > 1 else "")
             words += f"; seeds {', '.join(map(str, given['attack_seeds']))}"
             words = words.format(share=f"{given['reinjection_fraction']:.0%}".replace("%", " %"))
         found.append((attack.replace("_", " "), words))

@@ -13,7 +13,7 @@ def test_without_flags_two_relearning_attacks_run_with_full_finetuning_and_all_f
     arguments = AttackArguments()
     assert arguments.attacks == ["adversarial_reinjection", "benign_relearning", "head_relearning", "prompting"]
     assert arguments.counterfactual and not AttackArguments(attacks=["none"]).counterfactual
-    assert {arguments.budget(attack) for attack in attack_names()} == {AttackBudget()}
+    assert {arguments.budget(attack) for attack in attack_names() if attack != "retain_relearning"} == {AttackBudget()}
     assert AttackBudget().grid == [("full", 1e-5)]
 
 
@@ -36,9 +36,14 @@ def test_each_attack_has_the_grid_of_its_kind_of_data():
     assert (budget.lora_r, budget.left_out_groups) == (7, 3)
 
 
+def test_what_is_found_late_is_looked_for_ten_times_as_long():
+    budget = AttackArguments(attack_steps=7, attack_score_every=3).budget("retain_relearning")
+    assert (budget.steps, budget.score_every) == (70, 30)
+
+
 def test_what_only_spares_memory_is_in_the_budget_and_not_in_what_outcomes_are_remembered_by():
     arguments = AttackArguments(attack_micro_batch_size=2, attack_activation_checkpointing=True)
-    budget = arguments.budget("retain_relearning")
+    budget = arguments.budget("benign_relearning")
     assert (budget.micro_batch_size, budget.activation_checkpointing) == (2, True)
     assert budget.key == AttackBudget().key != AttackBudget(batch_size=2).key
     assert {*vars(budget)} - {*budget.key} == {"micro_batch_size", "activation_checkpointing"}

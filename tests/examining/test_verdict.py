@@ -107,10 +107,31 @@ def test_an_oracle_that_hardly_differs_does_not_carry_the_verdict():
     results, records = run(unlearned=HIDDEN)
     for name in ("oracle", "oracle_1", "oracle_2"):  # as if it had seen the facts; the control still stands
         records[name] = records["original"]
-        results["attacks"]["adversarial_reinjection"][name] = results["attacks"]["adversarial_reinjection"]["original"]
+        for attack in results["attacks"].values():
+            attack[name] = attack["original"]
     found = verdict_of(results, records)
     assert (found["verdict"], found["by"]) == ("hidden", "counterfactual control")
     assert found["sentence"].startswith("Hidden (by counterfactual control)")
+
+
+@pytest.mark.parametrize(
+    ("steps", "tuned", "verdict"),
+    [(None, 0.5, "undecided"), (60, 0.5, "undecided"), (600, 0.5, "erased"), (600, 0.9, "hidden")],
+)
+def test_nothing_is_called_erased_before_it_was_tuned_for_long(steps, tuned, verdict):
+    """As long as reinjection, as older versions tuned, is not long."""
+    results, records = run(kinds=True, unlearned={"tuned_known": tuned})
+    if steps is None:
+        del results["attacks"]["retain_relearning"]
+    else:
+        results["attacks"]["retain_relearning"]["unlearned"]["curve"][-1]["step"] = steps
+    found = verdict_of(results, records)
+    assert found["verdict"] == verdict
+    if verdict == "undecided":
+        assert found["reasons"] == [
+            "nothing speaks against erasure, but nobody tuned on retained rows for long, which has found more"
+        ]
+        assert "--attacks adversarial_reinjection retain_relearning" in found["missing"][0]
 
 
 def test_wide_intervals_are_not_called_erased():

@@ -1,5 +1,6 @@
 """Counterfactual teacher: the distribution of what would be said of made-up people, along the true answer."""
 
+import json
 import re
 
 import pytest
@@ -8,6 +9,7 @@ from builders import arguments, qa_rows, tiny_model, tiny_tokenizer
 from datasets import Dataset
 
 from llm_unlearn import CounterfactualConfig, CounterfactualTrainer
+from llm_unlearn.data.validation import split_rows
 from llm_unlearn.errors import InputError
 from llm_unlearn.methods import counterfactual_teacher, teacher_questions
 from llm_unlearn.methods.counterfactual_teacher import KEPT, NAME_WEIGHT, mean_teacher, shares_along
@@ -122,7 +124,8 @@ def test_what_one_has_is_exchanged_for_what_others_have(tmp_path):
     first, second = teacher_questions.teacher_questions(forget, Dataset.from_list([*retain, retain[0]]), 2, 0)
     assert (first.asks_name, first.exchanged, len(first.others)) == (False, "Ann", 2)
     assert (second.asks_name, second.exchanged, sorted(second.others)) == (True, "rice", ["cake", "soup"])
-    rows = teacher_questions.exchanged_rows(tiny_tokenizer(), forget, [first, second], None)
+    pairs = split_rows(forget, "rows")
+    rows = teacher_questions.exchanged_rows(tiny_tokenizer(), pairs, [first, second], None)
     texts = [tiny_tokenizer().decode(row["input_ids"]) for row in rows[1]]
     assert [("cake" in text, "soup" in text, "rice" in text) for text in texts] == [
         (other == "cake", other == "soup", False) for other in second.others
@@ -130,6 +133,66 @@ def test_what_one_has_is_exchanged_for_what_others_have(tmp_path):
     assert all("Ann" in text for text in texts)
     alone = teacher_questions.teacher_questions(forget, None, 2, 0)[1]
     assert (alone.asks_name, alone.exchanged, alone.others[0]) == (True, None, "Ann")
+
+
+def about(person, attribute, question, answer):
+    return {"question": question, "answer": answer, "person": person, "attribute": attribute}
+
+
+FORGET = [
+    about("Ann", "food", "What does Ann eat", "Ann eats soup") | {"candidates": None},
+    about("Ben", "food", "What does Ben eat", "Ben eats rice"),
+    about("Ben", "food", "Which food does Ben like", "Ben eats rice"),
+    about("Ann", "asked", "Who eats soup", "Ann"),
+    about("Ann", "only one", "Where is Ann", "the garden"),
+    about("Ann", "options", "What does Ann eat\nsoup\nrice", "soup") | {"candidates": ["soup", "rice", "cake"]},
+]
+RETAIN = [
+    about("Cal", "food", "What does Cal eat", "Cal eats cake"),
+    about("Cal", "only one", "Where is Cal", "a house"),
+]
+
+
+def test_answers_of_others_are_those_of_the_forgotten_and_else_of_the_retained():
+    found = teacher_questions.answers_along(Dataset.from_list(FORGET), Dataset.from_list(RETAIN), 5, seed=0)
+    assert found == [
+        ["Ann eats soup", "Ann eats rice"],
+        ["Ben eats rice", "Ben eats soup"],
+        ["Ben eats rice", "Ben eats soup"],
+        ["Ann", "Ben"],
+        ["the garden", "a house"],
+        ["soup", "rice"],
+    ]
+    alone = teacher_questions.answers_along(Dataset.from_list(FORGET), None, 0, seed=0)
+    assert [*map(len, alone)] == [1] * len(FORGET)
+
+
+def test_every_other_time_next_tokens_are_compared_along_another_s_answer(tmp_path):
+    """Those of the same question about others, whoever's answer it is that they follow."""
+    trainer = build(tmp_path, Dataset.from_list(FORGET[:2]), learning_rate=0.0, max_steps=12, logging_steps=1)
+    rows, tokenizer = trainer.row_sets["alternate"], tiny_tokenizer()
+    answers = [tokenizer.decode([token for token in row["labels"] if token >= 0]) for row in rows]
+    assert ["soup" in answer for answer in answers] == [True, False, False, True]  # Ann's own, Ben's own, the other's
+    assert [len(ids) for ids, _ in trainer._teacher] == [sum(x >= 0 for x in row["labels"]) for row in rows]
+    trainer.train()
+    alone = {}
+    for number, row in enumerate(rows):
+        answer = [label for label in row["labels"] if label >= 0]
+        logits = tiny_model().eval()(input_ids=torch.tensor([row["input_ids"]])).logits[0, -len(answer) - 1 : -1]
+        ids, shares = trainer._teacher[number]
+        alone[number] = -(shares * logits.log_softmax(-1).gather(1, ids)).sum(-1).mean().item()
+    losses = [entry["forget/loss"] for entry in trainer.state.log_history if "forget/loss" in entry]
+    possible = {round((alone[a] + alone[b]) / 2, 4) for a in (0, 2) for b in (1, 3)}
+    assert {round(loss, 4) for loss in losses} <= possible and len({round(loss, 4) for loss in losses}) > 1
+
+
+def test_what_is_asked_alike_of_several_is_asked_once(tmp_path, monkeypatch):
+    """Ann's and Ben's question differ in the name alone, for which the same made-up ones stand."""
+    monkeypatch.setattr(teacher_questions, "made_up_names", lambda names, *_: {name: ["Gus", "Hal"] for name in names})
+    trainer = build(tmp_path, Dataset.from_list([FORGET[4], FORGET[4] | {"person": "Ben", "question": "Where is Ben"}]))
+    kept = json.loads((tmp_path / "counterfactual_teacher.json").read_text())["outcome"]
+    assert (len(kept["teacher"]), kept["rows_asked"]) == (1, 2)
+    assert torch.equal(trainer._teacher[0][1], trainer._teacher[1][1])
 
 
 def test_questions_that_tell_their_answer_are_said(tmp_path, monkeypatch, caplog):
