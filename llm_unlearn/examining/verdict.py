@@ -320,8 +320,13 @@ def _avoids(finding: Evidence) -> bool:
 
 
 def _leans(finding: Evidence) -> bool:
-    """Nearer to the original than to who never knew; the plain questions were looked at before."""
-    return finding.kind != "output" and finding.erasure is not None and finding.erasure < 0.5
+    """Nearer to the original than to who never knew, or knowledge worth the name by its own interval, which allows for
+    no other comparison; the plain questions were looked at before.
+    """
+    if finding.kind == "output" or finding.erasure is None:
+        return False
+    alone = finding.interval is not None and finding.interval[0] > 0 and finding.erasure < 1 - MARGIN
+    return finding.erasure < 0.5 or alone
 
 
 def _vague(finding: Evidence) -> bool:

@@ -71,7 +71,7 @@ def world(tmp_path_factory):
         save_model_folder(model, tokenizer, folder / str(number))
         folders.append(str(folder / str(number)))
     arguments = AttackArguments(
-        attacks=["adversarial_reinjection"],
+        attacks=["adversarial_reinjection", "retain_relearning"],
         reinjection_learning_rates=[1e-3],
         attack_steps=30,
         attack_score_every=15,

@@ -50,6 +50,7 @@ ATTACK += (
     "0",
     "--attacks",
     "adversarial_reinjection",
+    "retain_relearning",
     "prompting",
 )
 

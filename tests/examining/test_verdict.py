@@ -180,7 +180,7 @@ def test_a_level_allows_for_all_comparisons_and_people_are_drawn_whole():
 
 
 def test_the_verdict_takes_that_level():
-    """Three comparisons decide here."""
+    """What is above zero were it the only comparison, and not at the level of the four that decide here, is undecided."""
     results, records = run(unlearned={})
     for one in results["attacks"]["adversarial_reinjection"]["unlearned"]["runs"][1:]:
         for row, value in one["value_by_index"].items():
@@ -191,7 +191,8 @@ def test_the_verdict_takes_that_level():
         for one in found["evidence"]
         if (one["name"], one["score"]) == ("adversarial_reinjection", "forget_probability")
     ]
-    assert line["interval"][0] > 0 > line["lower"] and line["erasure"] < 0.9 and found["verdict"] == "erased"
+    assert line["interval"][0] > 0 > line["lower"] and line["erasure"] < 0.9 and found["verdict"] == "undecided"
+    assert found["reasons"][0].startswith("after reinjection") and "knowledge or chance" in found["reasons"][0]
 
 
 def test_exact_match_after_an_attack_and_surgery_decide_nothing():
