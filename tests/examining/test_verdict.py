@@ -180,7 +180,7 @@ def test_a_level_allows_for_all_comparisons_and_people_are_drawn_whole():
 
 
 def test_the_verdict_takes_that_level():
-    """What is above zero were it the only comparison, and not at the level of the four that decide here, is undecided."""
+    """What is above zero were it the only comparison, and not at the level of all four, is undecided."""
     results, records = run(unlearned={})
     for one in results["attacks"]["adversarial_reinjection"]["unlearned"]["runs"][1:]:
         for row, value in one["value_by_index"].items():
