@@ -13,7 +13,7 @@ In this order: *not forgotten* if the plain questions are answered more like the
 probability says so only where knowledge, if measured, agrees);
 *over-unlearned* if an ability is lost (`examining.price`); *hidden* if a comparison counts against erasure;
 *over-unlearned* if the answers are avoided, or what is said instead is no answer; *undecided* if intervals are too
-wide, people too few, or nobody looked at abilities; *erased* otherwise. A style in which retained people are no longer
+wide, people too few, nobody looked at abilities or tuned on retained rows for long; *erased* otherwise. A style in which retained people are no longer
 answered either says nothing.
 """
 
